@@ -1,0 +1,1 @@
+"""Who takes part and how they talk: roles, typed messages, networks, sealing, ledger, CSV files, policies."""

@@ -1,0 +1,141 @@
+"""Roles, the closed set of payload types, and messages declared once per protocol.
+
+A protocol lists every message it may send in one ``Wire`` table::
+
+    class Wire:
+        residual = Message(Active, Coordinator, Encrypted)
+        opened = Message(Active, Passive, Opened, discloses="its own exact gradient")
+
+The type of a payload says what its receiver can learn from it; ``discloses`` says it in words where the receiver
+does learn something. ``Link.send`` and ``Link.recv`` (``parties.link``) are typed by the same table, so that a type
+checker refuses a wrong direction, a wrong payload or a raw array, and checked again at run time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Generic, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes2D = NDArray[np.uint8]
+Words = NDArray[np.uint64]
+Floats = NDArray[np.float64]
+
+
+class Role:
+    """A part in a protocol; roles are used as types only and never instantiated."""
+
+
+class DataParty(Role):
+    """A party that holds rows: the active or a passive one."""
+
+
+class Active(DataParty):
+    """The party that holds the labels; it may hold features, or none."""
+
+
+class Passive(DataParty):
+    """A party that holds features only."""
+
+
+class Coordinator(Role):
+    """Holds no data; relays, adds up what it cannot read, and in some protocols holds the key."""
+
+
+class Payload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a message carries. Arrays travel as contiguous binary blobs (``parties.codec``)."""
+
+
+class Hello(Payload):
+    """Fresh public keys and the digest of the job, exchanged once at the start."""
+
+    ephemeral: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    job: dict[str, str]
+
+
+class PaillierKey(Payload):
+    """A Paillier public key: modulus, base of the obfuscators and their exponent length in bits."""
+
+    n: bytes
+    h_s: bytes
+    exponent_bits: int
+
+
+class Encrypted(Payload):
+    """Paillier ciphertexts, readable by the holder of the private key only.
+
+    ``body``: uint8 of shape (count, width), little-endian residues mod N^2; ``key``: fingerprint of the public key.
+    """
+
+    key: bytes
+    body: Bytes2D
+
+
+class Masked(Payload):
+    """Fixed-point words plus masks; only a sum over parties, or the one who knows the mask, removes them.
+
+    ``body``: uint64 of shape (count, limbs), least significant limb first.
+    """
+
+    body: Words
+
+
+class Opened(Payload):
+    """Decrypted residues that still carry a mask of the receiver's, which alone can remove it.
+
+    ``body``: uint8 of shape (count, width), little-endian.
+    """
+
+    body: Bytes2D
+
+
+class Points(Payload):
+    """Masked group elements of a set intersection. ``body``: uint8 of shape (count, width)."""
+
+    body: Bytes2D
+
+
+class Tags(Payload):
+    """Fully masked ids, cut to tags. ``body``: uint8 of shape (count, width)."""
+
+    body: Bytes2D
+
+
+class Control(Payload):
+    """Steps of the protocol that depend on nobody's values: sizes that all know, round numbers, verdicts."""
+
+    facts: dict[str, bool | int | float | str | None]
+
+
+class Revealed(Payload):
+    """Plain values that its receiver learns; every use stands in the protocol's leakage list."""
+
+    facts: dict[str, bool | int | float | str | None]
+    values: Floats
+
+
+Src = TypeVar("Src", bound=Role, contravariant=True)
+Dst = TypeVar("Dst", bound=Role, contravariant=True)
+T = TypeVar("T", bound=Payload)
+
+
+class Message(Generic[Src, Dst, T]):
+    """One kind of message: who may send it to whom, what it carries, what its receiver learns from it."""
+
+    name: str
+
+    def __init__(self, src: type[Src], dst: type[Dst], payload: type[T], *, discloses: str = "") -> None:
+        self.src: type[Role] = src
+        self.dst: type[Role] = dst
+        self.payload: type[T] = payload
+        self.discloses = discloses
+        if issubclass(payload, Revealed) and not discloses:
+            raise TypeError("a Revealed message must say what it discloses")
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"{owner.__module__.rpartition('.')[2]}.{name}"
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.src.__name__} -> {self.dst.__name__}, {self.payload.__name__}>"
