@@ -48,14 +48,20 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """What a message carries. Arrays travel as contiguous binary blobs (``parties.codec``)."""
 
 
-class Hello(Payload):
+class Hello(Payload, frozen=True):
     """Fresh public keys and the digest of the job, exchanged once at the start."""
 
     ephemeral: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     job: dict[str, str]
 
 
-class PaillierKey(Payload):
+class Roster(Payload, frozen=True):
+    """Everybody's fresh public key, as the coordinator collected them."""
+
+    ephemerals: dict[str, Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]]
+
+
+class PaillierKey(Payload, frozen=True):
     """A Paillier public key: modulus, base of the obfuscators and their exponent length in bits."""
 
     n: bytes
@@ -63,7 +69,7 @@ class PaillierKey(Payload):
     exponent_bits: int
 
 
-class Encrypted(Payload):
+class Encrypted(Payload, frozen=True):
     """Paillier ciphertexts, readable by the holder of the private key only.
 
     ``body``: uint8 of shape (count, width), little-endian residues mod N^2; ``key``: fingerprint of the public key.
@@ -73,7 +79,7 @@ class Encrypted(Payload):
     body: Bytes2D
 
 
-class Masked(Payload):
+class Masked(Payload, frozen=True):
     """Fixed-point words plus masks; only a sum over parties, or the one who knows the mask, removes them.
 
     ``body``: uint64 of shape (count, limbs), least significant limb first.
@@ -82,7 +88,7 @@ class Masked(Payload):
     body: Words
 
 
-class Opened(Payload):
+class Opened(Payload, frozen=True):
     """Decrypted residues that still carry a mask of the receiver's, which alone can remove it.
 
     ``body``: uint8 of shape (count, width), little-endian.
@@ -91,25 +97,25 @@ class Opened(Payload):
     body: Bytes2D
 
 
-class Points(Payload):
+class Points(Payload, frozen=True):
     """Masked group elements of a set intersection. ``body``: uint8 of shape (count, width)."""
 
     body: Bytes2D
 
 
-class Tags(Payload):
+class Tags(Payload, frozen=True):
     """Fully masked ids, cut to tags. ``body``: uint8 of shape (count, width)."""
 
     body: Bytes2D
 
 
-class Control(Payload):
+class Control(Payload, frozen=True):
     """Steps of the protocol that depend on nobody's values: sizes that all know, round numbers, verdicts."""
 
     facts: dict[str, bool | int | float | str | None]
 
 
-class Revealed(Payload):
+class Revealed(Payload, frozen=True):
     """Plain values that its receiver learns; every use stands in the protocol's leakage list."""
 
     facts: dict[str, bool | int | float | str | None]

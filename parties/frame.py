@@ -1,0 +1,83 @@
+"""One frame on a byte stream: prefix, header, body; lengths are checked before anything is allocated.
+
+A message travels as one or more frames of at most ``MAX_BODY`` bytes, so that a relay needs little memory and a
+lying length costs nothing. The header tells the relay where to; the body is opaque to it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+
+import msgspec
+
+from parties.errors import RemoteProtocolError
+
+CHUNK = 1 << 20
+MAX_BODY = CHUNK + 16  # a sealed chunk carries a 16-byte tag
+MAX_HEADER = 512
+_PREFIX = struct.Struct("<2sBBIII")  # magic, version, kind, header length, body length, checksum
+_MAGIC = b"VF"
+_VERSION = 1
+
+MESSAGE, BYE, ABORT, LOST = range(4)
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where a frame goes and which part of which message it is."""
+
+    sender: str
+    receiver: str
+    message: str = ""
+    sequence: int = 0
+    part: int = 0
+    last: bool = True
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """``kind`` is MESSAGE, BYE (a clean end), ABORT (the sender stops, ``message`` says why) or LOST."""
+
+    kind: int
+    header: Header
+    body: bytes = b""
+
+
+_header_decoder = msgspec.msgpack.Decoder(Header)
+
+
+def write_frame(frame: Frame) -> bytes:
+    """Bytes of a frame."""
+    header = msgspec.msgpack.encode(frame.header)
+    checksum = zlib.crc32(frame.body, zlib.crc32(header))
+    prefix = _PREFIX.pack(_MAGIC, _VERSION, frame.kind, len(header), len(frame.body), checksum)
+    return b"".join([prefix, header, frame.body])
+
+
+def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
+    """Read one frame from a stream.
+
+    Parameters
+    ----------
+    read_exactly : callable
+        ``read_exactly(count)`` returns exactly ``count`` bytes or raises.
+
+    Raises
+    ------
+    RemoteProtocolError
+        If what arrives is no frame.
+    """
+    magic, version, kind, header_length, body_length, checksum = _PREFIX.unpack(read_exactly(_PREFIX.size))
+    if magic != _MAGIC or version != _VERSION or kind > LOST:
+        raise RemoteProtocolError("what arrived is no frame of this protocol version")
+    if header_length > MAX_HEADER or body_length > MAX_BODY:
+        raise RemoteProtocolError(f"frame of {header_length} + {body_length} bytes is over the limit")
+    header_bytes = read_exactly(header_length)
+    body = read_exactly(body_length)
+    if zlib.crc32(body, zlib.crc32(header_bytes)) != checksum:
+        raise RemoteProtocolError("frame with a wrong checksum")
+    try:
+        header = _header_decoder.decode(header_bytes)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"malformed frame header: {error}") from error
+    return Frame(kind, header, body)
