@@ -54,6 +54,11 @@ def write_frame(frame: Frame) -> bytes:
     return b"".join([prefix, header, frame.body])
 
 
+def frame_size(frame: Frame) -> int:
+    """Bytes that a frame takes on the wire, on one hop."""
+    return _PREFIX.size + len(msgspec.msgpack.encode(frame.header)) + len(frame.body)
+
+
 def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
     """Read one frame from a stream.
 

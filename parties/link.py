@@ -12,10 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from parties import frame as framing
 from parties.codec import decode, encode
 from parties.errors import CryptoError, LocalProtocolError, RemoteProtocolError
-from parties.frame import CHUNK, Frame, Header
+from parties.frame import CHUNK, MESSAGE, Frame, Header, frame_size
 from parties.ledger import Entry, Ledger, now
 from parties.sealing import Channel
 from parties.wire import Message, Payload, Role, T
@@ -30,8 +29,8 @@ Peer = TypeVar("Peer", bound=Role, covariant=True)
 class Transport(Protocol):
     """Moves frames between named roles; frames of one pair arrive in the order they were sent."""
 
-    def send(self, frame: Frame) -> int:
-        """Send one frame; returns the bytes it takes on one hop."""
+    def send(self, frame: Frame) -> None:
+        """Send one frame."""
 
     def receive(self, peer: str, waiting_for: str) -> Frame:
         """Next frame from a peer; raises ``PeerLost`` when none can come any more."""
@@ -114,7 +113,9 @@ class Link(Generic[Me, Peer]):
         for part, start in enumerate(chunks):
             header = Header(self.me, self.peer, message.name, self._sent, part, part == len(chunks) - 1)
             body = self._seal(header, data[start : start + CHUNK])
-            size += self._endpoint.transport.send(Frame(framing.MESSAGE, header, body))
+            frame = Frame(MESSAGE, header, body)
+            self._endpoint.transport.send(frame)
+            size += frame_size(frame)
         self._sent += 1
         self._record(message, payload, size, sent=True)
 
@@ -132,7 +133,7 @@ class Link(Generic[Me, Peer]):
             data += self._open(arrived)
             if len(data) > MAX_MESSAGE:
                 raise RemoteProtocolError(f"{message.name} from {self.peer} is over {MAX_MESSAGE} bytes")
-            size += len(arrived.body)
+            size += frame_size(arrived)
             last, part = arrived.header.last, part + 1
         self._received += 1
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from parties.errors import LocalProtocolError, PeerLost
-from parties.frame import Frame, write_frame
+from parties.frame import Frame
 from parties.greeting import greet_as_coordinator, greet_as_party
 from parties.ledger import Ledger
 from parties.link import COORDINATOR, Delivery, Endpoint
@@ -84,12 +84,11 @@ class LocalNetwork(Generic[R]):
         self._now = ready[0] if ready else None
         self._turn.notify_all()
 
-    def put(self, frame: Frame) -> int:
+    def put(self, frame: Frame) -> None:
         """Deliver a frame; the sender keeps its turn."""
         self._stop_if_failed()
         self.frames.append(frame)
         self._boxes[frame.header.sender, frame.header.receiver].append(frame)
-        return len(write_frame(frame))
 
     def take(self, me: str, peer: str, waiting_for: str) -> Frame:
         """Next frame for ``me`` from ``peer``; passes the turn on while there is none."""
@@ -115,9 +114,9 @@ class LocalTransport:
         self._network = network
         self._name = name
 
-    def send(self, frame: Frame) -> int:
+    def send(self, frame: Frame) -> None:
         """Deliver a frame to its receiver's mailbox."""
-        return self._network.put(frame)
+        self._network.put(frame)
 
     def receive(self, peer: str, waiting_for: str) -> Frame:
         """Wait for the next frame of a peer."""
