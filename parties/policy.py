@@ -1,0 +1,260 @@
+"""What a party consents to, and the guards that hold a run to it.
+
+Every guard is a pure function of sizes that all parties know, or of the owner's own columns; it returns a `Verdict`,
+or None where all is well. `Guards.heed` gives a verdict its effect: between companies (``enforce``) a refusal ends the
+run; on one machine, where all CSVs lie in one place anyway, it becomes a warning that says what would be refused.
+
+>>> guards = Guards(enforce=False, small_data=False)
+>>> guards.heed(label_rank(columns=300, rows=1000, party="card-network"))
+False
+>>> guards.warnings
+["guard: label rank: party 'card-network' has 300 columns for 1000 rows, rank 0.30, expected at most 0.25, \
+use fewer columns or more rows"]
+
+References
+----------
+Label rank, small batches: exact gradients are linear equations on the residuals, and at zero weights subset sums of
+the rows, which lattice reduction solves when the batch is small. Score budget: every opened vector of summed scores is
+one more linear view of the passive columns; as many views as columns give their column space. Leverage: the diagonal
+of the hat matrix, the share of a row's fitted value that its own label decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from parties.errors import PolicyError
+
+Model = Literal["logistic", "softmax", "linear", "poisson"]
+KeyHolder = Literal["active", "coordinator"]
+
+SCORE_BITS = 8
+"""Fraction bits that are left of opened scores once the score budget is spent with every passive party's consent."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a party consents to; the defaults consent to what costs a party the least."""
+
+    models: Annotated[
+        tuple[Model, ...], Meta(min_length=1, description="Models that the party lets its columns train.")
+    ] = ("logistic", "softmax", "linear", "poisson")
+    key_bits: Annotated[int, Meta(ge=512, le=4096, description="Smallest Paillier key accepted, bits.")] = 2048
+    key_holder: Annotated[tuple[KeyHolder, ...], Meta(min_length=1, description="Who may hold the private key.")] = (
+        "active",
+        "coordinator",
+    )
+    min_intersection: Annotated[
+        int, Meta(ge=1, description="Smallest alignment.min_intersection of a job accepted, rows.")
+    ] = 100
+    max_rounds: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Largest training.max_iter of a job accepted, rounds; none: no limit."),
+    ] = None
+    partial_scores: Annotated[
+        bool,
+        Meta(description="A passive party lets the active party learn its scores (alone, or past the budget)."),
+    ] = False
+    small_data: Annotated[
+        bool, Meta(description="Batches below max(16 columns, 512) rows are accepted where the job asks for it.")
+    ] = False
+
+
+Level = Literal["warn", "stop", "refuse"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard found: which guard, whose, how grave, and why (got, expected, what to do)."""
+
+    guard: str
+    party: str
+    level: Level
+    because: str
+
+    def __str__(self) -> str:
+        return f"{self.guard}: party '{self.party}' {self.because}"
+
+
+@dataclass(frozen=True)
+class Guards:
+    """How verdicts act in one party's process.
+
+    Parameters
+    ----------
+    enforce : bool
+        True between companies, or where the job says so: refusals end the run. False: they only warn.
+    small_data : bool
+        The job asks for small data, and this party's policy allows it.
+    """
+
+    enforce: bool
+    small_data: bool
+    _heard: dict[tuple[str, str, Level], str] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings so far in the order of their first occurrence; one per guard, party and level."""
+        return list(self._heard.values())
+
+    def heed(self, verdict: Verdict | None) -> bool:
+        """Give a verdict its effect; True means that the caller stops here and keeps what it has.
+
+        Raises
+        ------
+        PolicyError
+            The verdict refuses, and guards are enforced.
+        """
+        if verdict is None:
+            return False
+        if verdict.level == "refuse" and self.enforce:
+            raise PolicyError(str(verdict))
+        text = str(verdict)
+        if verdict.level != "warn" and not self.enforce:
+            done = "refused" if verdict.level == "refuse" else "stopped"
+            text = f"between companies this would be {done} because {text}"
+        self._heard.setdefault((verdict.guard, verdict.party, verdict.level), f"guard: {text}")
+        return verdict.level == "stop" and self.enforce
+
+
+def objections(
+    policy: Policy,
+    *,
+    party: str,
+    model: Model,
+    key_bits: int,
+    key_holder: KeyHolder,
+    min_intersection: int,
+    max_rounds: int,
+) -> tuple[Verdict, ...]:
+    """Everything in a job that a party's policy does not consent to; empty: it consents.
+
+    Parameters
+    ----------
+    policy : Policy
+        The party's own.
+    party : str
+        Its name.
+    model, key_bits, min_intersection : Model, int (bits), int (rows)
+        As the job has them.
+    key_holder : KeyHolder
+        Who holds the key in this run, never "auto".
+    max_rounds : int
+        The most rounds that the job can take.
+    """
+
+    def refuse(key: str, got: object, expected: object) -> Verdict:
+        way_out = f"change the job, or {key} in the party's policy"
+        return Verdict(f"policy {key}", party, "refuse", f"got {got}, expected {expected}, {way_out}")
+
+    found = []
+    if model not in policy.models:
+        found.append(refuse("models", f"model '{model}'", " or ".join(policy.models)))
+    if key_bits < policy.key_bits:
+        found.append(refuse("key_bits", f"{key_bits} bits", f"at least {policy.key_bits}"))
+    if key_holder not in policy.key_holder:
+        found.append(refuse("key_holder", f"key holder '{key_holder}'", " or ".join(policy.key_holder)))
+    if min_intersection < policy.min_intersection:
+        least = f"at least {policy.min_intersection}"
+        found.append(refuse("min_intersection", f"alignment.min_intersection {min_intersection}", least))
+    if policy.max_rounds is not None and max_rounds > policy.max_rounds:
+        found.append(refuse("max_rounds", f"up to {max_rounds} rounds", f"at most {policy.max_rounds}"))
+    return tuple(found)
+
+
+def single_passive(*, key_holder: KeyHolder, party: str, passive_parties: int, consent: bool) -> Verdict | None:
+    """Refuse where the opened sum of passive scores is one party's own scores and it has not consented.
+
+    With the key at the active party (for poisson and softmax the only way) the active party opens the sum of all
+    passive scores. ``party`` is the passive party, ``consent`` its policy's partial_scores.
+    """
+    if key_holder != "active" or passive_parties != 1 or consent:
+        return None
+    because = (
+        "is the only passive party, so that the active party, which holds the key, would learn its very scores; "
+        "got no consent, expected partial_scores = true in its policy, or privacy.key_holder = 'coordinator' "
+        "(logistic and linear)"
+    )
+    return Verdict("single passive party", party, "refuse", because)
+
+
+def score_budget(
+    *, evaluations: int, scores: int, passive_columns: Sequence[int], party: str, consent: bool
+) -> Verdict | None:
+    """The active party's budget of opened scores, evaluations * scores / sum of passive columns.
+
+    Parameters
+    ----------
+    evaluations : int
+        Vectors of summed passive scores opened so far, the coming one included.
+    scores : int
+        Scores per row: the number of classes for softmax, else 1.
+    passive_columns : sequence of int
+        Columns of each passive party after encoding.
+    party : str
+        The active party.
+    consent : bool
+        Every passive party's policy allows partial_scores.
+
+    Returns
+    -------
+    Verdict or None
+        "warn" above 0.5; "stop" from 1 on, without consent. With it see `scores_are_rounded`.
+    """
+    spent = evaluations * scores / max(sum(passive_columns), 1)
+    if spent <= 0.5:
+        return None
+    columns = f"{sum(passive_columns)} passive columns"
+    if spent < 1 or consent:
+        because = f"has opened scores for more than half of its budget: {columns}, {scores} score(s) per row"
+        return Verdict("score budget", party, "warn", because)
+    because = (
+        f"got {evaluations} evaluations of {scores} score(s) per row, expected fewer equations than {columns}; "
+        "fewer rounds, more columns, or partial_scores = true in every passive party's policy"
+    )
+    return Verdict("score budget", party, "stop", because)
+
+
+def scores_are_rounded(
+    guards: Guards, *, evaluations: int, scores: int, passive_columns: Sequence[int], consent: bool
+) -> bool:
+    """Whether scores are rounded to 2^-SCORE_BITS from here on: guards enforced, budget spent, all consent."""
+    return guards.enforce and consent and evaluations * scores >= sum(passive_columns)
+
+
+def label_rank(*, columns: int, rows: int, party: str) -> Verdict | None:
+    """Rank of what a passive party learns about the labels, its columns / rows (of a fixed batch, or of all).
+
+    Its exact gradients are linear equations on the residuals; however many rounds there are, a fixed set of rows
+    gives at most as many independent ones as the party has columns (after encoding). Warn above 0.25, refuse from 1.
+    """
+    rank = columns / max(rows, 1)
+    if rank <= 0.25:
+        return None
+    because = f"has {columns} columns for {rows} rows, rank {rank:.2f}, expected "
+    if rank < 1:
+        return Verdict("label rank", party, "warn", because + "at most 0.25, use fewer columns or more rows")
+    return Verdict("label rank", party, "refuse", because + "below 1, use fewer columns or more rows")
+
+
+def least_rows(columns: int) -> int:
+    """Rows that a batch needs beside a party's columns, max(16 columns, 512)."""
+    return max(16 * columns, 512)
+
+
+def small_batch(guards: Guards, *, rows: int, columns: int, party: str) -> Verdict | None:
+    """Refuse batches, the full one too, of fewer than max(16 columns, 512) rows unless small data is allowed.
+
+    At zero weights an exact gradient of a small batch is a subset sum of its rows that lattice reduction solves.
+    """
+    if guards.small_data or rows >= least_rows(columns):
+        return None
+    because = (
+        f"has {columns} columns, and a batch has {rows} rows, expected at least {least_rows(columns)} "
+        "(16 per column, no fewer than 512); use more rows, or small_data = true in [privacy] and in its policy"
+    )
+    return Verdict("small data", party, "refuse", because)

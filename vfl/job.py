@@ -1,0 +1,358 @@
+"""A job and a scenario as frozen typed objects: every key with its type, default, range and meaning, written once.
+
+`vfl.job_file` reads them from TOML, `vfl.reference` writes the table in the docs from them. A key stands here only
+from the version on in which it has an effect; `LATER` names those that the contract knows and this version lacks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, get_args
+
+import msgspec
+from msgspec import Meta
+
+from parties.errors import ConfigError
+from parties.greeting import job_digest as digest_of
+from parties.policy import KeyHolder, Model
+from parties.spec import PartyName, PartyRole, PartySpec
+
+Task = Literal["binary", "multiclass", "regression", "count"]
+KeyHolderSetting = Literal["auto", "active", "coordinator"]
+
+TASKS: dict[Model, Task] = {
+    "logistic": "binary",
+    "softmax": "multiclass",
+    "linear": "regression",
+    "poisson": "count",
+}
+EXPECTED_ROUNDS: dict[Model, int] = {"logistic": 12, "softmax": 40, "linear": 12, "poisson": 12}
+COORDINATOR_MODELS: tuple[Model, ...] = ("logistic", "linear")
+S = TypeVar("S", bound=msgspec.Struct)
+
+KEY_BITS = (2048, 3072, 4096)
+TEST_KEY_BITS = (512, 1024)
+MODELS: tuple[Model, ...] = get_args(Model)
+
+Later = tuple[object, ...]
+LATER: dict[tuple[str, ...], tuple[Later, Later]] = {
+    ("model",): (("boosting", "splitnn"), MODELS),
+    ("alignment", "protocol"): (("kkrt", "mpsi", "server-aided"), ("auto", "ecdh")),
+    ("alignment", "pad_to"): ((), ()),
+    ("alignment", "one_sided"): ((), (False,)),
+    ("split", "validation_fraction"): ((), (0,)),
+    ("privacy", "label_dp_epsilon"): ((), ()),
+}
+"""Per key: the values to come, and those that this version has. Without values to come the whole key is to come."""
+
+
+class Alignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the parties find their common rows."""
+
+    protocol: Annotated[
+        Literal["auto", "ecdh"], Meta(description="Private set intersection; auto is ecdh in this version.")
+    ] = "auto"
+    min_intersection: Annotated[
+        int, Meta(ge=1, le=2**31, description="Fewer common rows end the run before anybody learns which.")
+    ] = 100
+    duplicates: Annotated[
+        Literal["refuse", "first", "drop"], Meta(description="Rows whose id occurs more than once.")
+    ] = "refuse"
+    missing: Annotated[Literal["refuse", "drop"], Meta(description="Rows without an id.")] = "refuse"
+    casefold: Annotated[bool, Meta(description="Ids that differ in case only are the same.")] = False
+    digits_only: Annotated[bool, Meta(description="Everything but digits in an id is ignored.")] = False
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which rows are held out."""
+
+    test_fraction: Annotated[
+        float, Meta(ge=0, lt=1, description="Share of the aligned rows held out, the last ones; 0: no metrics.")
+    ] = 0.3
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a generalised linear model is fitted."""
+
+    l2: Annotated[
+        float, Meta(ge=0, description="Weight of ||w||^2 / 2 beside the mean loss; the intercept is not penalised.")
+    ] = 0.001
+    tol: Annotated[
+        float, Meta(gt=0, lt=1, description="Stop when half the expected decrease is below tol max(1, loss).")
+    ] = 1e-8
+    max_iter: Annotated[int, Meta(ge=1, le=10**6, description="Most rounds.")] = 100
+    fit_intercept: Annotated[bool, Meta(description="The active party fits an intercept.")] = True
+    newton_steps: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="Key at the coordinator: times that the quadratic model moves to the scores reached, "
+            "which the active party learns each time.",
+        ),
+    ] = 0
+    curvature: Annotated[
+        Literal["mean", "row"],
+        Meta(description="Key at the coordinator: curvature of the quadratic model, one mean or one per row."),
+    ] = "mean"
+
+
+class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys, and how the guards act."""
+
+    key_bits: Annotated[
+        int,
+        Meta(
+            ge=512,
+            le=4096,
+            description="Paillier modulus, bits: 2048, 3072 or 4096; with insecure_test_mode also 512 or 1024.",
+        ),
+    ] = 2048
+    key_holder: Annotated[
+        KeyHolderSetting, Meta(description="Who holds the private key; coordinator: logistic and linear only.")
+    ] = "auto"
+    exponent_bits: Annotated[
+        Annotated[int, Meta(ge=448)] | None,
+        Meta(description="Length of the obfuscators' exponents, bits, at most key_bits; none: key_bits / 2."),
+    ] = None
+    enforce: Annotated[bool, Meta(description="Guards refuse as between companies instead of warning.")] = False
+    small_data: Annotated[
+        bool, Meta(description="Ask for batches below max(16 columns, 512) rows; every policy must allow it too.")
+    ] = False
+    insecure_test_mode: Annotated[bool, Meta(description="Allow keys that can be broken, for tests.")] = False
+
+
+class _Lines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a scenario file and a job have in common."""
+
+    name: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description="Name of the job; names its run directory."),
+    ]
+    model: Annotated[Model, Meta(description="What is trained.")]
+    seed: Annotated[
+        int, Meta(ge=0, le=2**63 - 1, description="Seed of the row order and so of the split; not of keys and masks.")
+    ] = 0
+    alignment: Annotated[Alignment, Meta(description="The section [alignment].")] = Alignment()
+    split: Annotated[Split, Meta(description="The section [split].")] = Split()
+    training: Annotated[Training, Meta(description="The section [training].")] = Training()
+    privacy: Annotated[Privacy, Meta(description="The section [privacy].")] = Privacy()
+
+
+class ScenarioFile(_Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A scenario file line by line."""
+
+    task: Annotated[
+        Task | None, Meta(description="Follows from the model, and may be left out; a conflicting one is refused.")
+    ] = None
+    party: Annotated[tuple[PartySpec, ...], Meta(description="One [[party]] each; exactly one is active.")] = ()
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What everybody knows of a party."""
+
+    name: PartyName
+    role: PartyRole
+
+
+class Job(_Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all parties agree on before they start; ``parties`` in the order of the file."""
+
+    task: Task
+    parties: tuple[Member, ...]
+
+    @property
+    def active(self) -> str:
+        """Name of the active party."""
+        return next(party.name for party in self.parties if party.role == "active")
+
+    @property
+    def passive(self) -> tuple[str, ...]:
+        """Names of the passive parties in the order of the file."""
+        return tuple(party.name for party in self.parties if party.role == "passive")
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A job, every party's own part with absolute paths, and the directory that the file lies in."""
+
+    job: Job
+    parties: tuple[PartySpec, ...]
+    directory: Path
+
+
+def resolve_task(model: Model, task: Task | None, file: str = "the job") -> Task:
+    """Task that a model implies, or an error where another one is asked for.
+
+    >>> resolve_task("poisson", None)
+    'count'
+    """
+    implied = TASKS[model]
+    if task not in (None, implied):
+        fitting = next(name for name, its_task in TASKS.items() if its_task == task)
+        raise ConfigError(
+            f"task at the top of {file}, got '{task}', expected '{implied}' for model '{model}', "
+            f"or model '{fitting}' for task '{task}'"
+        )
+    return implied
+
+
+def check_job(job: Job, file: str = "the job") -> None:
+    """Check what binds several keys of a job.
+
+    Raises
+    ------
+    ConfigError
+        Two lines that contradict each other, or parties that cannot train together.
+    """
+    resolve_task(job.model, job.task, file)
+    _check_members(job.parties, file)
+    _check_key(job.privacy, file)
+    if job.privacy.key_holder == "coordinator" and job.model not in COORDINATOR_MODELS:
+        raise ConfigError(
+            f"key_holder in [privacy] of {file}, got 'coordinator' for model '{job.model}', expected 'auto' or "
+            f"'active': a key at the coordinator works for {' and '.join(COORDINATOR_MODELS)} only"
+        )
+    if job.model not in COORDINATOR_MODELS:
+        _check_no_quadratic(job.training, f"with model '{job.model}'", file)
+    elif job.privacy.key_holder == "active":
+        _check_no_quadratic(job.training, "with key_holder 'active'", file)
+
+
+def check_key_holder(job: Job, holder: KeyHolder, reason: str = "", file: str = "the job") -> None:
+    """Refuse options of the coordinator's protocol once it is known that the active party holds the key."""
+    if holder == "active":
+        _check_no_quadratic(job.training, f"with the key at the active party ({reason})", file)
+
+
+def _check_members(members: tuple[Member, ...], file: str) -> None:
+    """Exactly one active party, one passive party or more, unique names."""
+    names = [member.name for member in members]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"party name in {file}, got '{twice[0]}' twice, expected unique names")
+    active = [member.name for member in members if member.role == "active"]
+    if len(active) > 1:
+        raise ConfigError(
+            f"role in {file}, got {len(active)} active parties ('{active[0]}', '{active[1]}'), expected one, "
+            "the holder of the labels; make the others passive"
+        )
+    if not active:
+        raise ConfigError(f"role in {file}, got no active party, expected one, the holder of the labels")
+    if len(members) < 2:
+        raise ConfigError(f"role in {file}, got no passive party, expected at least one beside '{active[0]}'")
+
+
+def _check_key(privacy: Privacy, file: str) -> None:
+    """Key sizes that exist, insecure ones in test mode only, exponents no longer than the key."""
+    got = f"key_bits in [privacy] of {file}, got {privacy.key_bits}"
+    if privacy.key_bits not in KEY_BITS + TEST_KEY_BITS:
+        raise ConfigError(f"{got}, expected 2048, 3072 or 4096")
+    if privacy.key_bits in TEST_KEY_BITS and not privacy.insecure_test_mode:
+        raise ConfigError(f"{got}, expected at least 2048 (smaller only for tests, with insecure_test_mode = true)")
+    if privacy.exponent_bits is not None and privacy.exponent_bits > privacy.key_bits:
+        raise ConfigError(
+            f"exponent_bits in [privacy] of {file}, got {privacy.exponent_bits}, "
+            f"expected at most key_bits, {privacy.key_bits}"
+        )
+
+
+def _check_no_quadratic(training: Training, beside: str, file: str) -> None:
+    """Options of the coordinator's protocol keep their defaults where it does not run."""
+    for key, got, default in (
+        ("newton_steps", training.newton_steps, 0),
+        ("curvature", training.curvature, "mean"),
+    ):
+        if got != default:
+            raise ConfigError(
+                f"{key} in [training] of {file}, got {got!r} {beside}, expected {default!r}: it acts only where the "
+                "coordinator holds the key (privacy.key_holder = 'coordinator'; logistic and linear)"
+            )
+
+
+def choose_key_holder(
+    model: Model,
+    setting: KeyHolderSetting,
+    passive_columns: int,
+    passive_parties: int,
+    classes: int,
+    max_iter: int,
+) -> tuple[KeyHolder, str]:
+    """Who holds the private key, and why, in words for the report.
+
+    ``auto`` takes the active party (the exact link; it learns summed scores) where two or more passive parties hide
+    in the sum and the rounds expected cannot spend its score budget, or where the model has no other protocol.
+
+    Parameters
+    ----------
+    model : Model
+    setting : {"auto", "active", "coordinator"}
+    passive_columns : int
+        Columns of all passive parties after encoding.
+    passive_parties : int
+    classes : int
+        Scores per row: classes for softmax, else 1.
+    max_iter : int
+        Most rounds of the job.
+    """
+    if setting != "auto":
+        return setting, "the job says so"
+    if model not in COORDINATOR_MODELS:
+        return "active", f"model '{model}' has no protocol with the key at the coordinator"
+    if passive_parties < 2:
+        return "coordinator", "with one passive party the active party would learn that party's own scores"
+    rounds = min(EXPECTED_ROUNDS[model], max_iter)
+    spent = rounds * classes / max(passive_columns, 1)
+    figures = f"{rounds} expected rounds of summed scores against {passive_columns} passive columns"
+    if spent < 1:
+        return "active", f"{figures} stay within the score budget, {spent:.2f} of 1"
+    return "coordinator", f"{figures} would spend the score budget, {spent:.2f} of 1"
+
+
+def job_fields(job: Job) -> dict[str, str]:
+    """Everything that all parties must agree on, flat and as text; the handshake names the field that differs."""
+    lines: dict[str, str] = {}
+    for key, value in msgspec.to_builtins(job).items():
+        if key == "parties":
+            lines |= {f"party.{i}": f"{party['name']} {party['role']}" for i, party in enumerate(value, 1)}
+        elif isinstance(value, dict):
+            lines |= {f"{key}.{inner}": _text(line) for inner, line in value.items()}
+        else:
+            lines[key] = _text(value)
+    return lines
+
+
+def _text(value: object) -> str:
+    """Text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def job_digest(job: Job) -> str:
+    """SHA-256 of `job_fields` in canonical order, hexadecimal."""
+    return digest_of(job_fields(job)).hex()
+
+
+def encode_job(job: Job) -> bytes:
+    """Write a job as JSON, for the process of a role."""
+    return msgspec.json.encode(job)
+
+
+def decode_job(text: bytes) -> Job:
+    """Read a job as `encode_job` writes it, types and ranges checked again."""
+    return _decode(text, Job)
+
+
+def encode_party(spec: PartySpec) -> bytes:
+    """Write one party's own part as JSON, for its process alone."""
+    return msgspec.json.encode(spec)
+
+
+def decode_party(text: bytes) -> PartySpec:
+    """Read a party as `encode_party` writes it, types and ranges checked again."""
+    return _decode(text, PartySpec)
+
+
+def _decode(text: bytes, kind: type[S]) -> S:
+    """One struct from JSON."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{kind.__name__} handed to a process cannot be read: {error}") from None

@@ -1,0 +1,185 @@
+"""Reading the tables of a file into typed structs, with errors that a person can act on.
+
+msgspec checks types and ranges; what this adds is the words: which key in which table of which file, what it got,
+what was expected, and for an unknown key the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from parties.errors import ConfigError
+
+S = TypeVar("S", bound=msgspec.Struct)
+Path = tuple[str | int, ...]
+Table = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is being read: the file's name, its whole document, and the paths that ``--set`` gave."""
+
+    file: str
+    document: Table
+    given: frozenset[Path] = frozenset()
+
+    def where(self, path: Path, key: str = "") -> str:
+        """Words for a table of the file, such as ``in [training] of scenario.toml``."""
+        place = f"at the top of {self.file}" if not path else f"in {self._table(path)} of {self.file}"
+        here = (*path, key)
+        by_option = any(here[:length] in self.given for length in range(1, len(here) + 1))
+        return f"{place} (given by --set)" if by_option else place
+
+    def _table(self, path: Path) -> str:
+        """One table: ``[a.b]``, and ``[[party]] 'bank'`` in an array of tables."""
+        if len(path) == 1:
+            return f"[{path[0]}]"
+        rows = self.document.get(str(path[0]))
+        row = rows[path[1]] if isinstance(rows, list) and isinstance(path[1], int) else None
+        name = row.get("name") if isinstance(row, dict) else None
+        which = show(name) if isinstance(name, str) else f"number {int(path[1]) + 1}"
+        inner = "".join(f".{part}" for part in path[2:])
+        return f"[{path[0]}{inner}] of {path[0]} {which}" if inner else f"[[{path[0]}]] {which}"
+
+
+def show(value: object) -> str:
+    """Render a value of a configuration file on one line, cut to a length that a message can bear."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "tables"
+    try:
+        text = repr(value) if isinstance(value, str | int | float | list) else str(value)
+    except (ValueError, RecursionError):
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+    """Return the known key that a person who wrote ``key`` most likely meant.
+
+    >>> nearest("l3", ["tol", "l2"])
+    'l2'
+    """
+    plain = key.lower().replace("-", "_")
+    return (difflib.get_close_matches(plain, known, n=1, cutoff=0.0) or [next(iter(known))])[0]
+
+
+def read(kind: type[S], raw: object, source: Source, path: Path = ()) -> S:
+    """Read one table into a struct.
+
+    Parameters
+    ----------
+    kind : type of msgspec.Struct
+        Its fields may be structs and tuples of structs.
+    raw : object
+        What the TOML parser made of the table.
+    source : Source
+        For the words of errors.
+    path : Path
+        Keys and positions that lead to the table.
+
+    Raises
+    ------
+    ConfigError
+        Unknown or missing key, wrong type, value out of range.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    hints = {name: hints[name] for name in kind.__struct_fields__}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{'.'.join(map(str, path))} {source.where(path[:-1])}, got {show(raw)}, expected a table")
+    for key in raw:
+        if key not in hints:
+            raise ConfigError(
+                f"unknown key {show(key)} {source.where(path, key)}, got {show(key)}, "
+                f"did you mean '{nearest(key, hints)}'? (known: {', '.join(hints)})"
+            )
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in raw:
+            raise ConfigError(
+                f"missing key '{field.name}' {source.where(path)}, got none, expected {describe(hints[field.name])}"
+            )
+    return kind(**{key: _read_value(hints[key], raw[key], source, path, key) for key in hints if key in raw})
+
+
+def _read_value(hint: object, value: object, source: Source, path: Path, key: str) -> object:
+    """Read one value: a table, an array of tables, or what msgspec can check by itself."""
+    inner = bare(hint)
+    if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+        return read(inner, value, source, (*path, key))
+    if get_origin(inner) is tuple and _is_struct(get_args(inner)[0]):
+        if not isinstance(value, list):
+            raise ConfigError(f"{key} {source.where(path, key)}, got {show(value)}, expected tables headed [[{key}]]")
+        return tuple(read(get_args(inner)[0], row, source, (*path, key, i)) for i, row in enumerate(value))
+    try:
+        checked: object = msgspec.convert(value, hint)
+        if not (isinstance(checked, float) and not math.isfinite(checked)):
+            return checked
+    except (msgspec.ValidationError, OverflowError, RecursionError):
+        pass
+    raise ConfigError(f"{key} {source.where(path, key)}, got {show(value)}, expected {describe(hint)}")
+
+
+def _is_struct(hint: object) -> bool:
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
+
+
+def bare(hint: object) -> object:
+    """Strip ``Annotated`` off a type."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return hint
+
+
+def metas(hint: object) -> list[msgspec.Meta]:
+    """All ``Meta`` of an annotated type."""
+    if get_origin(hint) is not Annotated:
+        return []
+    inner, *rest = get_args(hint)
+    return metas(inner) + [part for part in rest if isinstance(part, msgspec.Meta)]
+
+
+def describe(hint: object) -> str:
+    """Type and range of a key in words, for errors and for the table in the docs.
+
+    >>> describe(Annotated[int, msgspec.Meta(ge=1, le=9)])
+    'a whole number, at least 1, at most 9'
+    >>> describe(Literal["mean", "row"])
+    "'mean' or 'row'"
+    """
+    return ", ".join([_kind(bare(hint)), *(words for meta in metas(hint) for words in _range(meta))])
+
+
+def _kind(inner: object) -> str:
+    """Words for a type without its range."""
+    plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    if isinstance(inner, type) and inner in plain:
+        return plain[inner]
+    if get_origin(inner) is Literal:
+        return " or ".join(f"'{value}'" for value in get_args(inner))
+    if get_origin(inner) is tuple:
+        item = get_args(inner)[0]
+        return "tables" if _is_struct(item) else f"a list of {describe(item)}"
+    if get_origin(inner) in (Union, UnionType):
+        return " or ".join(describe(part) for part in get_args(inner) if part is not type(None))
+    return "a table"
+
+
+def _range(meta: msgspec.Meta) -> list[str]:
+    """Words for the bounds of one ``Meta``."""
+    bounds = (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le), ("below", meta.lt))
+    words = [f"{word} {bound}" for word, bound in bounds if bound is not None]
+    if meta.min_length:
+        words.append("not empty")
+    if meta.pattern and "x00" not in meta.pattern:
+        words.append(f"matching {meta.pattern.replace(chr(92) + 'Z', '$')}")
+    return words
