@@ -1,0 +1,293 @@
+"""Alignment as each role lives it: compare rules, intersect, order the rows, prove that all have the same order.
+
+    party p                                  coordinator
+      terms: rules, settings, size  ------>    compares
+                                    <------  plan: the difference to name, or all sizes
+      ... the protocol (psi.ecdh) ...
+      sorts the common ids by SHA-256("rows" | seed | id)
+    passive party                            active party
+      proof: HMAC(secret of the two, SHA-256(ordered ids))  ------>  compares with its own
+                                                            <------  agreed
+
+The order depends on the seed and the ids alone: the same rows, order and test split whenever the same seed meets the
+same ids.
+
+*Leakage*
+
+- ``terms``, to the coordinator: how many distinct valid ids the party has.
+- ``plan``, to each party: how many distinct valid ids every party has.
+
+And what the protocol's own file says. Rules and settings are the job's, known to all. The proof is keyed with a secret that the coordinator does not have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parties.errors import ConfigError, DataError, RemoteProtocolError
+from parties.link import COORDINATOR, Endpoint
+from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
+from psi import ecdh
+from psi.ids import PreparedIds
+
+Fact = bool | int | float | str | None
+
+
+class Wire:
+    """The messages around the protocol."""
+
+    terms = Message(DataParty, Coordinator, Revealed, discloses="how many distinct valid ids the party has")
+    plan = Message(Coordinator, DataParty, Revealed, discloses="how many distinct valid ids every party has")
+    proof = Message(Passive, Active, Control)
+    agreed = Message(Active, Passive, Control)
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """What the job says about alignment; equal at all roles.
+
+    Parameters
+    ----------
+    seed : int
+        Decides the order of the rows.
+    protocol : str
+        "auto" or "ecdh".
+    min_intersection : int
+        With fewer common ids nobody learns which they are.
+    tell_small_count : bool
+        Tell the parties how many ids they share even when that is below ``min_intersection``: only where all CSVs
+        lie on one machine anyway.
+    """
+
+    seed: int = 0
+    protocol: str = "auto"
+    min_intersection: int = 100
+    tell_small_count: bool = False
+
+    def __post_init__(self) -> None:
+        if self.protocol not in ("auto", "ecdh"):
+            raise ConfigError(f"[alignment] protocol: got '{self.protocol}', this version has 'ecdh' (and 'auto')")
+        if self.min_intersection < 1:
+            raise ConfigError(f"[alignment] min_intersection: got {self.min_intersection}, expected 1 or more")
+
+    @property
+    def limit(self) -> ecdh.Limit:
+        """The protocol's share of the settings."""
+        return ecdh.Limit(self.min_intersection, self.tell_small_count)
+
+    def facts(self) -> dict[str, Fact]:
+        """What all roles must agree on, by the name in which a difference is reported."""
+        return {
+            "seed": str(self.seed),
+            "protocol": self.protocol,
+            "min_intersection": self.min_intersection,
+            "tell_small_count": self.tell_small_count,
+        }
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What a party has after alignment.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (intersection,), int64
+        Its own CSV rows in the agreed order.
+    sizes : dict of party to int
+        Distinct valid ids of every party, in job order.
+    intersection : int
+    protocol : str
+        The protocol that ran, never "auto".
+    digest : str
+        SHA-256 (hex) of the set of common ids, whatever the seed: budgets are counted per digest. It stays at the
+        party: who knows the range of the ids could test a guess of the whole set against it.
+    """
+
+    rows: NDArray[np.int64]
+    sizes: dict[str, int]
+    intersection: int
+    protocol: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the coordinator has after alignment: sizes only."""
+
+    sizes: dict[str, int]
+    intersection: int
+    protocol: str
+
+
+def align_party(endpoint: Endpoint, ids: PreparedIds, settings: AlignmentSettings, *, workers: int = 1) -> Alignment:
+    """Align one party's rows with everybody else's.
+
+    Raises
+    ------
+    ConfigError
+        The parties' id rules or settings differ; the text names the difference.
+    DataError
+        Too few ids, or too few in common. All roles raise the same.
+    RemoteProtocolError
+        A peer broke the protocol, or rows differ after the join.
+    """
+    judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
+    judge.send(Wire.terms, Revealed(_terms(ids, settings), np.array([len(ids.ids)], np.float64)))
+    sizes = _read_plan(judge.recv(Wire.plan), endpoint, len(ids.ids), settings)
+    found = ecdh.party(endpoint, ids.ids, sizes, settings.limit, workers=workers)
+    common = [ids.ids[i] for i in found]
+    order = row_order(common, settings.seed)
+    _agree(endpoint, _ordered_digest(common[i] for i in order))
+    rows = ids.rows[found[order]]
+    return Alignment(rows, sizes, len(rows), "ecdh", _set_digest(common))
+
+
+def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined:
+    """Compare what the parties bring, then join their masked lists.
+
+    Raises
+    ------
+    ConfigError, DataError, RemoteProtocolError
+        As in ``align_party``.
+    """
+    links = {name: endpoint.link(Coordinator, DataParty, name) for name in endpoint.peers(DataParty)}
+    terms = {name: link.recv(Wire.terms) for name, link in links.items()}
+    sizes = {name: _announced_size(name, told) for name, told in terms.items()}
+    refusal = _difference(terms, settings) or _too_short(sizes, settings)
+    values = np.array([] if refusal else list(sizes.values()), np.float64)
+    for link in links.values():
+        link.send(Wire.plan, Revealed(refusal, values))
+    if refusal:
+        raise _refused(refusal, settings)
+    return Joined(sizes, ecdh.coordinator(endpoint, sizes, settings.limit), "ecdh")
+
+
+def row_order(ids: list[bytes], seed: int) -> NDArray[np.int64]:
+    """Positions of ``ids`` in the agreed order: ascending SHA-256("rows" | seed | id)."""
+    prefix = b"rows|%d|" % seed
+    digests = b"".join(hashlib.sha256(prefix + name).digest() for name in ids)
+    return np.argsort(np.frombuffer(digests, "S32"), kind="stable")
+
+
+def _terms(ids: PreparedIds, settings: AlignmentSettings) -> dict[str, Fact]:
+    """Everything that has to be equal at all parties."""
+    return {**settings.facts(), **ids.rules.facts()}
+
+
+def _announced_size(name: str, told: Revealed) -> int:
+    """How many ids a party says it has."""
+    if len(told.values) != 1 or not _whole(told.values):
+        raise RemoteProtocolError(f"{name} sent no proper number of ids for the alignment")
+    return int(told.values[0])
+
+
+def _difference(terms: Mapping[str, Revealed], settings: AlignmentSettings) -> dict[str, Fact]:
+    """The first difference in the terms: between a party and the job, or between a party and the first party."""
+    first = next(iter(terms.values())).facts
+    expected = {**first, **settings.facts()}
+    for name, told in terms.items():
+        if told.facts.keys() != expected.keys():
+            raise RemoteProtocolError(f"{name} sent terms of the alignment with other names than expected")
+        for fact, due in expected.items():
+            if told.facts[fact] != due:
+                return {"refused": "terms", "party": name, "fact": fact, "got": told.facts[fact], "expected": due}
+    return {}
+
+
+def _too_short(sizes: Mapping[str, int], settings: AlignmentSettings) -> dict[str, Fact]:
+    """A party with fewer ids than ``min_intersection``: refused before any masked list exists."""
+    name = min(sizes, key=lambda party: sizes[party])
+    if settings.tell_small_count or sizes[name] >= settings.min_intersection:
+        return {}
+    return {"refused": "size", "party": name, "got": sizes[name]}
+
+
+def _refused(refusal: Mapping[str, Fact], settings: AlignmentSettings) -> ConfigError | DataError:
+    """The error that all roles raise for a refusal."""
+    party, got = refusal["party"], str(refusal["got"])[:64]
+    if refusal["refused"] == "size":
+        least = f"expected at least min_intersection = {settings.min_intersection}"
+        return DataError(f"alignment: fewer than min_intersection ids: party '{party}' got {got} valid ids, {least}")
+    fact, due = refusal["fact"], str(refusal["expected"])[:64]
+    same = "all parties need the same id rules and settings"
+    return ConfigError(f"alignment: party '{party}', {fact}: got {got}, expected {due}; {same}")
+
+
+def _read_plan(plan: Revealed, endpoint: Endpoint, own: int, settings: AlignmentSettings) -> dict[str, int]:
+    """The sizes of all lists in job order, or the refusal as an error."""
+    order = [name for name, role in endpoint.roles.items() if issubclass(role, DataParty)]
+    facts = plan.facts
+    size_refused = facts.get("refused") == "size" and facts.keys() == {"refused", "party", "got"}
+    terms_refused = facts.get("refused") == "terms" and facts.keys() == {"refused", "party", "got", "fact", "expected"}
+    if facts.get("party") in order and (size_refused or terms_refused):
+        raise _refused(facts, settings)
+    sizes = dict(zip(order, plan.values.tolist(), strict=False))
+    if facts or len(plan.values) != len(order) or not _whole(plan.values) or sizes[endpoint.name] != own:
+        raise RemoteProtocolError(f"{COORDINATOR} sent a plan of the alignment that does not fit the parties")
+    return {name: int(size) for name, size in sizes.items()}
+
+
+def _whole(values: NDArray[np.float64]) -> bool:
+    """Whether all are positive whole numbers that a list could have as its length."""
+    return values.ndim == 1 and bool(((values >= 1) & (values < 2**48) & (values == np.floor(values))).all())
+
+
+def _agree(endpoint: Endpoint, order: bytes) -> None:
+    """Every passive party proves to the active one that it has the same ids in the same order."""
+    if issubclass(endpoint.roles[endpoint.name], Passive):
+        active = endpoint.link(Passive, Active, endpoint.peers(Active)[0])
+        active.send(Wire.proof, Control({"proof": _proof(endpoint, active.peer, endpoint.name, order)}))
+        _check_agreed(active.peer, active.recv(Wire.agreed).facts, endpoint)
+        return
+    links = [endpoint.link(Active, Passive, name) for name in endpoint.peers(Passive)]
+    proofs = {link.peer: link.recv(Wire.proof).facts.get("proof") for link in links}
+    differing = [name for name, got in proofs.items() if not _proves(got, _proof(endpoint, name, name, order))]
+    for link in links:
+        link.send(Wire.agreed, Control({"differs": differing[0] if differing else None}))
+    if differing:
+        raise _differs(differing[0])
+
+
+def _check_agreed(active: str, facts: Mapping[str, Fact], endpoint: Endpoint) -> None:
+    """Raise unless the active party found all orders equal."""
+    differs = facts.get("differs")
+    if facts.keys() != {"differs"} or (differs is not None and differs not in endpoint.roles):
+        raise RemoteProtocolError(f"{active} sent no proper verdict on the order of rows")
+    if differs is not None:
+        raise _differs(str(differs))
+
+
+def _differs(party: str) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"alignment: the rows of '{party}' and of the active party differ after the join: "
+        f"one of them or {COORDINATOR} broke the protocol"
+    )
+
+
+def _proof(endpoint: Endpoint, peer: str, passive: str, order: bytes) -> str:
+    """HMAC over the digest of the ordered ids, under a secret of the two parties."""
+    secret = endpoint.pair_secret(peer, "alignment order")
+    return hmac.new(secret, b"vfl alignment|" + passive.encode() + b"|" + order, hashlib.sha256).hexdigest()
+
+
+def _proves(got: Fact, expected: str) -> bool:
+    return isinstance(got, str) and hmac.compare_digest(got.encode(), expected.encode())
+
+
+def _ordered_digest(ids: Iterable[bytes]) -> bytes:
+    """SHA-256 over ids, each after its length."""
+    digest = hashlib.sha256(b"vfl ordered ids v1|")
+    for name in ids:
+        digest.update(len(name).to_bytes(8, "big") + name)
+    return digest.digest()
+
+
+def _set_digest(ids: list[bytes]) -> str:
+    """The digest of a set of ids: that of the ids in byte order."""
+    return _ordered_digest(sorted(ids)).hex()
