@@ -1,0 +1,313 @@
+"""A party's CSV, or pandas DataFrame, as checked columns.
+
+Everything is read as text first, so that ids keep their leading zeros and their 19 digits; what a cell means is
+decided per column in ``parties.columns``. Ids are handed over raw: normalising them, duplicates and blank ids are
+the alignment's business (``psi``). Messages name the party, file, column and line, and never a cell's value.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from parties.columns import MISSING, Kind, Place, read_feature, read_weights
+from parties.errors import DataError
+from parties.spec import PartySpec
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+@dataclass(frozen=True, eq=False)
+class PartyTable:
+    """One party's rows, in the order of its file.
+
+    Attributes
+    ----------
+    id_columns : list of list of str
+        One list per id column (several for a composite key), each with one raw text per row; "" where empty.
+    features : DataFrame of n rows
+        Numeric columns float64 with NaN for missing; categorical columns object (str, None for missing).
+    kinds : dict of column name to {"numeric", "categorical"}
+    labels : list of str or None
+        Stripped label texts; None at a party without a label.
+    weights : ndarray of shape (n,), float64, or None
+    warnings : tuple of str
+    """
+
+    id_columns: list[list[str]]
+    features: pd.DataFrame
+    kinds: dict[str, Kind]
+    labels: list[str] | None
+    weights: NDArray[np.float64] | None
+    warnings: tuple[str, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the file, those with blank or repeated ids included."""
+        return len(self.features)
+
+
+def read_party(spec: PartySpec) -> PartyTable:
+    """Read and check a party's CSV.
+
+    Parameters
+    ----------
+    spec : PartySpec
+        ``data`` is the path of the file; the other fields say what its columns mean.
+
+    Raises
+    ------
+    DataError
+        A file that cannot be read as this party's table; the message says what to do.
+    """
+    source = f"party {spec.name}, file {spec.data}"
+    text = _decode(_read_bytes(Path(spec.data), source), spec.encoding, source)
+    header, rows, lines = _parse(text, source)
+    columns, warnings = _named_columns(header, rows, source)
+    return _table(columns, spec, Place(source, lines), warnings)
+
+
+def table_from_frame(frame: pd.DataFrame, spec: PartySpec) -> PartyTable:
+    """Pass a DataFrame through the same checks as a CSV; its index is ignored.
+
+    Raises
+    ------
+    DataError
+        As ``read_party``; also for ids that pandas holds as floating-point numbers.
+    """
+    source = f"party {spec.name}, DataFrame"
+    header = [str(name) for name in frame.columns]
+    _check_header(header, source)
+    for name, dtype in zip(header, frame.dtypes, strict=True):
+        if name in _id_names(spec) and pd.api.types.is_float_dtype(dtype):
+            raise DataError(
+                f'{source}: id column "{name}" holds floating-point numbers, which lose digits; expected text or '
+                'integers; read it with dtype=str or convert it with .astype("Int64").astype(str)'
+            )
+    columns: dict[str, Sequence[str]] = {
+        name: [_cell_text(cell) for cell in frame.iloc[:, at]] for at, name in enumerate(header)
+    }
+    return _table(columns, spec, Place(source, range(len(frame)), "row"), [])
+
+
+def _cell_text(cell: object) -> str:
+    """Text of a DataFrame's cell; floats keep all their digits."""
+    if isinstance(cell, str):
+        return cell
+    if cell is None or pd.api.types.is_scalar(cell) and pd.isna(cell):  # type: ignore[call-overload]
+        return ""
+    return repr(float(cell)) if isinstance(cell, (float, np.floating)) else str(cell)
+
+
+def _read_bytes(path: Path, source: str) -> bytes:
+    """Content of a file, or a DataError that says why there is none."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{source}: there is no such file; correct data (it is relative to the file that names it)"
+        ) from None
+    except IsADirectoryError:
+        raise DataError(f"{source}: is a directory, expected a CSV file; correct data") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no valid path"
+        raise DataError(f"{source}: cannot be read ({reason}); correct data or the file's permissions") from None
+    if not content.strip():
+        raise DataError(f"{source}: is empty; expected a header line and one line per row")
+    return content
+
+
+def _decode(content: bytes, encoding: str, source: str) -> str:
+    """Text of the file without its byte-order mark."""
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        guess = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1 or cp1252"
+        raise DataError(
+            f"{source}: line {line} is not {encoding} text; say what the file is with the option encoding, for "
+            f"example {guess}, or save it as UTF-8"
+        ) from None
+    except (LookupError, ValueError):
+        raise DataError(
+            f"{source}: the option encoding names no text encoding that Python knows; expected for example utf-8, "
+            "utf-16, latin-1 or cp1252"
+        ) from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(
+            f"{source}: line {line} holds a NUL byte; expected a text file; if it is UTF-16 text, set the option "
+            "encoding to utf-16-le or utf-16-be, else export it as CSV again"
+        )
+    return text.removeprefix("\ufeff")
+
+
+def _parse(text: str, source: str) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows and the line each row starts in; quoted line breaks are fine, ragged rows are not."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    start = 1
+    try:
+        for row in reader:
+            blank = not row or (len(row) == 1 and not row[0].strip())
+            if not header and not blank:
+                header = [unicodedata.normalize("NFC", name.strip()) for name in row]
+                _check_separator(header, source)
+            elif not blank:
+                if len(row) != len(header):
+                    raise DataError(
+                        f"{source}: line {start} has {len(row)} fields, expected {len(header)} as in the header; "
+                        "put text that holds commas in double quotes, or correct the line"
+                    )
+                rows.append(row)
+                lines.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{source}: the row that starts in line {start} is not valid CSV ({error}); expected double quotes in "
+            "pairs and fields under 128 KiB; correct the line"
+        ) from None
+    if not rows:
+        raise DataError(f"{source}: has a header and no rows; expected one line per row below it")
+    return header, rows, lines
+
+
+def _check_separator(header: Sequence[str], source: str) -> None:
+    """Name the separator where the file is separated by something else than commas."""
+    for separator, name in _SEPARATORS.items():
+        if len(header) == 1 and separator in header[0]:
+            raise DataError(
+                f"{source}: its header is separated by {name}, expected commas; export it as comma-separated CSV "
+                "(numbers with a decimal point)"
+            )
+
+
+def _named_columns(header: list[str], rows: list[list[str]], source: str) -> tuple[dict[str, Sequence[str]], list[str]]:
+    """Columns by name; an unnamed column may only be empty, and is left out."""
+    columns: dict[str, Sequence[str]] = {}
+    warnings = []
+    _check_header([name for name in header if name], source)
+    for position, (name, cells) in enumerate(zip(header, zip(*rows, strict=True), strict=True), start=1):
+        if name:
+            columns[name] = cells
+        elif any(cell.strip() for cell in cells):
+            raise DataError(
+                f"{source}: column {position} has no name in the header; name it, or delete it (a row index that "
+                "pandas wrote goes away with to_csv(index=False))"
+            )
+        else:
+            warnings.append(f"{source}: column {position} has no name and no content: left out")
+    return columns, warnings
+
+
+def _check_header(names: Sequence[str], source: str) -> None:
+    """Refuse two columns of one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f'{source}: two columns are named "{name}"; rename one of them')
+        seen.add(name)
+
+
+def _id_names(spec: PartySpec) -> list[str]:
+    return [_nfc(name) for name in ([spec.id] if isinstance(spec.id, str) else spec.id)]
+
+
+def _nfc(name: str) -> str:
+    """One spelling for names with accents, which macOS and Windows write differently."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def _table(columns: dict[str, Sequence[str]], spec: PartySpec, place: Place, warnings: Iterable[str]) -> PartyTable:
+    """Apply the party's options to columns of text."""
+    if not place.lines:
+        raise DataError(f"{place.source}: has no rows; expected at least one")
+    columns = {_nfc(name): cells for name, cells in columns.items()}
+    ids = _id_names(spec)
+    for option, names in _named_in_options(spec).items():
+        for name in names:
+            _check_column(name, option, columns, place.source)
+    features: dict[str, NDArray[np.float64] | NDArray[np.object_]] = {}
+    kinds: dict[str, Kind] = {}
+    for name in _feature_names(spec, list(columns), place.source):
+        kinds[name], features[name] = read_feature(
+            name,
+            columns[name],
+            place,
+            categorical=name in map(_nfc, spec.categorical),
+            missing_values=[value.strip() for value in spec.missing_values],
+        )
+    id_columns = [list(columns[name]) for name in ids]
+    return PartyTable(
+        id_columns=id_columns,
+        features=pd.DataFrame(features, index=pd.RangeIndex(len(place.lines))),
+        kinds=kinds,
+        labels=_labels(columns[_nfc(spec.label)], id_columns, spec.label, place) if spec.label else None,
+        weights=read_weights(spec.sample_weight, columns[_nfc(spec.sample_weight)], place)
+        if spec.sample_weight
+        else None,
+        warnings=tuple(warnings),
+    )
+
+
+def _named_in_options(spec: PartySpec) -> dict[str, list[str]]:
+    """Columns that the party's options name, by option."""
+    return {
+        "id": _id_names(spec),
+        "label": [_nfc(spec.label)] if spec.label else [],
+        "sample_weight": [_nfc(spec.sample_weight)] if spec.sample_weight else [],
+        "features": [_nfc(name) for name in spec.features or ()],
+        "drop": [_nfc(name) for name in spec.drop],
+        "categorical": [_nfc(name) for name in spec.categorical],
+    }
+
+
+def _check_column(name: str, option: str, columns: Iterable[str], source: str) -> None:
+    """Refuse an option that names a column which is not there, and offer the nearest one."""
+    names = list(columns)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1) or [
+        other for other in names if other.casefold() == name.casefold()
+    ]
+    hint = f'; the nearest is "{near[0]}"' if near else f"; the file has {len(names)} columns"
+    raise DataError(f'{source}: {option} names the column "{name}", which is not in the header{hint}; correct {option}')
+
+
+def _feature_names(spec: PartySpec, header: Sequence[str], source: str) -> list[str]:
+    """Columns to learn from: those listed, or all but id, label and sample weight; less those dropped."""
+    options = _named_in_options(spec)
+    taken = {name: option for option in ("id", "label", "sample_weight") for name in options[option]}
+    for option in ("features", "categorical"):
+        for name in options[option]:
+            if name in taken:
+                raise DataError(
+                    f'{source}: column "{name}" is the party\'s {taken[name]} and stands in {option} too; '
+                    "take it out of one"
+                )
+    wanted = options["features"] if spec.features is not None else [name for name in header if name not in taken]
+    return [name for name in dict.fromkeys(wanted) if name not in options["drop"]]
+
+
+def _labels(cells: Sequence[str], id_columns: list[list[str]], name: str, place: Place) -> list[str]:
+    """Label texts; one is needed in every row that has an id, since any such row may be used."""
+    labels = [cell.strip() for cell in cells]
+    has_id = [all(part.strip() for part in parts) for parts in zip(*id_columns, strict=True)]
+    missing = [label in MISSING and there for label, there in zip(labels, has_id, strict=True)]
+    if any(missing):
+        raise DataError(
+            f'{place.source}: label column "{name}": {place.first(missing)} are missing; expected a label in every '
+            "row that has an id; fill them in or delete the rows"
+        )
+    return labels

@@ -1,0 +1,369 @@
+"""From a party's columns to the exact integers that a GLM computes with.
+
+Three local steps, none of which sends anything:
+
+1. ``fit_preprocessor``: median imputation, one-hot, standardising, learnt on the training rows only.
+2. ``quantise``: every encoded column once to integers with a power-of-two scale of its own, which its owner keeps.
+   The same integers serve the forward pass, the Gram matrix, the gradient and the prediction.
+3. ``exact_matmul``: products of such integers without any rounding, which is what makes runs bit-identical.
+
+**Bounds that the fixed-point code relies on.** Every encoded column, indicator columns of categories included, has mean
+0 and root mean square 1 over the n training rows. Hence ``sum_i |x_ij| <= n`` (Cauchy-Schwarz) and
+``|x_ij| <= sqrt(n)`` there; test rows may lie outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import StandardScaler
+
+from parties.columns import Kind
+from parties.errors import DataError, LocalProtocolError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_CONSTANT = 1e-12  # a standard deviation below this share of the largest magnitude is rounding noise
+_LARGEST = 1e300  # standardised test values are clipped here, so that they stay finite
+_INTEGER_LIMIT = 1 << 31
+_RESULT_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """A column of numbers: divided by ``unit`` (1, or a power of two for extreme columns), median for missing."""
+
+    name: str
+    unit: float
+    median: float
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A column of text: one 0/1 column per category of the training rows; None is the category of missing cells."""
+
+    name: str
+    categories: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """What was learnt from a party's training rows; a party's own secret, stored in its model shard.
+
+    Attributes
+    ----------
+    numeric, categorical : tuples of columns in use, in file order
+        Encoded columns stand in this order: all numeric ones, then each category.
+    means, scales : tuples of float, one per encoded column
+    unknown_category : {"refuse", "ignore"}
+        What to do with categories never seen in training when NEW data are scored.
+    warnings : tuple of str
+        Columns left out; names and counts only.
+    """
+
+    numeric: tuple[NumericColumn, ...]
+    categorical: tuple[CategoricalColumn, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    unknown_category: str = "refuse"
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def sources(self) -> list[str]:
+        """For each encoded column, the name of the column it comes from: safe in messages, unlike ``names``."""
+        own = [column.name for column in self.numeric]
+        return own + [column.name for column in self.categorical for _ in column.categories]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the encoded columns; those of categories hold values of the data, so they stay with the owner."""
+        return [column.name for column in self.numeric] + [
+            f"{column.name} is missing" if category is None else f"{column.name}={category}"
+            for column in self.categorical
+            for category in column.categories
+        ]
+
+    @property
+    def features(self) -> list[str]:
+        """Columns in use, before encoding."""
+        return list(dict.fromkeys(self.sources))
+
+    def transform(self, frame: pd.DataFrame, *, new_data: bool = False) -> tuple[Floats, list[str]]:
+        """Encode rows: impute, one-hot, standardise.
+
+        Parameters
+        ----------
+        frame : DataFrame of n rows
+            ``PartyTable.features``; columns not in use are ignored.
+        new_data : bool
+            Rows of another file than the one trained on: ``unknown_category = "refuse"`` then refuses categories
+            that the training rows lack. Within one run they are all zeros, with a warning.
+
+        Returns
+        -------
+        X : ndarray of shape (n, d), float64
+        warnings : list of str
+
+        Raises
+        ------
+        DataError
+            A column is missing, or unknown categories are refused.
+        """
+        absent = [name for name in self.features if name not in frame.columns]
+        if absent:
+            raise DataError(f'column "{absent[0]}" was used in training and is not in these data; add it')
+        raw, warnings = _encode(frame, self.numeric, self.categorical)
+        if warnings and new_data and self.unknown_category == "refuse":
+            raise DataError(f'{warnings[0]}; correct them or set unknown_category = "ignore"')
+        with np.errstate(over="ignore"):
+            X = (raw - np.array(self.means)) / np.array(self.scales)
+        return np.clip(X, -_LARGEST, _LARGEST), [f"{line}: all zeros there" for line in warnings]
+
+    def to_dict(self) -> dict[str, object]:
+        """State as plain JSON types."""
+        state: dict[str, object] = msgspec.to_builtins(self)
+        return state
+
+    @staticmethod
+    def from_dict(state: Mapping[str, object]) -> Preprocessor:
+        """Inverse of ``to_dict``, checked field by field.
+
+        Raises
+        ------
+        DataError
+            The state is not one that ``to_dict`` wrote.
+        """
+        try:
+            loaded = msgspec.convert(state, Preprocessor, strict=False)
+        except msgspec.ValidationError as error:
+            raise DataError(f"model shard: the preprocessor's state is damaged ({error}); train again") from None
+        if not len(loaded.means) == len(loaded.scales) == len(loaded.sources):
+            raise DataError("model shard: the preprocessor's state is damaged (column counts differ); train again")
+        return loaded
+
+
+def fit_preprocessor(
+    frame: pd.DataFrame, kinds: Mapping[str, Kind], *, unknown_category: str = "refuse"
+) -> Preprocessor:
+    """Learn medians, categories, means and deviations from TRAINING rows.
+
+    Constant and entirely missing columns, judged on these rows, are left out with a warning.
+
+    Parameters
+    ----------
+    frame : DataFrame of n training rows
+        Numeric columns float64 with NaN for missing, categorical ones object with None for missing.
+    kinds : mapping of column name to {"numeric", "categorical"}
+    unknown_category : {"refuse", "ignore"}
+        Kept for the scoring of new data.
+    """
+    numeric, warnings = _fit_numeric(frame[[name for name, kind in kinds.items() if kind == "numeric"]])
+    categorical = []
+    for name in (name for name, kind in kinds.items() if kind == "categorical"):
+        present = {cell for cell in frame[name] if isinstance(cell, str)}
+        has_missing = len(frame) > sum(isinstance(cell, str) for cell in frame[name])
+        categories: tuple[str | None, ...] = (*sorted(present), *([None] if has_missing else []))
+        if len(categories) > 1:
+            categorical.append(CategoricalColumn(name, categories))
+        else:
+            warnings.append(_left_out(name, bool(present)))
+    raw, _ = _encode(frame, numeric, categorical)
+    scaler = StandardScaler().fit(raw) if raw.size else None
+    scales = np.sqrt(scaler.var_) if scaler else np.zeros(0)
+    keep = scales > _CONSTANT * np.abs(raw).max(axis=0, initial=0)
+    warnings += [_left_out(column.name, True) for column, kept in zip(numeric, keep, strict=False) if not kept]
+    return Preprocessor(
+        numeric=tuple(column for column, kept in zip(numeric, keep, strict=False) if kept),
+        categorical=tuple(categorical),
+        means=tuple((scaler.mean_ if scaler else scales)[keep].tolist()),
+        scales=tuple(scales[keep].tolist()),
+        unknown_category=unknown_category,
+        warnings=tuple(warnings),
+    )
+
+
+def _left_out(name: str, has_values: bool) -> str:
+    """Warning for a column that says nothing about the training rows."""
+    state = "the same in all training rows" if has_values else "missing in all training rows"
+    return f'column "{name}" is {state}: left out'
+
+
+def _fit_numeric(frame: pd.DataFrame) -> tuple[list[NumericColumn], list[str]]:
+    """Units and medians of numeric columns; entirely missing ones are left out."""
+    empty = frame.isna().all(axis=0) if len(frame.columns) else pd.Series(dtype=bool)
+    warnings = [_left_out(str(name), False) for name in frame.columns[empty.to_numpy(dtype=bool)]]
+    used = frame.loc[:, ~empty.to_numpy(dtype=bool)]
+    if used.empty:
+        return [], warnings
+    values = used.to_numpy(dtype=np.float64)
+    units = [_unit(float(largest)) for largest in np.nanmax(np.abs(values), axis=0)]
+    medians = SimpleImputer(strategy="median").fit(values / np.array(units)).statistics_
+    columns = zip(used.columns, units, medians, strict=True)
+    return [NumericColumn(str(name), unit, float(median)) for name, unit, median in columns], warnings
+
+
+def _unit(largest: float) -> float:
+    """1, or a power of two near the largest magnitude where squares would overflow or vanish."""
+    if largest == 0 or 1e-100 < largest < 1e100:
+        return 1.0
+    return float(np.ldexp(1.0, max(int(np.frexp(largest)[1]) - 1, -1000)))
+
+
+def _encode(
+    frame: pd.DataFrame, numeric: Sequence[NumericColumn], categorical: Sequence[CategoricalColumn]
+) -> tuple[Floats, list[str]]:
+    """Imputed numbers and 0/1 columns, before standardising; warns of categories that are not known."""
+    blocks: list[Floats] = [np.zeros((len(frame), 0))]
+    warnings = []
+    for column in numeric:
+        values = frame[column.name].to_numpy(dtype=np.float64)
+        with np.errstate(over="ignore"):
+            scaled = np.clip(values / column.unit, -_LARGEST, _LARGEST)
+        blocks.append(np.where(np.isnan(values), column.median, scaled)[:, None])
+    for group in categorical:
+        position = {category: code for code, category in enumerate(group.categories)}
+        cells = [cell if isinstance(cell, str) else None for cell in frame[group.name]]
+        codes = np.array([position.get(cell, -1) for cell in cells], dtype=np.int64)
+        blocks.append((codes[:, None] == np.arange(len(group.categories))).astype(np.float64))
+        if unseen := int((codes < 0).sum()):
+            warnings.append(f'column "{group.name}": {unseen:,} rows hold a category that no training row has')
+    return np.hstack(blocks), warnings
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedBlock:
+    """Columns as integers: column j of X is ``integers[:, j] * 2.0**-scale_bits[j]``.
+
+    Attributes
+    ----------
+    integers : ndarray of shape (n, d), int64
+        Below 2^31 in magnitude.
+    scale_bits : ndarray of shape (d,), int64
+        10 to 15; follows from the column's largest training value, hence private to its owner.
+    warnings : tuple of str
+    """
+
+    integers: Integers
+    scale_bits: Integers
+    warnings: tuple[str, ...] = ()
+
+
+def quantise(X: Floats, n_train: int, names: Sequence[str] | None = None) -> QuantisedBlock:
+    """Round every column once to integers with its own power-of-two scale (PROTOCOLS 0.3).
+
+    ``e_j = clip(15 - ceil(log2 max |x_j|), 10, 15)`` over the training rows; halves go to even.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float64
+        Standardised columns, training rows first.
+    n_train : int
+    names : sequence of d str, optional
+        Column names for the warning about clipped test rows (``Preprocessor.sources``).
+
+    Examples
+    --------
+    >>> block = quantise(np.array([[0.5], [-3.0], [70000.0]]), n_train=2)
+    >>> block.scale_bits, block.integers.ravel()
+    (array([13]), array([     4096,    -24576, 573440000]))
+    """
+    largest = np.abs(X[:n_train]).max(axis=0, initial=0.0)
+    magnitude = np.ceil(np.log2(np.where(largest > 0, largest, 1.0)))
+    scale_bits = np.where(largest > 0, np.clip(15 - magnitude, 10, 15), 15).astype(np.int64)
+    with np.errstate(over="ignore"):
+        scaled = np.rint(np.ldexp(X, scale_bits))
+    outside = ~(np.abs(scaled) < _INTEGER_LIMIT)
+    if outside[:n_train].any() or np.isnan(X).any():
+        raise DataError("training values beyond 2^21 cannot be quantised; expected standardised columns without NaN")
+    clipped = np.clip(scaled, 1 - _INTEGER_LIMIT, _INTEGER_LIMIT - 1).astype(np.int64)
+    labels = names if names is not None else [str(j) for j in range(X.shape[1])]
+    warnings = tuple(
+        f'column "{labels[j]}": {int(outside[:, j].sum()):,} test rows lie over 65,000 standard deviations outside the '
+        "training rows: clipped"
+        for j in np.flatnonzero(outside.any(axis=0)).tolist()
+    )
+    return QuantisedBlock(clipped, scale_bits, warnings)
+
+
+def exact_matmul(A: Integers, B: Integers) -> Integers:
+    """Exact product of integer matrices, by float64 BLAS on limbs whose partial sums stay within 2^53.
+
+    numpy multiplies integers without BLAS, some 30 times slower. Within 2^53 every partial sum is exact in
+    whatever order BLAS adds, so the result depends neither on threads nor on the machine.
+
+    Parameters
+    ----------
+    A : ndarray of shape (n, k), int64
+    B : ndarray of shape (k,) or (k, m), int64
+
+    Returns
+    -------
+    ndarray of shape (n,) or (n, m), int64
+
+    Raises
+    ------
+    LocalProtocolError
+        An entry could reach 2^62, judged by ``|A| |B|``.
+
+    Examples
+    --------
+    >>> exact_matmul(np.array([[3, -(2**40)]]), np.array([5, 2**20]))
+    array([-1152921504606846961])
+    """
+    right = B[:, None] if B.ndim == 1 else B
+    bits_A, bits_B = _bits(A), _bits(right)
+    if bits_A + bits_B + max(A.shape[1], 1).bit_length() > 62:
+        _check_range(A, right)
+    block = min(max(A.shape[1], 1), 4096)
+    budget = 53 - (block - 1).bit_length()
+    width_A = max(min(bits_A, budget - min(bits_B, budget // 2)), 1)
+    width_B = budget - width_A
+    limbs_B = _limbs(right, bits_B, width_B)
+    total = np.zeros((A.shape[0], right.shape[1]), dtype=np.int64)
+    for shift_A, limb_A in _limbs(A, bits_A, width_A):
+        for shift_B, limb_B in limbs_B:
+            part = np.zeros_like(total)
+            for start in range(0, A.shape[1], block):
+                piece = limb_A[:, start : start + block] @ limb_B[start : start + block]
+                part += piece.astype(np.int64)
+            total += part << (shift_A + shift_B)  # wraps modulo 2^64; the checked result does not
+    return total[:, 0] if B.ndim == 1 else total
+
+
+def _bits(values: Integers) -> int:
+    """Bits of the largest magnitude."""
+    if not values.size:
+        return 0
+    return max(int(values.max()), -int(values.min())).bit_length()
+
+
+def _check_range(A: Integers, B: Integers) -> None:
+    """Refuse products that could leave int64; 2^-20 covers the rounding of the bound itself."""
+    bound = np.abs(A.astype(np.float64)) @ np.abs(B.astype(np.float64))
+    if bound.max(initial=0.0) >= _RESULT_LIMIT * (1 - 2.0**-20):
+        raise LocalProtocolError(
+            "an integer product reaches 2^62; expected smaller weights or residuals: the training diverges; "
+            "raise training.l2"
+        )
+
+
+def _limbs(values: Integers, bits: int, width: int) -> list[tuple[int, Floats]]:
+    """Split into (shift, limb) with |limb| <= 2^width, signed balanced digits, least significant first."""
+    limbs = []
+    shift = 0
+    rest = values
+    while bits > width:
+        low = ((rest + (1 << (width - 1))) & ((1 << width) - 1)) - (1 << (width - 1))
+        limbs.append((shift, low.astype(np.float64)))
+        rest = (rest - low) >> width
+        shift += width
+        bits = _bits(rest)
+    limbs.append((shift, rest.astype(np.float64)))
+    return limbs
