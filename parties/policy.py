@@ -64,7 +64,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = False
 
 
-Level = Literal["warn", "stop", "refuse"]
+Level = Literal["warn", "drop", "stop", "refuse"]
+_WOULD = {
+    "drop": "columns would be left out",
+    "stop": "training would stop here",
+    "refuse": "this would be refused",
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Guards:
         return list(self._heard.values())
 
     def heed(self, verdict: Verdict | None) -> bool:
-        """Give a verdict its effect; True means that the caller stops here and keeps what it has.
+        """Give a verdict its effect; True: the caller acts on it ("stop": ends here, "drop": leaves columns out).
 
         Raises
         ------
@@ -115,10 +120,9 @@ class Guards:
             raise PolicyError(str(verdict))
         text = str(verdict)
         if verdict.level != "warn" and not self.enforce:
-            done = "refused" if verdict.level == "refuse" else "stopped"
-            text = f"between companies this would be {done} because {text}"
+            text = f"between companies {_WOULD[verdict.level]} because {text}"
         self._heard.setdefault((verdict.guard, verdict.party, verdict.level), f"guard: {text}")
-        return verdict.level == "stop" and self.enforce
+        return self.enforce and verdict.level in ("stop", "drop")
 
 
 def objections(

@@ -13,7 +13,7 @@ from parties.policy import Policy
 PartyName = Annotated[
     str,
     Meta(
-        pattern=r"^(?!coordinator\Z)[a-z0-9][a-z0-9_-]{0,63}\Z",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z",
         description="Unique name of the party; 'coordinator' is taken.",
     ),
 ]
@@ -29,7 +29,7 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: PartyName
     role: Annotated[PartyRole, Meta(description="The active party has the label; passive parties have features only.")]
-    data: Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+\Z", description="Its CSV, relative to this file.")]
+    data: Annotated[str, Meta(min_length=1, description="Its CSV, relative to this file.")]
     id: Annotated[
         Column | Annotated[tuple[Column, ...], Meta(min_length=1)],
         Meta(description="Id column, or a list of columns for a composite key."),
@@ -76,6 +76,10 @@ def check_spec(spec: PartySpec, file: str = "its file") -> None:
         A key that its role forbids or lacks, a column with two meanings, an unknown encoding.
     """
     where = f"party '{spec.name}' of {file}"
+    if spec.name == "coordinator":
+        raise ConfigError(f"name of {where}, got 'coordinator', expected another one: the coordinator has it")
+    if "\0" in spec.data:
+        raise ConfigError(f"data in {where}, got a path with a zero byte, expected the path of a CSV")
     if spec.role == "active" and spec.label is None:
         raise ConfigError(f"label missing in active {where}, got none, expected the name of its label column")
     for key in ("label", "positive", "sample_weight"):

@@ -99,15 +99,19 @@ def _read_text(file: Path, asked: Path) -> str:
         return file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         if asked == file:
-            raise ConfigError(f"scenario '{asked}' does not exist, expected a file or a directory with one") from None
-        raise ConfigError(f"directory '{asked}' holds no scenario.toml, expected one, or name the file") from None
+            raise ConfigError(
+                f"scenario {show(str(asked))} does not exist, expected a file or a directory with one"
+            ) from None
+        raise ConfigError(
+            f"directory {show(str(asked))} holds no scenario.toml, expected one, or name the file"
+        ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         column = error.start - error.object.rfind(b"\n", 0, error.start)
         raise ConfigError(f"{file.name}, line {line}, column {column}: got a byte that is not UTF-8") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise ConfigError(f"scenario '{asked}' cannot be read, got: {reason}") from None
+        raise ConfigError(f"scenario {show(str(asked))} cannot be read, got: {reason}") from None
 
 
 def _parse(text: str, name: str) -> Table:
@@ -115,12 +119,16 @@ def _parse(text: str, name: str) -> Table:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{name} is not readable as TOML, got arrays or tables nested too deep") from None
-    except ValueError as error:
-        lines = text.split("\n")
-        end = f"(at line {len(lines)}, column {len(lines[-1]) + 1})"
-        reason = str(error).replace("(at end of document)", end).replace("\n", " ")
-        raise ConfigError(f"{name} is malformed TOML, got: {reason}, expected KEY = VALUE or [SECTION]") from None
+        raise ConfigError(f"{name} is malformed TOML, got arrays or tables nested too deep") from None
+    except tomllib.TOMLDecodeError as error:
+        reason, _, place = str(error).replace("\n", " ").rpartition(" (at ")
+        if not place.startswith("line"):
+            lines = text.split("\n")
+            place = f"line {len(lines)}, column {len(lines[-1]) + 1})"
+        got = f"{name}, {place.removesuffix(')')}: malformed TOML, got: {reason}"
+        raise ConfigError(f"{got}, expected KEY = VALUE or [SECTION]") from None
+    except ValueError:
+        raise ConfigError(f"{name} is malformed TOML, got a number of thousands of digits") from None
 
 
 def _override(document: Table, text: str) -> list[keys.Path]:

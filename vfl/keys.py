@@ -19,6 +19,7 @@ from parties.errors import ConfigError
 
 S = TypeVar("S", bound=msgspec.Struct)
 Path = tuple[str | int, ...]
+END = r"\Z"  # ends a pattern where $ would let a final newline pass
 Table = dict[str, object]
 
 
@@ -153,22 +154,25 @@ def describe(hint: object) -> str:
 
     >>> describe(Annotated[int, msgspec.Meta(ge=1, le=9)])
     'a whole number, at least 1, at most 9'
-    >>> describe(Literal["mean", "row"])
-    "'mean' or 'row'"
+    >>> describe(Literal["refuse", "first", "drop"])
+    "'refuse', 'first' or 'drop'"
     """
-    return ", ".join([_kind(bare(hint)), *(words for meta in metas(hint) for words in _range(meta))])
+    marks = metas(hint)
+    kind = _kind(bare(hint), "non-empty " if any(mark.min_length for mark in marks) else "")
+    return ", ".join([kind, *(words for mark in marks for words in _range(mark))])
 
 
-def _kind(inner: object) -> str:
-    """Words for a type without its range."""
-    plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+def _kind(inner: object, filled: str = "") -> str:
+    """Words for a type without its range; ``filled`` goes before what may not be empty."""
+    plain = {str: f"{filled}text", int: "a whole number", float: "a number", bool: "true or false"}
     if isinstance(inner, type) and inner in plain:
         return plain[inner]
     if get_origin(inner) is Literal:
-        return " or ".join(f"'{value}'" for value in get_args(inner))
+        *most, last = (f"'{value}'" for value in get_args(inner))
+        return f"{', '.join(most)} or {last}" if most else last
     if get_origin(inner) is tuple:
         item = get_args(inner)[0]
-        return "tables" if _is_struct(item) else f"a list of {describe(item)}"
+        return "tables" if _is_struct(item) else f"a {filled}list of {_kind(bare(item))}"
     if get_origin(inner) in (Union, UnionType):
         return " or ".join(describe(part) for part in get_args(inner) if part is not type(None))
     return "a table"
@@ -178,8 +182,4 @@ def _range(meta: msgspec.Meta) -> list[str]:
     """Words for the bounds of one ``Meta``."""
     bounds = (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le), ("below", meta.lt))
     words = [f"{word} {bound}" for word, bound in bounds if bound is not None]
-    if meta.min_length:
-        words.append("not empty")
-    if meta.pattern and "x00" not in meta.pattern:
-        words.append(f"matching {meta.pattern.replace(chr(92) + 'Z', '$')}")
-    return words
+    return [*words, f"matching {meta.pattern.removeprefix('^').removesuffix(END)}"] if meta.pattern else words

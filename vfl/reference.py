@@ -1,0 +1,83 @@
+"""The table of every key of a scenario file, written from the typed objects that check it.
+
+``python -m vfl.reference > docs/reference.md`` writes it; a test compares, so that it cannot drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args, get_origin, get_type_hints
+
+import msgspec
+
+from vfl.job import LATER, ScenarioFile
+from vfl.keys import bare, describe, metas
+
+HEAD = """# Keys of a scenario file
+
+Written by `python -m vfl.reference > docs/reference.md` from the types that check the file. A key that is not listed
+is refused, and the error names the nearest one that is. On the command line `--set training.l2=0.01` and
+`--set party.NAME.data=other.csv` act as if the line stood in the file.
+"""
+
+
+def reference() -> str:
+    """Docs page: one table with section, key, type and range, default and meaning, then what is still to come."""
+    rows = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in _rows())
+    table = f"| section | key | type and range | default | meaning |\n|---|---|---|---|---|\n{rows}\n"
+    return f"{HEAD}\n{table}\n## Not in this version\n\nRefused by name:\n\n{_later()}\n"
+
+
+def _rows(kind: type[msgspec.Struct] = ScenarioFile, section: str = "") -> Iterator[tuple[str, ...]]:
+    """One row per key; a section's rows follow those of the table that it stands in."""
+    hints = get_type_hints(kind, include_extras=True)
+    tables: list[tuple[type[msgspec.Struct], str]] = []
+    for field in msgspec.structs.fields(kind):
+        inner = _table(hints[field.name])
+        if inner is not None:
+            tables.append((inner, f"{section}.{field.name}".lstrip(".")))
+            continue
+        hint = hints[field.name]
+        yield section or "top", f"`{field.name}`", _code(describe(hint)), _default(field), _meaning(hint)
+    for inner, name in tables:
+        yield from _rows(inner, name)
+
+
+def _table(hint: object) -> type[msgspec.Struct] | None:
+    """Struct that a key's value is read into, be it a table or an array of tables."""
+    inner = bare(hint)
+    if get_origin(inner) is tuple:
+        inner = get_args(inner)[0]
+    return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
+
+
+def _meaning(hint: object) -> str:
+    """Collect the description that stands beside the type."""
+    return " ".join(meta.description for meta in metas(hint) if meta.description)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    """Word a default: "required", "none", or the value as TOML writes it."""
+    if field.required:
+        return "required"
+    value = field.default
+    return "none" if value is None else f"`{msgspec.json.encode(value).decode()}`"
+
+
+def _code(words: str) -> str:
+    """Mark a pattern as code, for Markdown would read its brackets and stars."""
+    before, sign, pattern = words.partition("matching ")
+    return f"{before}{sign}`{pattern}`" if sign else words
+
+
+def _later() -> str:
+    """List what the contract knows and this version lacks."""
+    lines = []
+    for path, (coming, _) in LATER.items():
+        values = " = " + " / ".join(str(value) for value in coming) if coming else ""
+        lines.append(f"- `{'.'.join(path)}`{values}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
