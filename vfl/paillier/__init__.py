@@ -1,0 +1,73 @@
+"""Paillier encryption for vertical federated learning.
+
+Keys (`keys`, `interchange`), vectors of ciphertexts (`vectors`, `cipher`, `pool`), exact inner products under masks
+(`inner_product`, `pippenger`), fixed-point numbers, and the arithmetic underneath (`kernels`).
+"""
+
+from vfl.paillier.cipher import add, add_plain, centred, decrypt, encrypt, rerandomise, scale, sum_segments
+from vfl.paillier.counts import OperationCounts, operation_counts
+from vfl.paillier.fixed_point import from_fixed, to_fixed
+from vfl.paillier.inner_product import (
+    InnerProductPlan,
+    choose_rows_per_ciphertext,
+    mask_products,
+    open_products,
+    pack_rows,
+    plan_inner_product,
+    transposed_product,
+    unmask_products,
+)
+from vfl.paillier.interchange import (
+    private_key_from_json,
+    private_key_from_phe,
+    private_key_to_json,
+    private_key_to_phe,
+    public_key_from_json,
+    public_key_from_phe,
+    public_key_to_json,
+    public_key_to_phe,
+)
+from vfl.paillier.kernels import kernel_name
+from vfl.paillier.keys import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
+from vfl.paillier.pool import ObfuscatorPool
+from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
+
+__all__ = [
+    "CipherVector",
+    "InnerProductPlan",
+    "ObfuscatorPool",
+    "OperationCounts",
+    "PrivateKey",
+    "PublicKey",
+    "add",
+    "add_plain",
+    "centred",
+    "choose_rows_per_ciphertext",
+    "decrypt",
+    "encrypt",
+    "from_bytes",
+    "from_fixed",
+    "generate_keypair",
+    "kernel_name",
+    "mask_products",
+    "open_products",
+    "operation_counts",
+    "pack_rows",
+    "plan_inner_product",
+    "private_key_from_json",
+    "private_key_from_phe",
+    "private_key_to_json",
+    "private_key_to_phe",
+    "public_key_from_json",
+    "public_key_from_phe",
+    "public_key_from_wire",
+    "public_key_to_json",
+    "public_key_to_phe",
+    "rerandomise",
+    "scale",
+    "sum_segments",
+    "to_bytes",
+    "to_fixed",
+    "transposed_product",
+    "unmask_products",
+]

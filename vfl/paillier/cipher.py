@@ -1,0 +1,194 @@
+"""Encrypting, decrypting and computing on vectors of ciphertexts (Paillier 1999, scheme 1, g = 1 + N).
+
+    encrypt      (1 + m N) h_s^a            add         c c'
+    add_plain    c (1 + k N)                scale       c^k, or (c^-1)^|k|
+    rerandomise  c h_s^a                    decrypt     L(c^(p-1) mod p^2) ..., by CRT
+
+all modulo N^2. Plaintexts are integers modulo N; signed ones lie in (-N/2, N/2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from parties.errors import CryptoError, LocalProtocolError
+from vfl.paillier.counts import record
+from vfl.paillier.gmp import invert
+from vfl.paillier.kernels import Index, Kernel, Values, everything, multiply
+from vfl.paillier.keys import PrivateKey, PublicKey
+from vfl.paillier.pool import ObfuscatorPool
+from vfl.paillier.vectors import (
+    FRESH,
+    STALE,
+    CipherVector,
+    fresh_vector,
+    same_key,
+    same_length,
+    stale_vector,
+)
+
+
+def encrypt(
+    key: PublicKey | PrivateKey, plaintexts: Sequence[int], *, pool: ObfuscatorPool | None = None
+) -> CipherVector:
+    """Encrypt signed integers; the owner of the key does it faster with the private key.
+
+    Parameters
+    ----------
+    key : PublicKey or PrivateKey
+    plaintexts : sequence of int
+        Each |v| < N / 2.
+    pool : ObfuscatorPool, optional
+        Obfuscators made in advance.
+
+    Returns
+    -------
+    CipherVector
+        Fresh.
+
+    Raises
+    ------
+    CryptoError
+        If a plaintext does not fit.
+
+    Examples
+    --------
+    >>> from vfl.paillier.keys import generate_keypair
+    >>> key = generate_keypair(512, insecure_test_mode=True)
+    >>> v = encrypt(key.public, [3, -4])
+    >>> [centred(m, key.public.n) for m in decrypt(key, add(v, v))]
+    [6, -8]
+    """
+    public = key.public if isinstance(key, PrivateKey) else key
+    integers = [int(v) for v in plaintexts]
+    if any(2 * abs(v) >= public.n for v in integers):
+        raise CryptoError("Encryption: a plaintext does not fit into half the key's modulus.")
+    obfuscators = _obfuscators(key, len(integers), pool, towards_owner=False)
+    record(encryptions=len(integers))
+    return fresh_vector(public, multiply(public.kernel, obfuscators, _plain(public, integers)))
+
+
+def decrypt(key: PrivateKey, v: CipherVector) -> list[int]:
+    """Return the plaintexts as residues in [0, N); see `centred` for signed ones."""
+    same_key(key.public, v.key)
+    record(decryptions=len(v))
+    return key.decrypt_numbers(key.public.kernel.unpack(v.values))
+
+
+def centred(x: int, modulus: int) -> int:
+    """Return the residue of x nearest to zero, in [-modulus/2, modulus/2).
+
+    Examples
+    --------
+    >>> centred(9, 10), centred(4, 10), centred(5, 10)
+    (-1, 4, -5)
+    """
+    x %= modulus
+    return x if 2 * x < modulus else x - modulus
+
+
+def add(a: CipherVector, b: CipherVector) -> CipherVector:
+    """Add elementwise. A sum with a fresh operand is fresh, and that operand stops being so (see `vectors`)."""
+    same_key(a.key, b.key)
+    same_length("add", len(a), len(b))
+    from_a, from_b = a.marks == FRESH, b.marks == FRESH
+    marks = np.where(from_a | from_b, FRESH, STALE)
+    a.marks[from_a] = STALE
+    b.marks[from_b & ~from_a] = STALE
+    return CipherVector(a.key, multiply(a.key.kernel, a.values, b.values), marks)
+
+
+def add_plain(a: CipherVector, integers: Sequence[int]) -> CipherVector:
+    """Add integers (any residues modulo N) elementwise; not fresh."""
+    same_length("add_plain", len(a), len(integers))
+    return stale_vector(a.key, multiply(a.key.kernel, a.values, _plain(a.key, integers)))
+
+
+def scale(a: CipherVector, integers: Sequence[int]) -> CipherVector:
+    """Multiply by signed integers elementwise; not fresh.
+
+    Negative ones raise the inverse (one batch inversion) to |k|; an exponent N - |k| would cost as much as a
+    decryption.
+    """
+    same_length("scale", len(a), len(integers))
+    factors = [int(k) for k in integers]
+    if any(2 * abs(k) >= a.key.n for k in factors):
+        raise CryptoError("Scaling: a factor does not fit into half the key's modulus.")
+    kernel, values = a.key.kernel, a.values
+    negative = np.flatnonzero(np.array([k < 0 for k in factors], dtype=bool))
+    if len(negative):
+        where = everything(values)
+        where[negative] = len(values) + np.arange(len(negative))
+        inverses = invert_all(kernel, kernel.take(values, negative))
+        values = kernel.take(kernel.join([values, inverses]), where)
+    return stale_vector(a.key, kernel.pow_uniform(values, [abs(k) for k in factors]))
+
+
+def sum_segments(v: CipherVector, idx: Index, offsets: Index) -> CipherVector:
+    """Add up the ciphertexts of every segment v[idx[offsets[s]:offsets[s + 1]]]; not fresh.
+
+    Parameters
+    ----------
+    idx : ndarray of shape (m,), int64
+        Positions in v.
+    offsets : ndarray of shape (segments + 1,), int64
+        Starts of the segments in idx, ascending from 0 to m. An empty segment gives an encryption of zero.
+    """
+    order, bounds = np.asarray(idx, dtype=np.int64), np.asarray(offsets, dtype=np.int64)
+    ordered = len(bounds) > 0 and bounds[0] == 0 and bounds[-1] == len(order) and bool((np.diff(bounds) >= 0).all())
+    if not ordered or (len(order) and not 0 <= order.min() <= order.max() < len(v)):
+        raise LocalProtocolError("sum_segments: positions or offsets do not fit the vector.")
+    return stale_vector(v.key, v.key.kernel.seg_prod(v.values, order, bounds))
+
+
+def rerandomise(v: CipherVector, *, towards_owner: bool, pool: ObfuscatorPool | None = None) -> CipherVector:
+    """Return the same plaintexts under fresh obfuscators.
+
+    Parameters
+    ----------
+    towards_owner : bool
+        Whether the vector goes to the owner of the key: the exponents then have |N| + 40 bits. The owner can take
+        logarithms of obfuscators, and under shorter exponents the top bits of sum_i a_i x_i would stay bare.
+    pool : ObfuscatorPool, optional
+        Obfuscators made in advance, for the same direction.
+    """
+    obfuscators = _obfuscators(v.key, len(v), pool, towards_owner=towards_owner)
+    record(rerandomisations=len(v))
+    return fresh_vector(v.key, multiply(v.key.kernel, v.values, obfuscators))
+
+
+def invert_all(kernel: Kernel, values: Values) -> Values:
+    """Return all inverses mod N^2 for one inversion and three products each (Montgomery's trick, as a tree)."""
+    if len(values) <= 1:
+        square = kernel.modulus**2
+        return kernel.pack([int(invert(x, square)) for x in kernel.unpack(values)])
+    half = len(values) // 2
+    low, high = np.arange(half, dtype=np.int64), np.arange(half, 2 * half, dtype=np.int64)
+    odd = kernel.take(values, slice(2 * half, None))
+    products = kernel.join([kernel.mul_pairs(values, low, values, high), odd])
+    inverses = invert_all(kernel, products)
+    return kernel.join(
+        [
+            kernel.mul_pairs(inverses, low, values, high),
+            kernel.mul_pairs(inverses, low, values, low),
+            kernel.take(inverses, slice(half, None)),
+        ]
+    )
+
+
+def _plain(key: PublicKey, integers: Sequence[int]) -> Values:
+    """Return (1 + N)^k = 1 + k N, k modulo N."""
+    n = key.n
+    return key.kernel.pack([1 + int(k) % n * n for k in integers])
+
+
+def _obfuscators(
+    key: PublicKey | PrivateKey, count: int, pool: ObfuscatorPool | None, *, towards_owner: bool
+) -> Values:
+    if pool is None:
+        return key.obfuscators.draw(count, towards_owner=towards_owner)
+    public = key.public if isinstance(key, PrivateKey) else key
+    same_key(public, pool.key)
+    return pool.draw(count, towards_owner=towards_owner)

@@ -1,0 +1,104 @@
+"""What a kernel computes for the rest of this package, and which kernel this process uses.
+
+A kernel works modulo n^2 for one odd n (N for everybody; p and q for the owner of a key). It computes five things:
+
+    mul_pairs(a, ai, b, bi)         a[ai[i]] * b[bi[i]]
+    seg_prod(src, idx, offsets)     one product per segment of src[idx]
+    fixed_base(table, digits)       powers of one base, from a table of its windows
+    pow_uniform(a, e)               powers with exponents of one length
+    pack / unpack                   integers to values and back
+
+and moves values about (`take`, `join`). `Values` is opaque: only the kernel that made a container looks into it.
+Everything above is written as index arrays over these, so that a kernel for other hardware changes no line above.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parties.errors import ConfigError
+
+Index = NDArray[np.int64]
+Digits = NDArray[np.uint8]
+
+_CHOICES = ("gmpy2",)
+
+
+class Values(Protocol):
+    """A kernel's own container of numbers mod n^2; nobody else looks inside."""
+
+    def __len__(self) -> int: ...
+
+
+class Kernel(Protocol):
+    """Arithmetic modulo n^2; see the module's docstring."""
+
+    @property
+    def modulus(self) -> int:
+        """The odd n; numbers are taken modulo n^2."""
+
+    def mul_pairs(self, a: Values, ai: Index, b: Values, bi: Index) -> Values:
+        """Return a[ai[i]] * b[bi[i]] for every i."""
+
+    def seg_prod(self, src: Values, idx: Index, offsets: Index) -> Values:
+        """Return, for every s, the product of src[idx[offsets[s]:offsets[s + 1]]]; one when empty."""
+
+    def fixed_base(self, table: Values, digits: Digits) -> Values:
+        """Return, for every row of ``digits`` (count, windows), the product of table[window, digit]."""
+
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
+        """Return a[i]^e or a[i]^e[i], e >= 0; ``secret`` asks for time that tells nothing about e."""
+
+    def pack(self, numbers: Sequence[int]) -> Values:
+        """Return numbers of [0, n^2) as values."""
+
+    def unpack(self, values: Values) -> list[int]:
+        """Return values as numbers of [0, n^2)."""
+
+    def take(self, values: Values, idx: slice | Index) -> Values:
+        """Return values[idx]."""
+
+    def join(self, parts: Sequence[Values]) -> Values:
+        """Return the parts one after the other."""
+
+
+def kernel_name() -> str:
+    """Name the kernel that this process uses; the environment variable ``VFL_KERNEL`` chooses.
+
+    Raises
+    ------
+    ConfigError
+        If ``VFL_KERNEL`` names a kernel that does not exist.
+
+    Examples
+    --------
+    >>> kernel_name()
+    'gmpy2'
+    """
+    name = os.environ.get("VFL_KERNEL") or _CHOICES[0]
+    if name not in _CHOICES:
+        raise ConfigError(f"VFL_KERNEL: no kernel named {name!r}; choose one of: {', '.join(_CHOICES)}.")
+    return name
+
+
+def open_kernel(modulus: int) -> Kernel:
+    """Return the chosen kernel, ready for numbers mod ``modulus``^2 (odd)."""
+    from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
+
+    kernel_name()
+    return Gmpy2Kernel(modulus)
+
+
+def everything(values: Values) -> Index:
+    """Return the index array that names every value once, in order."""
+    return np.arange(len(values), dtype=np.int64)
+
+
+def multiply(kernel: Kernel, a: Values, b: Values) -> Values:
+    """Return the elementwise product of two containers of one length."""
+    return kernel.mul_pairs(a, everything(a), b, everything(b))

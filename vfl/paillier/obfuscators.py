@@ -1,0 +1,124 @@
+"""Fresh powers of h_s, by fixed-base windows: the only source of randomness in ciphertexts.
+
+A table holds h_s^(d 2^(w i)) for every window i and digit d; a power is then one product per window. Tables are
+made when enough powers have been asked for to pay for them; the first few are plain powers.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+
+import numpy as np
+
+from vfl.paillier.gmp import invert, mpz
+from vfl.paillier.kernels import Digits, Kernel, Values, everything
+
+# Towards the key's owner an exponent is |N| + 40 bits long: shorter ones leave the top bits of a sum of exponents
+# bare to somebody who can take discrete logarithms modulo p and q, as the owner may.
+OWNER_EXTRA_BITS = 40
+_WIDTH = 8  # bits per window: 256 |N|/2 / 8 table entries, 21 MB at 2048 bits
+_LONG_WIDTH = 6  # for the rarer exponents of |N| + 40 bits: 22,000 entries
+_TABLE_AFTER = 24  # powers that cost as much as a table, measured at 1024 and 2048 bits
+
+
+class FixedBase:
+    """Powers of one base with secret exponents of at most ``bits`` bits."""
+
+    def __init__(self, kernel: Kernel, base: int, bits: int, width: int) -> None:
+        self._kernel, self._base, self._width = kernel, base, width
+        self._windows = -(-bits // width)
+        self._table: Values | None = None
+        self._served = 0
+        self._lock = threading.Lock()
+
+    def powers(self, digits: Digits) -> Values:
+        """Return one power per row of window digits (count, windows), lowest window first."""
+        with self._lock:
+            self._served += len(digits)
+            if self._table is None and self._served >= _TABLE_AFTER:
+                self._table = self._build()
+        if self._table is None:
+            bases = self._kernel.pack([self._base] * len(digits))
+            return self._kernel.pow_uniform(bases, exponents(digits, self._width), secret=True)
+        return self._kernel.fixed_base(self._table, digits)
+
+    def _build(self) -> Values:
+        """Double all windows' rows together: row[2^j + i] = row[i] base^(2^j)."""
+        kernel, windows = self._kernel, np.arange(self._windows, dtype=np.int64)
+        doublings = self._doublings()  # base^(2^t), t = 0 .. windows * width - 1
+        size, table = 1, kernel.pack([1] * self._windows)
+        for j in range(self._width):
+            upper = kernel.mul_pairs(table, everything(table), doublings, np.repeat(windows * self._width + j, size))
+            rows = windows[:, None] * size + np.arange(size)
+            order = np.concatenate([rows, rows + len(table)], axis=1).ravel()
+            table, size = kernel.take(kernel.join([table, upper]), order), 2 * size
+        return table
+
+    def _doublings(self) -> Values:
+        kernel = self._kernel
+        powers = [kernel.pack([self._base])]
+        for _ in range(self._windows * self._width - 1):
+            powers.append(kernel.pow_uniform(powers[-1], 2))
+        return kernel.join(powers)
+
+
+def random_digits(count: int, bits: int, width: int) -> Digits:
+    """Return the window digits (count, windows) of uniform exponents below 2^bits, from the system's randomness."""
+    windows = -(-bits // width)
+    raw = np.frombuffer(secrets.token_bytes(count * windows), dtype=np.uint8).reshape(count, windows)
+    digits: Digits = raw & np.uint8((1 << width) - 1)
+    digits[:, -1] &= np.uint8((1 << (bits - (windows - 1) * width)) - 1)
+    return digits
+
+
+def exponents(digits: Digits, width: int) -> list[int]:
+    """Return the exponents that rows of window digits stand for."""
+    return [sum(digit << (width * i) for i, digit in enumerate(row)) for row in digits.tolist()]
+
+
+class Obfuscators:
+    """Fresh powers of h_s modulo N^2, for whoever holds the public key."""
+
+    def __init__(self, kernel: Kernel, h_s: int, exponent_bits: int, key_bits: int) -> None:
+        self._bits = {False: exponent_bits, True: key_bits + OWNER_EXTRA_BITS}
+        self._width = {False: _WIDTH, True: _LONG_WIDTH}
+        self._fixed = {long: FixedBase(kernel, h_s, self._bits[long], self._width[long]) for long in (False, True)}
+
+    def draw(self, count: int, *, towards_owner: bool = False) -> Values:
+        """Return ``count`` obfuscators that nobody has seen; each may be used once."""
+        return self._fixed[towards_owner].powers(
+            random_digits(count, self._bits[towards_owner], self._width[towards_owner])
+        )
+
+
+class OwnerObfuscators:
+    """The same powers of h_s, made by the key's owner modulo p^2 and q^2 and joined by CRT."""
+
+    def __init__(
+        self, kernel: Kernel, kernel_p: Kernel, kernel_q: Kernel, h_s: int, exponent_bits: int, key_bits: int
+    ) -> None:
+        self._kernel, self._kernel_p, self._kernel_q = kernel, kernel_p, kernel_q
+        self._pp, self._qq = mpz(kernel_p.modulus) ** 2, mpz(kernel_q.modulus) ** 2
+        self._pp_inverse = invert(self._pp, self._qq)
+        self._bits = {False: exponent_bits, True: key_bits + OWNER_EXTRA_BITS}
+        self._width = {False: _WIDTH, True: _LONG_WIDTH}
+        self._fixed = {
+            long: (
+                FixedBase(kernel_p, int(h_s % self._pp), self._bits[long], self._width[long]),
+                FixedBase(kernel_q, int(h_s % self._qq), self._bits[long], self._width[long]),
+            )
+            for long in (False, True)
+        }
+
+    def draw(self, count: int, *, towards_owner: bool = False) -> Values:
+        """Return ``count`` obfuscators that nobody has seen; each may be used once."""
+        digits = random_digits(count, self._bits[towards_owner], self._width[towards_owner])
+        base_p, base_q = self._fixed[towards_owner]
+        residues = zip(
+            self._kernel_p.unpack(base_p.powers(digits)),
+            self._kernel_q.unpack(base_q.powers(digits)),
+            strict=True,
+        )
+        pp, qq, inverse = self._pp, self._qq, self._pp_inverse
+        return self._kernel.pack([int(r_p + pp * ((r_q - r_p) * inverse % qq)) for r_p, r_q in residues])
