@@ -17,7 +17,8 @@ same ids.
 - ``terms``, to the coordinator: how many distinct valid ids the party has.
 - ``plan``, to each party: how many distinct valid ids every party has.
 
-And what the protocol's own file says. Rules and settings are the job's, known to all. The proof is keyed with a secret that the coordinator does not have.
+And what the protocol's own file says. Rules and settings are the job's, known to all. The proof is keyed with a secret
+that the coordinator does not have.
 """
 
 from __future__ import annotations

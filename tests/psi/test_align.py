@@ -1,0 +1,318 @@
+"""Alignment of whole roles: terms, sizes, order, agreement."""
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+
+from parties.errors import ConfigError, DataError, RemoteProtocolError
+from parties.local import run_local
+from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
+from psi import align, ecdh
+from psi.align import AlignmentSettings, Wire, align_coordinator, align_party, row_order
+from psi.ids import IdRules, prepare_ids
+
+SETTINGS = AlignmentSettings(seed=7, min_intersection=5)
+
+
+def cells(start, stop, step=1):
+    return [f"client-{i}" for i in range(start, stop, step)]
+
+
+COLUMNS = {"bank": cells(0, 40), "shop": cells(59, 9, -1), "biller": cells(20, 45)}
+
+
+def play(columns=COLUMNS, settings=SETTINGS, rules=None, replace=None, active="bank", judge=None, **recorders):
+    """Align; ``settings`` and ``rules`` may be given per party, ``replace`` swaps roles for scripted ones."""
+    per_party = settings if isinstance(settings, dict) else dict.fromkeys(columns, settings)
+
+    def party(name):
+        prepared = prepare_ids([columns[name]], (rules or {}).get(name, IdRules()), party=name)
+        return lambda end: align_party(end, prepared, per_party[name])
+
+    plays = {name: party(name) for name in columns}
+    plays["coordinator"] = lambda end: align_coordinator(end, judge or per_party["bank"])
+    roles = dict.fromkeys(columns, Passive) | {active: Active, "coordinator": Coordinator}
+    return run_local(plays | (replace or {}), roles=roles, **recorders)
+
+
+def every_error(**arguments):
+    """What each role raises, every role run to its own end."""
+    errors = {}
+
+    def kept(name, action):
+        def run(end):
+            try:
+                return action(end)
+            except (ConfigError, DataError, RemoteProtocolError) as error:
+                errors[name] = (type(error), str(error))
+
+        return run
+
+    settings = arguments.pop("settings", SETTINGS)
+    per_party = settings if isinstance(settings, dict) else dict.fromkeys(COLUMNS, settings)
+    rules = arguments.get("rules", {})
+    columns = arguments.get("columns", COLUMNS)
+    prepared = {name: prepare_ids([cells], rules.get(name, IdRules()), party=name) for name, cells in columns.items()}
+    replace = {
+        name: kept(name, lambda end, name=name: align_party(end, prepared[name], per_party[name])) for name in columns
+    }
+    replace["coordinator"] = kept("coordinator", lambda end: align_coordinator(end, per_party["bank"]))
+    play(settings=settings, replace=replace, **arguments)
+    return errors
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    seen, frames = [], []
+    found = play(observe=seen.append, frames=frames)
+    return found, [d for d in seen if not d.message.startswith("greeting.")], frames
+
+
+def test_all_end_with_the_same_rows_in_the_same_order(recorded):
+    found, _, _ = recorded
+    names = {party: [COLUMNS[party][row] for row in found[party].rows] for party in COLUMNS}
+    assert names["bank"] == names["shop"] == names["biller"]
+    assert sorted(names["bank"]) == sorted(cells(20, 40))
+    assert names["bank"] != cells(20, 40)
+
+
+def test_sizes_and_digest(recorded):
+    found, _, _ = recorded
+    assert {result.intersection for result in found.values()} == {20}
+    assert {result.protocol for result in found.values()} == {"ecdh"}
+    for result in found.values():
+        assert result.sizes == {"bank": 40, "shop": 50, "biller": 25}
+    assert len({found[name].digest for name in COLUMNS}) == 1
+
+
+def test_order_follows_the_seed_and_the_digest_does_not(recorded):
+    found, _, _ = recorded
+    again, other = play(), play(settings=AlignmentSettings(seed=8, min_intersection=5))
+    assert (again["bank"].rows == found["bank"].rows).all()
+    assert (other["bank"].rows != found["bank"].rows).any()
+    assert again["bank"].digest == found["bank"].digest == other["bank"].digest
+    fewer = play(columns=COLUMNS | {"biller": cells(21, 45)})
+    assert fewer["bank"].digest != found["bank"].digest
+
+
+def test_order_is_sha256_of_seed_and_id():
+    names = [b"a", b"b", b"c", b"d"]
+    assert row_order(names, 7).tolist() == [2, 3, 0, 1]
+    assert row_order(names[::-1], 7).tolist() == [1, 0, 3, 2]
+    assert sorted(range(4), key=lambda i: hashlib.sha256(b"rows|7|" + names[i]).digest()) == [2, 3, 0, 1]
+
+
+def test_transcript_is_the_wire_tables(recorded):
+    _, seen, _ = recorded
+    steps = [(d.message, d.sender, d.receiver) for d in seen if d.message.startswith("align.")]
+    expected = [("align.terms", name, "coordinator") for name in COLUMNS]
+    expected += [("align.plan", "coordinator", name) for name in COLUMNS]
+    expected += [("align.proof", name, "bank") for name in ("shop", "biller")]
+    expected += [("align.agreed", "bank", name) for name in ("shop", "biller")]
+    assert sorted(steps) == sorted(expected)
+    tables = [*vars(Wire).values(), *vars(ecdh.Wire).values()]
+    kinds = {message.name: message.payload for message in tables if isinstance(message, Message)}
+    assert {d.message: type(d.payload) for d in seen} == kinds
+
+
+def test_docstring_lists_what_is_disclosed():
+    leakage = " ".join(align.__doc__.partition("*Leakage*")[2].split())
+    listed = dict(re.findall(r"- ``(\w+)``, to [\w ]+: ([^.]+)\.", leakage))
+    declared = {key: m.discloses for key, m in vars(Wire).items() if isinstance(m, Message) and m.discloses}
+    assert listed == declared
+
+
+def test_no_id_and_no_digest_of_the_rows_passes_the_coordinator(recorded):
+    found, seen, frames = recorded
+    relayed = b"|".join(bytes(frame.body) for frame in frames)
+    assert b"client-" not in relayed
+    for hidden in (found["bank"].digest.encode(), bytes.fromhex(found["bank"].digest)):
+        assert hidden not in relayed
+    assert not any(d.receiver == "coordinator" for d in seen if isinstance(d.payload, Control))
+
+
+def test_the_active_party_may_stand_anywhere():
+    found = play(active="biller")
+    assert found["shop"].intersection == 20
+
+
+@pytest.mark.parametrize(
+    ("odd", "text"),
+    [
+        (IdRules(casefold=True), "casefold: got True, expected False"),
+        (IdRules(digits_only=True), "digits_only: got True, expected False"),
+    ],
+)
+def test_different_rules_are_named_to_all(odd, text):
+    errors = every_error(rules={"biller": odd})
+    assert set(errors) == {*COLUMNS, "coordinator"}
+    (verdict,) = set(errors.values())
+    assert verdict[0] is ConfigError
+    assert f"party 'biller', {text}" in verdict[1]
+
+
+@pytest.mark.parametrize(
+    ("odd", "text"),
+    [
+        (AlignmentSettings(seed=8, min_intersection=5), "seed: got 8, expected 7"),
+        (AlignmentSettings(seed=7, min_intersection=1), "min_intersection: got 1, expected 5"),
+        (AlignmentSettings(seed=7, min_intersection=5, tell_small_count=True), "tell_small_count: got True"),
+    ],
+)
+def test_different_settings_are_named_to_all(odd, text):
+    errors = every_error(settings=dict.fromkeys(COLUMNS, SETTINGS) | {"shop": odd})
+    (verdict,) = set(errors.values())
+    assert verdict[0] is ConfigError
+    assert f"party 'shop', {text}" in verdict[1]
+
+
+def test_a_list_shorter_than_the_limit_is_refused_before_any_point():
+    seen = []
+    errors = every_error(columns=COLUMNS | {"biller": cells(20, 24)}, observe=seen.append)
+    (verdict,) = set(errors.values())
+    assert len(errors) == 4
+    assert verdict == (
+        DataError,
+        "alignment: fewer than min_intersection ids: party 'biller' got 4 valid ids, "
+        "expected at least min_intersection = 5",
+    )
+    assert not any(d.message.startswith("ecdh.") for d in seen)
+
+
+def test_no_common_ids_ends_all_roles():
+    errors = every_error(columns=COLUMNS | {"biller": cells(100, 130)})
+    assert set(errors) == {*COLUMNS, "coordinator"}
+    (verdict,) = set(errors.values())
+    assert "no common ids" in verdict[1]
+
+
+def test_a_coordinator_that_swaps_rows_is_found_out(monkeypatch):
+    honest = ecdh.join
+
+    def shifted(lists):
+        positions = honest(lists)
+        others = np.setdiff1d(np.arange(len(lists["biller"])), positions["biller"])
+        return positions | {"biller": np.sort(np.append(positions["biller"][1:], others[0]))}
+
+    monkeypatch.setattr(ecdh, "join", shifted)
+    errors = every_error()
+    assert set(errors) == set(COLUMNS)
+    (verdict,) = set(errors.values())
+    assert verdict[0] is RemoteProtocolError
+    assert "'biller'" in verdict[1]
+
+
+def test_a_replayed_proof_of_another_party_does_not_count(monkeypatch):
+    monkeypatch.setattr(
+        align, "_proof", lambda end, peer, passive, order, real=align._proof: real(end, peer, "x", order)
+    )
+    assert play()["bank"].intersection == 20  # the same change on both sides still agrees ...
+    calls = iter(range(100))
+    monkeypatch.setattr(align, "_proof", lambda *_: f"{next(calls)}")
+    with pytest.raises(RemoteProtocolError, match="differ after the join"):
+        play()
+
+
+def scripted_coordinator(facts, values):
+    def judge(end):
+        links = [end.link(Coordinator, DataParty, name) for name in COLUMNS]
+        for link in links:
+            link.recv(Wire.terms)
+        for link in links:
+            link.send(Wire.plan, Revealed(facts, np.array(values, np.float64)))
+
+    return judge
+
+
+PLANS = {
+    "a size too few": ({}, [40, 50]),
+    "own size changed": ({}, [41, 50, 25]),
+    "not whole": ({}, [40, 50.5, 25]),
+    "nan": ({}, [40, float("nan"), 25]),
+    "huge": ({}, [40, 1e300, 25]),
+    "two dimensions": ({}, [[40], [50], [25]]),
+    "unknown party": ({"refused": "size", "party": "x", "got": 3}, []),
+    "unknown reason": ({"refused": "mood", "party": "shop", "got": 3}, []),
+    "incomplete": ({"refused": "terms", "party": "shop", "got": 3}, []),
+}
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_malformed_plans_name_the_coordinator(case):
+    with pytest.raises(RemoteProtocolError, match="coordinator sent a plan"):
+        play(replace={"coordinator": scripted_coordinator(*PLANS[case])})
+
+
+TERMS = {
+    "no size": ({}, []),
+    "two sizes": ({}, [1, 2]),
+    "negative": ({}, [-1]),
+    "fraction": ({}, [0.5]),
+    "nan": ({}, [float("nan")]),
+    "zero": ({}, [0]),
+    "nested": ({}, [[3]]),
+    "other names": ({"mood": 1}, [25]),
+}
+
+
+@pytest.mark.parametrize("case", TERMS)
+def test_malformed_terms_name_their_sender(case):
+    facts, values = TERMS[case]
+
+    def biller(end):
+        judge = end.link(DataParty, Coordinator, "coordinator")
+        judge.send(Wire.terms, Revealed(facts, np.array(values, np.float64)))
+
+    with pytest.raises(RemoteProtocolError, match="biller sent"):
+        play(replace={"biller": biller})
+
+
+@pytest.mark.parametrize("facts", [{}, {"differs": "nobody"}, {"differs": 3}, {"differs": None, "more": 1}])
+def test_malformed_agreement_names_the_active_party(facts):
+    def bank(end):
+        prepared = prepare_ids([COLUMNS["bank"]], IdRules(), party="bank")
+        judge = end.link(DataParty, Coordinator, "coordinator")
+        judge.send(Wire.terms, Revealed(align._terms(prepared, SETTINGS), np.array([40.0])))
+        judge.recv(Wire.plan)
+        ecdh.party(end, prepared.ids, {"bank": 40, "shop": 50, "biller": 25}, SETTINGS.limit)
+        for name in ("shop", "biller"):
+            link = end.link(Active, Passive, name)
+            link.recv(Wire.proof)
+            link.send(Wire.agreed, Control(facts))
+
+    with pytest.raises(RemoteProtocolError, match="bank sent no proper verdict"):
+        play(replace={"bank": bank})
+
+
+@pytest.mark.parametrize("facts", [{}, {"proof": 3}, {"proof": "00"}, {"proof": "\u00e9"}])
+def test_malformed_proofs_name_their_sender(facts, monkeypatch):
+    monkeypatch.setattr(align, "Control", lambda told: Control(facts if "proof" in told else told))
+    with pytest.raises(RemoteProtocolError, match="the rows of 'shop'"):
+        play()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"protocol": "kkrt"}, "got 'kkrt', this version has 'ecdh'"),
+        ({"min_intersection": 0}, "min_intersection: got 0, expected 1 or more"),
+    ],
+)
+def test_settings_are_checked(arguments, text):
+    with pytest.raises(ConfigError, match=text):
+        AlignmentSettings(**arguments)
+
+
+def test_dropped_rows_are_left_out_of_the_positions():
+    prepared = prepare_ids([["", *cells(0, 10), "x", "x"]], IdRules(), party="bank", duplicates="drop", missing="drop")
+    other = prepare_ids([cells(0, 10)], IdRules(), party="shop")
+    plays = {
+        "bank": lambda end: align_party(end, prepared, SETTINGS),
+        "shop": lambda end: align_party(end, other, SETTINGS),
+        "coordinator": lambda end: align_coordinator(end, SETTINGS),
+    }
+    found = run_local(plays, roles={"bank": Active, "shop": Passive, "coordinator": Coordinator})
+    assert (found["bank"].rows == found["shop"].rows + 1).all()
+    assert found["bank"].sizes == {"bank": 10, "shop": 10}
