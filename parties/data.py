@@ -72,7 +72,7 @@ def read_party(spec: PartySpec) -> PartyTable:
     source = f"party {spec.name}, file {spec.data}"
     text = _decode(_read_bytes(Path(spec.data), source), spec.encoding, source)
     header, rows, lines = _parse(text, source)
-    columns, warnings = _named_columns(header, rows, source)
+    columns, warnings = _named_columns(header, list(zip(*rows, strict=True)), source)
     return _table(columns, spec, Place(source, lines), warnings)
 
 
@@ -85,18 +85,16 @@ def table_from_frame(frame: pd.DataFrame, spec: PartySpec) -> PartyTable:
         As ``read_party``; also for ids that pandas holds as floating-point numbers.
     """
     source = f"party {spec.name}, DataFrame"
-    header = [str(name) for name in frame.columns]
-    _check_header(header, source)
+    header = [_nfc(str(name)) for name in frame.columns]
     for name, dtype in zip(header, frame.dtypes, strict=True):
         if name in _id_names(spec) and pd.api.types.is_float_dtype(dtype):
             raise DataError(
                 f'{source}: id column "{name}" holds floating-point numbers, which lose digits; expected text or '
                 'integers; read it with dtype=str or convert it with .astype("Int64").astype(str)'
             )
-    columns: dict[str, Sequence[str]] = {
-        name: [_cell_text(cell) for cell in frame.iloc[:, at]] for at, name in enumerate(header)
-    }
-    return _table(columns, spec, Place(source, range(len(frame)), "row"), [])
+    cells = [[_cell_text(cell) for cell in frame.iloc[:, at]] for at in range(len(header))]
+    columns, warnings = _named_columns(header, cells, source)
+    return _table(columns, spec, Place(source, range(len(frame)), "row"), warnings)
 
 
 def _cell_text(cell: object) -> str:
@@ -162,7 +160,7 @@ def _parse(text: str, source: str) -> tuple[list[str], list[list[str]], list[int
         for row in reader:
             blank = not row or (len(row) == 1 and not row[0].strip())
             if not header and not blank:
-                header = [unicodedata.normalize("NFC", name.strip()) for name in row]
+                header = [_nfc(name) for name in row]
                 _check_separator(header, source)
             elif not blank:
                 if len(row) != len(header):
@@ -193,15 +191,18 @@ def _check_separator(header: Sequence[str], source: str) -> None:
             )
 
 
-def _named_columns(header: list[str], rows: list[list[str]], source: str) -> tuple[dict[str, Sequence[str]], list[str]]:
+def _named_columns(
+    header: Sequence[str], cells: Sequence[Sequence[str]], source: str
+) -> tuple[dict[str, Sequence[str]], list[str]]:
     """Columns by name; an unnamed column may only be empty, and is left out."""
     columns: dict[str, Sequence[str]] = {}
     warnings = []
-    _check_header([name for name in header if name], source)
-    for position, (name, cells) in enumerate(zip(header, zip(*rows, strict=True), strict=True), start=1):
+    for position, (name, column) in enumerate(zip(header, cells, strict=True), start=1):
+        if name in columns:
+            raise DataError(f'{source}: two columns are named "{name}", expected different names; rename one of them')
         if name:
-            columns[name] = cells
-        elif any(cell.strip() for cell in cells):
+            columns[name] = column
+        elif any(cell.strip() for cell in column):
             raise DataError(
                 f"{source}: column {position} has no name in the header; name it, or delete it (a row index that "
                 "pandas wrote goes away with to_csv(index=False))"
@@ -211,43 +212,34 @@ def _named_columns(header: list[str], rows: list[list[str]], source: str) -> tup
     return columns, warnings
 
 
-def _check_header(names: Sequence[str], source: str) -> None:
-    """Refuse two columns of one name."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f'{source}: two columns are named "{name}"; rename one of them')
-        seen.add(name)
-
-
 def _id_names(spec: PartySpec) -> list[str]:
     return [_nfc(name) for name in ([spec.id] if isinstance(spec.id, str) else spec.id)]
 
 
 def _nfc(name: str) -> str:
-    """One spelling for names with accents, which macOS and Windows write differently."""
-    return unicodedata.normalize("NFC", name.strip())
+    """One spelling for names with accents, which macOS and Windows write differently, on one line."""
+    return unicodedata.normalize("NFC", " ".join(part.strip() for part in name.split("\n")).strip())
 
 
 def _table(columns: dict[str, Sequence[str]], spec: PartySpec, place: Place, warnings: Iterable[str]) -> PartyTable:
     """Apply the party's options to columns of text."""
     if not place.lines:
         raise DataError(f"{place.source}: has no rows; expected at least one")
-    columns = {_nfc(name): cells for name, cells in columns.items()}
     ids = _id_names(spec)
     for option, names in _named_in_options(spec).items():
         for name in names:
             _check_column(name, option, columns, place.source)
-    features: dict[str, NDArray[np.float64] | NDArray[np.object_]] = {}
+    features: dict[str, object] = {}
     kinds: dict[str, Kind] = {}
     for name in _feature_names(spec, list(columns), place.source):
-        kinds[name], features[name] = read_feature(
+        kinds[name], values = read_feature(
             name,
             columns[name],
             place,
             categorical=name in map(_nfc, spec.categorical),
             missing_values=[value.strip() for value in spec.missing_values],
         )
+        features[name] = pd.Series(values, dtype=values.dtype)  # else pandas 3 turns text into its own type
     id_columns = [list(columns[name]) for name in ids]
     return PartyTable(
         id_columns=id_columns,
