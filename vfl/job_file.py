@@ -100,22 +100,22 @@ def _read_text(file: Path, asked: Path) -> str:
     except FileNotFoundError:
         if asked == file:
             raise ConfigError(
-                f"scenario {show(str(asked))} does not exist, expected a file or a directory with one"
+                f"scenario {str(asked)!r} does not exist, expected a file or a directory with one"
             ) from None
-        raise ConfigError(
-            f"directory {show(str(asked))} holds no scenario.toml, expected one, or name the file"
-        ) from None
+        raise ConfigError(f"directory {str(asked)!r} holds no scenario.toml, expected one, or name the file") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         column = error.start - error.object.rfind(b"\n", 0, error.start)
         raise ConfigError(f"{file.name}, line {line}, column {column}: got a byte that is not UTF-8") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise ConfigError(f"scenario {show(str(asked))} cannot be read, got: {reason}") from None
+        raise ConfigError(f"scenario {str(asked)!r} cannot be read, got: {reason}") from None
 
 
 def _parse(text: str, name: str) -> Table:
     """Parse TOML; errors name file, line and column."""
+    if not text.strip():
+        raise ConfigError(f"{name} is empty, expected at least name, model and two [[party]] tables")
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -144,8 +144,10 @@ def _override(document: Table, text: str) -> list[keys.Path]:
         step, node, new = _enter(node, part, place, text)
         place = (*place, step)
         given += [place] if new else []
+    if isinstance(node, list):
+        raise ConfigError(f"--set, got {show(text)}, expected a key of one party, such as party.NAME.data")
     if not isinstance(node, dict):
-        raise ConfigError(f"--set, got {show(text)}, expected a key such as party.NAME.data for a party")
+        raise _single(place, text)
     node[parts[-1]] = _value(value)
     return [*given, (*place, parts[-1])]
 
@@ -162,7 +164,12 @@ def _enter(node: object, part: str, place: keys.Path, text: str) -> tuple[str | 
         known = [name for name in names if isinstance(name, str)]
         hint = f", did you mean '{keys.nearest(part, known)}'?" if known else ""
         raise ConfigError(f"--set, got {show(text)}: no {place[-1]} is named {show(part)}{hint}")
-    raise ConfigError(f"--set, got {show(text)}: '{place[-1]}' is a single value, expected KEY=VALUE for it")
+    raise _single(place, text)
+
+
+def _single(place: keys.Path, text: str) -> ConfigError:
+    """Make the error for an override that looks for a key inside a value."""
+    return ConfigError(f"--set, got {show(text)}, but {show(place[-1])} is a single value, expected KEY=VALUE for it")
 
 
 def _value(text: str) -> object:
@@ -185,7 +192,7 @@ def _refuse_later(document: Table, source: Source) -> None:
         if coming and got in coming:
             exists = ", ".join(f"'{value}'" for value in present)
             raise ConfigError(f"{key} {where}, got '{got}', which is not in this version, expected one of {exists}")
-        if not coming and any(got is value or (got == value and type(got) is not bool) for value in present):
+        if not coming and any(got == value and isinstance(got, bool) == isinstance(value, bool) for value in present):
             del table[key]
         elif not coming:
             default = show(present[0]) if present else "no such line"
