@@ -119,12 +119,25 @@ class Preprocessor:
         absent = [name for name in self.features if name not in frame.columns]
         if absent:
             raise DataError(f'column "{absent[0]}" was used in training and is not in these data; add it')
+        self._check_kinds(frame)
         raw, warnings = _encode(frame, self.numeric, self.categorical)
         if warnings and new_data and self.unknown_category == "refuse":
             raise DataError(f'{warnings[0]}; correct them or set unknown_category = "ignore"')
         with np.errstate(over="ignore"):
             X = (raw - np.array(self.means)) / np.array(self.scales)
         return np.clip(X, -_LARGEST, _LARGEST), [f"{line}: all zeros there" for line in warnings]
+
+    def _check_kinds(self, frame: pd.DataFrame) -> None:
+        """Refuse a column that holds text where training saw numbers, or the other way round."""
+        expected = {column.name: True for column in self.numeric}
+        expected |= {column.name: False for column in self.categorical}
+        for name, number in expected.items():
+            if (frame[name].dtype == np.float64) != number and not frame[name].isna().all():
+                now, then = ("text", "numbers") if number else ("numbers", "categories")
+                raise DataError(
+                    f'column "{name}" holds {now} here and held {then} in training; expected the same; '
+                    "correct it, or list it under categorical in both"
+                )
 
     def to_dict(self) -> dict[str, object]:
         """State as plain JSON types."""
@@ -233,7 +246,9 @@ def _encode(
         codes = np.array([position.get(cell, -1) for cell in cells], dtype=np.int64)
         blocks.append((codes[:, None] == np.arange(len(group.categories))).astype(np.float64))
         if unseen := int((codes < 0).sum()):
-            warnings.append(f'column "{group.name}": {unseen:,} rows hold a category that no training row has')
+            warnings.append(
+                f'column "{group.name}": {unseen:,} rows hold a category, or a missing cell, that no training row has'
+            )
     return np.hstack(blocks), warnings
 
 
@@ -310,7 +325,7 @@ def exact_matmul(A: Integers, B: Integers) -> Integers:
     Raises
     ------
     LocalProtocolError
-        An entry could reach 2^62, judged by ``|A| |B|``.
+        An entry could reach 2^62, judged by ``|A| |B|``, or one of A or B does.
 
     Examples
     --------
@@ -319,7 +334,7 @@ def exact_matmul(A: Integers, B: Integers) -> Integers:
     """
     right = B[:, None] if B.ndim == 1 else B
     bits_A, bits_B = _bits(A), _bits(right)
-    if bits_A + bits_B + max(A.shape[1], 1).bit_length() > 62:
+    if bits_A + bits_B + A.shape[1].bit_length() > 62:
         _check_range(A, right)
     block = min(max(A.shape[1], 1), 4096)
     budget = 53 - (block - 1).bit_length()
@@ -347,7 +362,7 @@ def _bits(values: Integers) -> int:
 def _check_range(A: Integers, B: Integers) -> None:
     """Refuse products that could leave int64; 2^-20 covers the rounding of the bound itself."""
     bound = np.abs(A.astype(np.float64)) @ np.abs(B.astype(np.float64))
-    if bound.max(initial=0.0) >= _RESULT_LIMIT * (1 - 2.0**-20):
+    if max(_bits(A), _bits(B)) > 62 or bound.max(initial=0.0) >= _RESULT_LIMIT * (1 - 2.0**-20):
         raise LocalProtocolError(
             "an integer product reaches 2^62; expected smaller weights or residuals: the training diverges; "
             "raise training.l2"
