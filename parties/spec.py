@@ -80,6 +80,8 @@ def check_spec(spec: PartySpec, file: str = "its file") -> None:
         raise ConfigError(f"name of {where}, got 'coordinator', expected another one: the coordinator has it")
     if "\0" in spec.data:
         raise ConfigError(f"data in {where}, got a path with a zero byte, expected the path of a CSV")
+    if isinstance(spec.positive, int) and abs(spec.positive) >= 2**63:
+        raise ConfigError(f"positive in {where}, got a number beyond 64 bits, expected it as text, in quotes")
     if spec.role == "active" and spec.label is None:
         raise ConfigError(f"label missing in active {where}, got none, expected the name of its label column")
     for key in ("label", "positive", "sample_weight"):

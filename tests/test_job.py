@@ -30,8 +30,8 @@ from vfl.job import (
     job_fields,
     resolve_task,
 )
-from vfl.keys import describe, nearest
 from vfl.reference import reference
+from vfl.tables import describe, nearest
 
 PARTIES = [{"name": "bank", "role": "active"}, {"name": "biller", "role": "passive"}]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parties.errors import ConfigError, VflError
-from vfl.job import Scenario
+from vfl.job import Scenario, decode_job, decode_party, encode_job, encode_party
 from vfl.job_file import _parse, build_scenario, load_scenario
 
 TEXT = """\
@@ -155,6 +155,7 @@ def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
         ("l2 = 0.001", 'curvature = "rows"', ["curvature", "got 'rows'", "'mean' or 'row'"]),
         ("seed = 7", "seed = -7", ["seed at the top", "got -7", "at least 0"]),
         ("seed = 7", f"seed = {10**30}", ["seed at the top", "at most"]),
+        ("seed = 7", f"seed = 0x{'f' * 5000}", ["seed at the top", "a very long int", "at most"]),
         ("seed = 7", "seed = 2024-01-01", ["seed at the top", "got 2024-01-01"]),
         ("0.3", "1.0", ["test_fraction in [split]", "got 1.0", "below 1"]),
         ("0.3", "-0.1", ["test_fraction in [split]", "at least 0"]),
@@ -330,7 +331,10 @@ def test_building_from_a_document_leaves_it_alone() -> None:
 def outcome(document: Any, *overrides: str) -> Scenario | str:
     """Build a scenario or return its refusal; any other exception fails the test that asks."""
     try:
-        return build_scenario(document, Path("/d"), file="scenario.toml", overrides=overrides)
+        built = build_scenario(document, Path("/d"), file="scenario.toml", overrides=overrides)
+        assert decode_job(encode_job(built.job)) == built.job
+        assert tuple(decode_party(encode_party(spec)) for spec in built.parties) == built.parties
+        return built
     except VflError as error:
         assert "\n" not in str(error)
         assert len(str(error)) < 2000

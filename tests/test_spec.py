@@ -75,6 +75,7 @@ def test_names_of_the_contract(name: str) -> None:
         (bank(encoding="utf-9"), ["encoding", "'utf-9'", "cp1252"]),
         (bank(encoding="base64"), ["encoding", "'base64'"]),
         (bank(encoding="a\0b"), ["encoding"]),
+        (bank(positive=2**63), ["positive", "'bank'", "64 bits", "text"]),
         (bank(data="a\0b"), ["data", "zero byte"]),
     ],
 )

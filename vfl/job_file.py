@@ -16,9 +16,9 @@ import msgspec
 
 from parties.errors import ConfigError
 from parties.spec import PartySpec, check_spec
-from vfl import keys
+from vfl import tables
 from vfl.job import LATER, Job, Member, Scenario, ScenarioFile, check_job, resolve_task
-from vfl.keys import Source, Table, show
+from vfl.tables import Source, Table, show
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = (), *, strict: bool = False) -> Scenario:
@@ -58,7 +58,7 @@ def build_scenario(
     given = frozenset(place for override in overrides for place in _override(edited, override))
     source = Source(file, edited, given)
     _refuse_later(edited, source)
-    lines = keys.read(ScenarioFile, edited, source)
+    lines = tables.read(ScenarioFile, edited, source)
     job = _job(lines, file, strict)
     for spec in lines.party:
         check_spec(spec, file)
@@ -131,15 +131,15 @@ def _parse(text: str, name: str) -> Table:
         raise ConfigError(f"{name} is malformed TOML, got a number of thousands of digits") from None
 
 
-def _override(document: Table, text: str) -> list[keys.Path]:
+def _override(document: Table, text: str) -> list[tables.Path]:
     """Put one ``KEY=VALUE`` of ``--set`` into the document; return the places that it gave."""
     path, sign, value = text.partition("=")
     parts = [part.strip() for part in path.split(".")]
     if not sign or not all(parts):
         raise ConfigError(f"--set, got {show(text)}, expected KEY=VALUE such as training.l2=0.01")
     node: object = document
-    place: keys.Path = ()
-    given: list[keys.Path] = []
+    place: tables.Path = ()
+    given: list[tables.Path] = []
     for part in parts[:-1]:
         step, node, new = _enter(node, part, place, text)
         place = (*place, step)
@@ -152,7 +152,7 @@ def _override(document: Table, text: str) -> list[keys.Path]:
     return [*given, (*place, parts[-1])]
 
 
-def _enter(node: object, part: str, place: keys.Path, text: str) -> tuple[str | int, object, bool]:
+def _enter(node: object, part: str, place: tables.Path, text: str) -> tuple[str | int, object, bool]:
     """One step of an override's path: into a table, made where missing, or to the party of that name."""
     if isinstance(node, dict):
         new = part not in node
@@ -162,12 +162,12 @@ def _enter(node: object, part: str, place: keys.Path, text: str) -> tuple[str | 
         if part in names:
             return names.index(part), node[names.index(part)], False
         known = [name for name in names if isinstance(name, str)]
-        hint = f", did you mean '{keys.nearest(part, known)}'?" if known else ""
+        hint = f", did you mean '{tables.nearest(part, known)}'?" if known else ""
         raise ConfigError(f"--set, got {show(text)}: no {place[-1]} is named {show(part)}{hint}")
     raise _single(place, text)
 
 
-def _single(place: keys.Path, text: str) -> ConfigError:
+def _single(place: tables.Path, text: str) -> ConfigError:
     """Make the error for an override that looks for a key inside a value."""
     return ConfigError(f"--set, got {show(text)}, but {show(place[-1])} is a single value, expected KEY=VALUE for it")
 

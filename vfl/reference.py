@@ -11,7 +11,7 @@ from typing import get_args, get_origin, get_type_hints
 import msgspec
 
 from vfl.job import LATER, ScenarioFile
-from vfl.keys import bare, describe, metas
+from vfl.tables import bare, describe, metas
 
 HEAD = """# Keys of a scenario file
 
@@ -31,15 +31,15 @@ def reference() -> str:
 def _rows(kind: type[msgspec.Struct] = ScenarioFile, section: str = "") -> Iterator[tuple[str, ...]]:
     """One row per key; a section's rows follow those of the table that it stands in."""
     hints = get_type_hints(kind, include_extras=True)
-    tables: list[tuple[type[msgspec.Struct], str]] = []
+    inner_tables: list[tuple[type[msgspec.Struct], str]] = []
     for field in msgspec.structs.fields(kind):
         inner = _table(hints[field.name])
         if inner is not None:
-            tables.append((inner, f"{section}.{field.name}".lstrip(".")))
+            inner_tables.append((inner, f"{section}.{field.name}".lstrip(".")))
             continue
         hint = hints[field.name]
         yield section or "top", f"`{field.name}`", _code(describe(hint)), _default(field), _meaning(hint)
-    for inner, name in tables:
+    for inner, name in inner_tables:
         yield from _rows(inner, name)
 
 
