@@ -37,13 +37,16 @@ from numpy.typing import NDArray
 
 from parties.errors import CryptoError, LocalProtocolError
 from vfl.paillier.cipher import add_plain, centred, decrypt, rerandomise
+from vfl.paillier.columns import choose_windows
 from vfl.paillier.keys import PrivateKey, PublicKey
-from vfl.paillier.pippenger import cost_of_column, powers_of_columns
+from vfl.paillier.pippenger import powers_of_columns
 from vfl.paillier.pool import ObfuscatorPool
 from vfl.paillier.vectors import CipherVector, same_length, stale_vector
 
 GUARD_BITS, GAP_BITS, SIGMA = 2, 10, 40
 _LARGEST = 1 << 62
+_DENSE_ENTRY = 1 << 15
+_SQUARING, _PER_PLAINTEXT = 0.8, 5.0  # in products
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,11 @@ def plan_inner_product(modulus_bits: int, rows: int, bound: int, rows_per_cipher
 
 
 def choose_rows_per_ciphertext(modulus_bits: int, rows: int, bound: int, features: int) -> int:
-    """Return the k that costs least for ``features`` columns over all owners of X, by counting products.
+    """Return the k that costs least for ``features`` dense columns over all owners of X, by counting products.
 
-    One encryption is one product per 8 bits of exponent (|N| / 2 of them); one column costs what
-    `vfl.paillier.pippenger` counts at 16 bits plus the squarings between its slots, at 0.7 products each (measured).
+    One encryption is one product per 8 bits of exponent (|N| / 2 of them) and some for the plaintext; columns cost what
+    `vfl.paillier.columns` counts for 16-bit entries, and the squarings between slots. The constants were measured
+    at 2048 bits; bytes, which always speak for packing, are not counted.
 
     Examples
     --------
@@ -155,12 +159,11 @@ def choose_rows_per_ciphertext(modulus_bits: int, rows: int, bound: int, feature
 
 def _cost(modulus_bits: int, rows: int, slot_bits: int, features: int, k: int) -> float:
     """Return the products that one encrypted pass costs."""
-    encrypting = -(-rows // k) * (modulus_bits / 16 + _PRODUCTS_PER_PLAINTEXT)
-    column = cost_of_column(rows, _COLUMN_BITS, k)[0] + _SQUARING * slot_bits * (k - 1)
-    return encrypting + features * column
-
-
-_COLUMN_BITS, _SQUARING, _PRODUCTS_PER_PLAINTEXT = 16, 0.7, 5.0
+    ciphertexts = -(-rows // k)
+    dense = np.full(features, rows, dtype=np.int64)
+    columns, _ = choose_windows(dense, np.full(features, _DENSE_ENTRY, dtype=np.int64), ciphertexts, k)
+    squarings = features * _SQUARING * slot_bits * (k - 1)
+    return ciphertexts * (modulus_bits / 16 + _PER_PLAINTEXT) + columns + squarings
 
 
 def pack_rows(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:

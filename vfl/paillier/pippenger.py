@@ -1,14 +1,14 @@
-"""Products of powers prod_i c_i^(x_ij) for all columns j at once (Pippenger's buckets, signed digits).
+"""Products of powers prod_i c_i^(x_ij) for all columns j at once, by signed windows.
 
-Each x is cut into signed digits of `width` bits. The ciphertexts of one digit value go into one bucket, negative digits
-by their inverse (one batch inversion for all columns); zero digits cost nothing. The buckets of one window are joined
-by running products, sum_d d B_d = sum_d sum_(e >= d) B_e, and the windows by squarings. A column of 0 and 1, whatever
-its power-of-two scale, is one window with one bucket: a pure product.
+Each x is cut into signed digits (`vfl.paillier.columns`). By *buckets*, the ciphertexts of one digit value are
+multiplied, negative digits by their inverses (one batch inversion for all columns), and the buckets of one window are
+joined by running products, sum_d d B_d = sum_d sum_(e >= d) B_e. By *tables*, every ciphertext's small powers are made
+once and each digit picks one. Zero digits cost nothing either way; windows are joined by squarings.
 
 With k rows per ciphertext the exponent of a block is sum_i x_i 2^(beta (k - 1 - i)): its windows are aligned to the
 slots, so that a row still costs one product per window.
 
-Memory follows the number of digits: columns are taken in batches of about four million.
+Memory follows the number of digits and of table entries: columns, and for tables ciphertexts, are taken in batches.
 """
 
 from __future__ import annotations
@@ -16,25 +16,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfl.paillier.cipher import invert_all
+from vfl.paillier.columns import Integers, Windows, choose_windows, reduce_columns, signed_digits
 from vfl.paillier.kernels import Index, Kernel, Values, everything, multiply
 
-_WIDEST = 12
 _DIGITS_AT_ONCE = 1 << 22
+_TABLE_ENTRIES = 1 << 16  # 40 MB at 2048 bits
 
 
 @dataclass(frozen=True)
-class Windows:
-    """How columns are cut: ``count`` signed digits of ``width`` bits, the top one as large as it comes."""
+class _Source:
+    """The ciphertexts, then their inverses, and how rows lie in them."""
 
-    width: int
-    count: int
+    kernel: Kernel
+    signed: Values
+    rows_per_value: int
+    slot_bits: int
+
+    @property
+    def ciphertexts(self) -> int:
+        return len(self.signed) // 2
 
 
 def powers_of_columns(
-    kernel: Kernel, values: Values, X: NDArray[np.int64], *, rows_per_value: int = 1, slot_bits: int = 0
+    kernel: Kernel, values: Values, X: Integers, *, rows_per_value: int = 1, slot_bits: int = 0
 ) -> Values:
     """Return prod_b c_b^(sum_i x_(bk+i, j) 2^(slot_bits (k - 1 - i))) for every column j.
 
@@ -45,95 +51,98 @@ def powers_of_columns(
     X : ndarray of shape (n, d), int64
         Magnitudes up to 2^62.
     """
-    rows, columns = X.shape
-    signed = kernel.join([values, invert_all(kernel, values)])
-    shifts = _common_zeros(X)
-    small = X >> shifts
+    source = _Source(kernel, kernel.join([values, invert_all(kernel, values)]), rows_per_value, slot_bits)
+    reduced = reduce_columns(X)
+    if not reduced.offsets.any():
+        return _scaled(kernel, _powers(source, reduced.small), reduced.divisors)
+    with_ones = np.concatenate([reduced.small, np.ones((len(X), 1), dtype=np.int64)], axis=1)
+    powers = _powers(source, with_ones)
+    offsets = _scaled(kernel, kernel.take(powers, np.full(X.shape[1], X.shape[1])), reduced.offsets)
+    return multiply(kernel, _scaled(kernel, kernel.take(powers, slice(0, X.shape[1])), reduced.divisors), offsets)
+
+
+def _powers(source: _Source, X: Integers) -> Values:
+    """Raise to all columns, those of one cut together."""
+    nonzero, largest = np.count_nonzero(X, axis=0), np.abs(X).max(axis=0, initial=0)
+    _, cuts = choose_windows(nonzero, largest, source.ciphertexts, source.rows_per_value)
     groups: dict[Windows, list[int]] = {}
-    for j in range(columns):
-        groups.setdefault(_choose_windows(small[:, j], rows_per_value), []).append(j)
-    parts, order = [], []
+    for j, windows in enumerate(cuts):
+        groups.setdefault(windows, []).append(j)
+    parts: list[Values] = []
+    order: list[int] = []
     for windows, members in groups.items():
-        step = max(1, _DIGITS_AT_ONCE // max(1, rows * windows.count))
+        step = max(1, _DIGITS_AT_ONCE // (len(X) * windows.count))
         for start in range(0, len(members), step):
             batch = members[start : start + step]
-            totals = _window_totals(kernel, signed, small[:, batch], windows, rows_per_value)
-            parts.append(_join_windows(kernel, totals, len(batch), windows, rows_per_value, slot_bits))
+            totals = (_by_tables if windows.tabled else _by_buckets)(source, X[:, batch], windows)
+            parts.append(_join_windows(source, totals, len(batch), windows))
             order += batch
     back = np.argsort(np.array(order, dtype=np.int64), kind="stable")
-    return _shift_back(kernel, kernel.take(kernel.join(parts), back), shifts)
+    return source.kernel.take(source.kernel.join(parts), back)
 
 
-def cost_of_column(nonzero: int, bits: int, rows_per_value: int) -> tuple[float, Windows]:
-    """Return the cheapest way to raise to one column, in products, and its windows.
-
-    Parameters
-    ----------
-    nonzero : int
-        Rows that are not zero.
-    bits : int
-        Length of the largest magnitude.
-    """
-    best = (float("inf"), Windows(1, 1))
-    for width in range(1, _WIDEST + 1):
-        count = max(1, -(-bits // width))
-        top = 1 << max(0, bits - (count - 1) * width)
-        buckets = (count - 1 << (width - 1)) + top - (bits == 1)
-        cost = nonzero * count + rows_per_value * 2.0 * buckets
-        best = min(best, (cost, Windows(width, count)), key=lambda choice: choice[0])
-    return best
-
-
-def _choose_windows(column: NDArray[np.int64], rows_per_value: int) -> Windows:
-    bits = int(np.abs(column).max(initial=0)).bit_length()
-    return cost_of_column(int(np.count_nonzero(column)), bits, rows_per_value)[1]
-
-
-def _common_zeros(X: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return, per column, how many low bits are zero in all rows (0 for a column of zeros)."""
-    union = np.bitwise_or.reduce(X, axis=0)
-    lowest = union & -union
-    return np.array([max(int(bit).bit_length() - 1, 0) for bit in lowest], dtype=np.int64)
-
-
-def _signed_digits(X: NDArray[np.int64], windows: Windows) -> list[NDArray[np.int64]]:
-    """Return X = sum_w D_w 2^(width w), lowest first; all but the top in [-2^(width-1), 2^(width-1))."""
-    digits, rest, base = [], X, 1 << windows.width
-    for _ in range(windows.count - 1):
-        low = rest & (base - 1)
-        low = np.where(low >= base // 2, low - base, low)
-        digits.append(low)
-        rest = (rest - low) >> windows.width
-    return [*digits, rest]
-
-
-def _window_totals(
-    kernel: Kernel, signed: Values, X: NDArray[np.int64], windows: Windows, rows_per_value: int
-) -> Values:
-    """Return the value of every window of every slot, in the order (column, slot, window)."""
-    rows, columns = X.shape
-    k, inverse_of = rows_per_value, len(signed) // 2
-    row = np.arange(rows, dtype=np.int64)
-    block, slot = (row // k)[:, None], (k - 1 - row % k)[:, None]
-    digits = _signed_digits(X, windows)
-    largest = max(1, max(int(np.abs(d).max(initial=0)) for d in digits))
-    chain = (np.arange(columns, dtype=np.int64) * k + slot) * windows.count
-    buckets, sources = [], []
-    for w, d in enumerate(digits):
+def _digits(source: _Source, X: Integers, windows: Windows) -> tuple[Index, Index, Integers]:
+    """Return chain, ciphertext and digit of every digit that is not zero; chains are (column, slot, window)."""
+    k = source.rows_per_value
+    row, column = np.arange(len(X), dtype=np.int64)[:, None], np.arange(X.shape[1], dtype=np.int64)
+    first = (column * k + (k - 1 - row % k)) * windows.count
+    block = np.broadcast_to(row // k, X.shape)
+    chains, blocks, digits = [], [], []
+    for w, d in enumerate(signed_digits(X, windows)):
         used = d != 0
-        buckets.append(((chain + w) * largest + np.abs(d) - 1)[used])
-        sources.append((block + inverse_of * (d < 0))[used])
-    chains = columns * k * windows.count
-    return _running_products(kernel, _fill(kernel, signed, buckets, sources, chains * largest), chains, largest)
+        chains.append((first + w)[used])
+        blocks.append(block[used])
+        digits.append(d[used])
+    return np.concatenate(chains), np.concatenate(blocks), np.concatenate(digits)
 
 
-def _fill(kernel: Kernel, signed: Values, buckets: list[Index], sources: list[Index], count: int) -> Values:
-    """Return the product of every bucket."""
-    keys, idx = np.concatenate(buckets), np.concatenate(sources)
+def _by_buckets(source: _Source, X: Integers, windows: Windows) -> Values:
+    """Return the value of every chain, through one bucket per digit value."""
+    chain, block, digit = _digits(source, X, windows)
+    size = max(1, int(np.abs(digit).max(initial=0)))
+    chains = X.shape[1] * source.rows_per_value * windows.count
+    buckets = _segments(
+        source.kernel,
+        source.signed,
+        chain * size + np.abs(digit) - 1,
+        block + source.ciphertexts * (digit < 0),
+        chains * size,
+    )
+    return _running_products(source.kernel, buckets, chains, size)
+
+
+def _by_tables(source: _Source, X: Integers, windows: Windows) -> Values:
+    """Return the value of every chain, through tables of the ciphertexts' powers."""
+    chain, block, digit = _digits(source, X, windows)
+    count = X.shape[1] * source.rows_per_value * windows.count
+    half, step = 1 << (windows.width - 1), max(1, _TABLE_ENTRIES >> windows.width)
+    entry = np.abs(digit) - 1 + half * (digit < 0)  # 1 .. half, then the inverses' 1 .. half
+    totals: Values | None = None
+    for start in range(0, source.ciphertexts, step):
+        here = (block >= start) & (block < start + step)
+        table = _table(source, start, min(start + step, source.ciphertexts), half)
+        part = _segments(source.kernel, table, chain[here], (block[here] - start) * 2 * half + entry[here], count)
+        totals = part if totals is None else multiply(source.kernel, totals, part)
+    return totals if totals is not None else source.kernel.pack([1] * count)
+
+
+def _table(source: _Source, start: int, stop: int, half: int) -> Values:
+    """Return c^1 .. c^half, c^-1 .. c^-half for the ciphertexts from start to stop."""
+    kernel, rows = source.kernel, np.arange(start, stop, dtype=np.int64)
+    bases = kernel.take(source.signed, np.stack([rows, rows + source.ciphertexts], axis=1).ravel())
+    powers = [bases]
+    for _ in range(half - 1):
+        powers.append(multiply(kernel, powers[-1], bases))
+    order = np.arange(half * len(bases), dtype=np.int64).reshape(half, len(bases)).T.ravel()
+    return kernel.take(kernel.join(powers), order)
+
+
+def _segments(kernel: Kernel, values: Values, keys: Index, idx: Index, count: int) -> Values:
+    """Return the product of values[idx] for every key below count."""
     order = np.argsort(keys, kind="stable")
     offsets = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(np.bincount(keys, minlength=count), out=offsets[1:])
-    return kernel.seg_prod(signed, idx[order], offsets)
+    return kernel.seg_prod(values, idx[order], offsets)
 
 
 def _running_products(kernel: Kernel, buckets: Values, chains: int, size: int) -> Values:
@@ -146,13 +155,12 @@ def _running_products(kernel: Kernel, buckets: Values, chains: int, size: int) -
     return total
 
 
-def _join_windows(
-    kernel: Kernel, totals: Values, columns: int, windows: Windows, rows_per_value: int, slot_bits: int
-) -> Values:
+def _join_windows(source: _Source, totals: Values, columns: int, windows: Windows) -> Values:
     """Join the windows of every column from the top down, by squarings."""
-    per_column = rows_per_value * windows.count
+    kernel, k = source.kernel, source.rows_per_value
+    per_column = k * windows.count
     first = np.arange(columns, dtype=np.int64) * per_column
-    places = [slot_bits * t + windows.width * w for t in range(rows_per_value) for w in range(windows.count)]
+    places = [source.slot_bits * t + windows.width * w for t in range(k) for w in range(windows.count)]
     joined = kernel.take(totals, first + per_column - 1)
     for position in range(per_column - 2, -1, -1):
         joined = kernel.pow_uniform(joined, 1 << (places[position + 1] - places[position]))
@@ -160,6 +168,11 @@ def _join_windows(
     return joined
 
 
-def _shift_back(kernel: Kernel, powers: Values, shifts: NDArray[np.int64]) -> Values:
-    """Square every column as often as low zero bits were dropped from it."""
-    return kernel.pow_uniform(powers, [1 << s for s in shifts.tolist()]) if shifts.any() else powers
+def _scaled(kernel: Kernel, values: Values, factors: Integers) -> Values:
+    """Raise every value to its own signed factor."""
+    if (factors == 1).all():
+        return values
+    if (factors < 0).any():
+        where = everything(values) + len(values) * (factors < 0)
+        values = kernel.take(kernel.join([values, invert_all(kernel, values)]), where)
+    return kernel.pow_uniform(values, np.abs(factors).tolist())
