@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge
 
 from vfl.losses import FAMILIES, Family, Labels, mean_loss, normalise_weights
 from vfl.metrics import Metrics, evaluate
@@ -65,6 +65,8 @@ def fit_glm(
         start = _sklearn_start(model, X_train, y_train, l2, fit_intercept, relative, outputs)
         theta = theta if start is None else start
         theta = _polish(family, X_train, y_train, l2, fit_intercept, relative, theta)
+    if not fit_intercept:
+        theta[:, -1] = 0.0  # the solver leaves rounding noise there
     if model == "softmax":
         theta[:, -1] -= theta[:, -1].mean()
         return theta[:, :-1], theta[:, -1]
@@ -111,11 +113,15 @@ def _sklearn_start(
     """scikit-learn's solution as rows (coef, intercept); None where it has no equivalent (softmax of two classes)."""
     if model == "softmax" and outputs == 2:
         return None
-    estimator: LogisticRegression | PoissonRegressor | Ridge
-    if model == "linear":
+    estimator: LinearRegression | LogisticRegression | PoissonRegressor | Ridge
+    if model == "linear" and l2 == 0:
+        estimator = LinearRegression(fit_intercept=fit_intercept)  # Ridge divides by the zeros of collinear columns
+    elif model == "linear":
         estimator = Ridge(alpha=len(y) * l2, fit_intercept=fit_intercept, solver="svd")
     elif model == "poisson":
-        estimator = PoissonRegressor(alpha=l2, fit_intercept=fit_intercept, tol=1e-6, max_iter=1000)
+        estimator = PoissonRegressor(
+            alpha=l2, fit_intercept=fit_intercept, solver="newton-cholesky", tol=1e-6, max_iter=1000
+        )
     else:
         inverse = 1 / (len(y) * l2) if l2 > 0 else np.inf
         estimator = LogisticRegression(C=inverse, fit_intercept=fit_intercept, tol=1e-6, max_iter=1000)

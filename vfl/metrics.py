@@ -53,7 +53,8 @@ def evaluate(task: str, y_true: Labels, predicted: Floats, classes: Sequence[str
     names = METRIC_NAMES[task]
     if not len(y_true) or not np.isfinite(predicted).all():
         return dict.fromkeys(names)
-    figures = _BY_TASK[task](np.asarray(y_true, dtype=np.float64), predicted, len(classes))
+    with np.errstate(over="ignore", invalid="ignore"):  # squares beyond 1e308: undefined
+        figures = _BY_TASK[task](np.asarray(y_true, dtype=np.float64), predicted, len(classes))
     return {name: _defined(value) for name, value in zip(names, figures, strict=True)}
 
 
@@ -102,9 +103,8 @@ def _count(y: Floats, p: Floats, n_classes: int) -> list[float | None]:
 
 
 def _errors(y: Floats, p: Floats) -> list[float | None]:
-    """Root mean squared and mean absolute error; a square beyond 1e308 is infinite, hence undefined."""
-    with np.errstate(over="ignore"):
-        return [float(np.sqrt(np.mean((y - p) ** 2))), float(np.mean(np.abs(y - p)))]
+    """Root mean squared and mean absolute error."""
+    return [float(np.sqrt(np.mean((y - p) ** 2))), float(np.mean(np.abs(y - p)))]
 
 
 _BY_TASK: dict[str, Callable[[Floats, Floats, int], list[float | None]]] = {
