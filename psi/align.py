@@ -8,6 +8,8 @@
     passive party                            active party
       proof: HMAC(secret of the two, SHA-256(ordered ids))  ------>  compares with its own
                                                             <------  agreed
+    Where all are refused alike (terms differ, too few in common), nobody leaves before all have read it:
+    party p  noted  ------>  coordinator  (from all)  ------>  parted  party p
 
 The order depends on the seed and the ids alone: the same rows, order and test split whenever the same seed meets the
 same ids.
@@ -25,14 +27,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parties.errors import ConfigError, DataError, RemoteProtocolError
-from parties.link import COORDINATOR, Endpoint
+from parties.errors import ConfigError, DataError, PeerLost, RemoteProtocolError
+from parties.link import COORDINATOR, Endpoint, Link
 from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
 from psi import ecdh
 from psi.ids import PreparedIds
@@ -47,6 +50,8 @@ class Wire:
     plan = Message(Coordinator, DataParty, Revealed, discloses="how many distinct valid ids every party has")
     proof = Message(Passive, Active, Control)
     agreed = Message(Active, Passive, Control)
+    noted = Message(DataParty, Coordinator, Control)
+    parted = Message(Coordinator, DataParty, Control)
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,12 @@ def align_party(endpoint: Endpoint, ids: PreparedIds, settings: AlignmentSetting
     """
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
     judge.send(Wire.terms, Revealed(_terms(ids, settings), np.array([len(ids.ids)], np.float64)))
-    sizes = _read_plan(judge.recv(Wire.plan), endpoint, len(ids.ids), settings)
-    found = ecdh.party(endpoint, ids.ids, sizes, settings.limit, workers=workers)
+    try:
+        sizes = _read_plan(judge.recv(Wire.plan), endpoint, len(ids.ids), settings)
+        found = ecdh.party(endpoint, ids.ids, sizes, settings.limit, workers=workers)
+    except (ConfigError, DataError):
+        _part_as_party(judge)
+        raise
     common = [ids.ids[i] for i in found]
     order = row_order(common, settings.seed)
     _agree(endpoint, _ordered_digest(common[i] for i in order))
@@ -164,9 +173,14 @@ def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined
     values = np.array([] if refusal else list(sizes.values()), np.float64)
     for link in links.values():
         link.send(Wire.plan, Revealed(refusal, values))
-    if refusal:
-        raise _refused(refusal, settings)
-    return Joined(sizes, ecdh.coordinator(endpoint, sizes, settings.limit), "ecdh")
+    try:
+        if refusal:
+            raise _refused(refusal, settings)
+        common = ecdh.coordinator(endpoint, sizes, settings.limit)
+    except (ConfigError, DataError):
+        _part_as_coordinator(list(links.values()))
+        raise
+    return Joined(sizes, common, "ecdh")
 
 
 def row_order(ids: list[bytes], seed: int) -> NDArray[np.int64]:
@@ -237,6 +251,22 @@ def _read_plan(plan: Revealed, endpoint: Endpoint, own: int, settings: Alignment
 def _whole(values: NDArray[np.float64]) -> bool:
     """Whether all are positive whole numbers that a list could have as its length."""
     return values.ndim == 1 and bool(((values >= 1) & (values < 2**48) & (values == np.floor(values))).all())
+
+
+def _part_as_party(judge: Link[DataParty, Coordinator]) -> None:
+    """Stay until all have read the refusal: who leaves with an error earlier looks lost to the others."""
+    judge.send(Wire.noted, Control({}))
+    with suppress(PeerLost):  # somebody has left already, so all have noted
+        judge.recv(Wire.parted)
+
+
+def _part_as_coordinator(links: Sequence[Link[Coordinator, DataParty]]) -> None:
+    """Wait until every party has read the refusal, then let all go."""
+    with suppress(PeerLost):
+        for link in links:
+            link.recv(Wire.noted)
+        for link in links:
+            link.send(Wire.parted, Control({}))
 
 
 def _agree(endpoint: Endpoint, order: bytes) -> None:
