@@ -149,11 +149,11 @@ def _decode(content: bytes, encoding: str, source: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _parse(text: str, source: str) -> tuple[list[str], list[list[str]], list[int]]:
+def _parse(text: str, source: str) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
     """Header, rows and the line each row starts in; quoted line breaks are fine, ragged rows are not."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
-    rows: list[list[str]] = []
+    rows: list[tuple[str, ...]] = []
     lines: list[int] = []
     start = 1
     try:
@@ -168,7 +168,7 @@ def _parse(text: str, source: str) -> tuple[list[str], list[list[str]], list[int
                         f"{source}: line {start} has {len(row)} fields, expected {len(header)} as in the header; "
                         "put text that holds commas in double quotes, or correct the line"
                     )
-                rows.append(row)
+                rows.append(tuple(row))  # the garbage collector need not visit tuples of text
                 lines.append(start)
             start = reader.line_num + 1
     except csv.Error as error:
