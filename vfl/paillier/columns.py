@@ -12,6 +12,7 @@ Buckets win with one row per ciphertext; tables where the columns and slots that
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,9 @@ class Windows:
     width: int
     count: int
     tabled: bool
+
+
+Choice = tuple[float, Windows]  # cost in products, and the cut
 
 
 def reduce_columns(X: Integers) -> Reduced:
@@ -79,18 +83,26 @@ def choose_windows(nonzero: Integers, largest: Integers, ciphertexts: int, k: in
         How many ciphertexts there are, with k rows each.
     """
     columns = list(zip(nonzero.tolist(), largest.tolist(), strict=True))
-    bucketed = [_buckets(rows, top, k) for rows, top in columns]
-    best = sum(cost for cost, _ in bucketed), [windows for _, windows in bucketed]
+    distinct = Counter(columns)
+    bucketed = {column: _buckets(*column, k) for column in distinct}
+    best, tables = bucketed, 0.0
     for width in range(2, _WIDEST_TABLE + 1):
-        tabled = [_tabled(rows, top, width) for rows, top in columns]
-        choices = [min(pair, key=lambda choice: choice[0]) for pair in zip(bucketed, tabled, strict=True)]
-        cost = ciphertexts * ((1 << width) - 2) + sum(cost for cost, _ in choices)
-        if cost < best[0]:
-            best = cost, [windows for _, windows in choices]
-    return best
+        tabled = {column: min(_tabled(*column, width), bucketed[column], key=_cost) for column in distinct}
+        entries = float(ciphertexts * ((1 << width) - 2))
+        if entries + _total(tabled, distinct) < tables + _total(best, distinct):
+            best, tables = tabled, entries
+    return tables + _total(best, distinct), [best[column][1] for column in columns]
 
 
-def _buckets(nonzero: int, largest: int, k: int) -> tuple[float, Windows]:
+def _cost(choice: Choice) -> float:
+    return choice[0]
+
+
+def _total(choices: dict[tuple[int, int], Choice], columns: Counter[tuple[int, int]]) -> float:
+    return sum(choices[column][0] * copies for column, copies in columns.items())
+
+
+def _buckets(nonzero: int, largest: int, k: int) -> Choice:
     """Return the cheapest cut of one column for buckets, with its cost."""
     bits = largest.bit_length()
     if bits <= 1:
@@ -100,10 +112,10 @@ def _buckets(nonzero: int, largest: int, k: int) -> tuple[float, Windows]:
         count = -(-bits // width)
         buckets = ((count - 1) << (width - 1)) + (1 << (bits - (count - 1) * width))
         choices.append((nonzero * count + 2.0 * k * buckets, Windows(width, count, tabled=False)))
-    return min(choices, key=lambda choice: choice[0])
+    return min(choices, key=_cost)
 
 
-def _tabled(nonzero: int, largest: int, width: int) -> tuple[float, Windows]:
+def _tabled(nonzero: int, largest: int, width: int) -> Choice:
     """Return the cut of one column for tables of this width, with its cost apart from the tables."""
     count = 1
     while largest > 1 << (width * count - 1):  # up to there the top digit stays within the table

@@ -23,6 +23,11 @@ def _pairs(values: Values) -> list[Pair]:
     return cast("list[Pair]", values)
 
 
+def _secret_power(base: mpz, e: int, modulus: mpz) -> mpz:
+    """Return base^e; the exponent zero, which GMP refuses here, comes up once in 2^256 draws."""
+    return powmod_sec(base, e, modulus) if e else mpz(1)
+
+
 class Gmpy2Kernel:
     """Arithmetic modulo n^2 on gmpy2 (`vfl.paillier.kernels.Kernel`)."""
 
@@ -66,9 +71,9 @@ class Gmpy2Kernel:
         """Return a[i]^e or a[i]^e[i]; ``secret`` takes GMP's side-channel silent powering (1.4 times slower)."""
         if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
             return [self._square(pair, e.bit_length() - 1) for pair in _pairs(a)]
-        power = powmod_sec if secret else powmod
         exponents: Iterable[int] = [e] * len(a) if isinstance(e, int) else e
         n, nn = self._n, self._nn
+        power = _secret_power if secret else powmod
         return [self._split(power(x0 + x1 * n, x, nn)) for (x0, x1), x in zip(_pairs(a), exponents, strict=True)]
 
     def pack(self, numbers: Sequence[int]) -> Values:

@@ -1,0 +1,96 @@
+"""Products of powers against plain integers, for both ways of raising and all layouts of rows."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfl.paillier import pippenger
+from vfl.paillier.columns import Windows
+from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
+
+N = 2**89 - 1
+NN = N * N
+KERNEL = Gmpy2Kernel(N)
+RNG = random.Random(1)
+
+
+def expected(numbers: list[int], X: np.ndarray, k: int, slot: int) -> list[int]:
+    results = []
+    for j in range(X.shape[1]):
+        product = 1
+        for i, x in enumerate(X[:, j].tolist()):
+            product = product * pow(numbers[i // k], x << (slot * (k - 1 - i % k)), NN) % NN
+        results.append(product)
+    return results
+
+
+def check(X: np.ndarray, k: int = 1, slot: int = 0) -> None:
+    numbers = [RNG.randrange(1, N) for _ in range(-(-len(X) // k))]
+    powers = pippenger.powers_of_columns(KERNEL, KERNEL.pack(numbers), X, rows_per_value=k, slot_bits=slot)
+    assert KERNEL.unpack(powers) == expected(numbers, X, k, slot)
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.lists(st.lists(st.integers(-(2**20), 2**20), min_size=n, max_size=n), min_size=1, max_size=4)
+    ),
+    st.sampled_from([(1, 0), (2, 25), (3, 40), (5, 30)]),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_matrix(columns: list[list[int]], layout: tuple[int, int]) -> None:
+    check(np.array(columns, dtype=np.int64).T, *layout)
+
+
+@pytest.mark.parametrize("layout", [(1, 0), (4, 70)])
+def test_edges_of_64_bits(layout: tuple[int, int]) -> None:
+    check(np.array([[2**62, -(2**62)], [-(2**62), 2**62 - 1], [0, 1], [1, 0], [-1, 0]], dtype=np.int64), *layout)
+
+
+@pytest.mark.parametrize("layout", [(1, 0), (3, 24)])
+def test_columns_of_every_kind_keep_their_order(layout: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    n = 400
+    bits = rng.random(n) < 0.3
+    X = np.stack(
+        [
+            rng.integers(-(2**15), 2**15, n),
+            np.where(bits, 40000, -17000),
+            np.zeros(n),
+            bits,
+            rng.integers(-1, 2, n),
+            np.full(n, -9),
+            rng.integers(-(2**15), 2**15, n),
+            bits * 2**15,
+            rng.integers(0, 4, n) * 1000,
+        ],
+        axis=1,
+    ).astype(np.int64)
+    check(X, *layout)
+
+
+@pytest.mark.parametrize("tabled", [False, True])
+@pytest.mark.parametrize("width", [2, 3, 8])
+def test_both_ways_in_batches(tabled: bool, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = -(-17 // width)
+    forced = Windows(width, count, tabled)
+    monkeypatch.setattr(pippenger, "choose_windows", lambda nonzero, *_: (0.0, [forced] * len(nonzero)))
+    monkeypatch.setattr(pippenger, "_DIGITS_AT_ONCE", 100)
+    monkeypatch.setattr(pippenger, "_TABLE_ENTRIES", 16 << width)
+    X = np.random.default_rng(width).integers(-(2**15), 2**15 + 1, (90, 3))
+    check(X)
+    check(X, 4, 30)
+
+
+def test_zeros_cost_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    inner = Gmpy2Kernel._product
+    monkeypatch.setattr(
+        Gmpy2Kernel, "_product", lambda self, pairs, order: counted.append(len(order)) or inner(self, pairs, order)
+    )
+    X = np.zeros((500, 2), dtype=np.int64)
+    X[::50, 0] = 3 * 2**14
+    check(X)
+    assert sum(counted) == 10
