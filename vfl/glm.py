@@ -1,0 +1,272 @@
+"""Generalised linear models over columns that several parties keep: what both protocols share.
+
+``vfl.glm_exact``      the active party holds the key; exact link; any family; learns summed scores.
+``vfl.glm_quadratic``  the coordinator holds the key; a quadratic model of the loss; nobody learns scores.
+
+Each party has a block of columns as integers with one power-of-two scale per column; the same integers serve the
+forward pass, the Gram matrix, the gradient and prediction, so that X w and X'r are exact and a run repeats bit for
+bit. The active party's block ends with a column of ones if there is an intercept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parties.errors import LocalProtocolError
+from parties.policy import KeyHolder
+from vfl.baselines import fit_glm
+from vfl.job import Job
+from vfl.losses import FAMILIES, Family, Labels, normalise_weights
+from vfl.optim import Vector, dot, preconditioner
+from vfl.preprocess import QuantisedBlock, exact_matmul
+
+Integers = NDArray[np.int64]
+Progress = Callable[[int, float | None], None]
+
+SCORE_BITS = 32  # of the words in which scores are added up
+WEIGHT_BITS = 44  # column scale and weight scale together: X w is exact at 2^-44
+COLUMN_BITS = 15  # sum |x| of a training column is at most rows * (2^15 + 1): its root mean square is 1
+ONES_BITS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every role knows before training.
+
+    Parameters
+    ----------
+    job : Job
+    key_holder : str
+        "active" or "coordinator", never "auto".
+    rows : int
+        Training rows.
+    outputs : int
+        Scores per row: the number of classes for softmax, else 1.
+    columns : mapping of party name to int
+        Columns of each party's block after encoding (the active party's intercept included), in job order.
+    consent : bool
+        Every passive party's policy allows ``partial_scores``.
+    """
+
+    job: Job
+    key_holder: KeyHolder
+    rows: int
+    outputs: int
+    columns: Mapping[str, int]
+    consent: bool
+
+    @property
+    def passive_columns(self) -> list[int]:
+        """Columns of each passive party, in job order."""
+        return [self.columns[name] for name in self.job.passive]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One party's columns as integers, training rows first.
+
+    Parameters
+    ----------
+    integers : ndarray of shape (n, d), int64
+    scale_bits : ndarray of shape (d,), int64
+        Column j is ``integers[:, j] / 2^scale_bits[j]``.
+    penalty : ndarray of shape (d,), float64
+        l2, and 0 for the intercept.
+    rows : int
+        Training rows.
+    """
+
+    integers: Integers = field(repr=False)
+    scale_bits: Integers
+    penalty: Vector
+    rows: int
+
+    @property
+    def training(self) -> Integers:
+        """Integers of the training rows."""
+        return self.integers[: self.rows]
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.integers.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One role's result of the training.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (d, outputs), float64
+        The party's block in units of label / 2^label_bits; the coordinator's is empty.
+    label_bits : int
+        Power of two by which the label was scaled (linear; else 0).
+    losses : tuple of float
+        Loss with penalty: the start, then one per round; empty at a role that does not learn it.
+    """
+
+    weights: Vector
+    label_bits: int
+    losses: tuple[float, ...]
+    rounds: int
+    converged: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The active party's labels and sample weights of the training rows.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Labels in units of 2^label_bits; class codes for softmax.
+    weights : ndarray of shape (n,), float64 or None
+        Mean 1.
+    """
+
+    family: Family
+    y: Labels = field(repr=False)
+    weights: Vector | None = field(repr=False)
+    label_bits: int
+    outputs: int
+
+    def loss(self, z: Vector) -> float:
+        """Mean loss of scores of shape (n, outputs)."""
+        losses = self.family.row_losses(self._shaped(z), self.y)
+        weighted = losses if self.weights is None else losses * self.weights
+        return math.fsum(weighted.tolist()) / len(weighted)
+
+    def residual(self, z: Vector) -> Vector:
+        """Weighted mu(z) - y of shape (n, outputs)."""
+        residual = self.family.residual(self._shaped(z), self.y).reshape(len(self.y), -1)
+        return residual if self.weights is None else residual * self.weights[:, None]
+
+    def curvature(self, z: Vector) -> Vector:
+        """Weighted second derivative of each row's loss, shape (n, outputs)."""
+        curvature = self.family.variance(self._shaped(z)).reshape(len(self.y), -1)
+        return curvature if self.weights is None else curvature * self.weights[:, None]
+
+    def _shaped(self, z: Vector) -> Vector:
+        return z if self.family.name == "softmax" else z[:, 0]
+
+
+def make_target(model: str, y: Labels, weights: Vector | None, outputs: int) -> Target:
+    """Prepare labels: linear ones are scaled by a power of two near their standard deviation.
+
+    The stopping rule and the fixed-point residuals then mean the same whatever unit the label has.
+    """
+    family = FAMILIES[model]
+    bits = 0
+    if model == "linear":
+        spread = float(np.std(y))
+        bits = round(math.log2(spread)) if spread > 0 else 0
+        y = np.asarray(np.ldexp(y, -bits))
+    return Target(family, y, None if weights is None else normalise_weights(weights), bits, outputs)
+
+
+def make_block(quantised: QuantisedBlock, rows: int, l2: float, *, ones: bool) -> Block:
+    """A party's block; ``ones`` appends the active party's intercept column."""
+    integers, bits = quantised.integers, quantised.scale_bits
+    penalty = np.full(integers.shape[1], l2)
+    if ones:
+        column = np.full((len(integers), 1), 1 << ONES_BITS, dtype=np.int64)
+        integers, bits, penalty = np.hstack([integers, column]), np.append(bits, ONES_BITS), np.append(penalty, 0.0)
+    block = Block(np.ascontiguousarray(integers), bits, penalty, rows)
+    if block.width and int(np.abs(block.training).sum(axis=0).max()) > column_bound(rows):
+        raise LocalProtocolError("a training column is not standardised: its absolute sum is over the agreed bound")
+    return block
+
+
+def column_bound(rows: int) -> int:
+    """Largest possible sum of |x| over the training rows of a column."""
+    return rows * ((1 << COLUMN_BITS) + 1)
+
+
+def block_preconditioner(block: Block, curvature: float) -> Vector:
+    """Inverse of ``curvature X'X / n + l2`` of the party's own columns: local work, no message."""
+    gram = exact_matmul(block.training.T, block.training).astype(np.float64)
+    gram = np.ldexp(gram, -(block.scale_bits[:, None] + block.scale_bits[None, :])) / block.rows
+    return preconditioner(gram, block.penalty, curvature)
+
+
+def precondition(matrix: Vector, vector: Vector) -> Vector:
+    """Matrix times block (d, outputs), summed in a fixed order (BLAS would not promise one)."""
+    return np.stack([(matrix * column).sum(axis=1) for column in vector.T], axis=1)
+
+
+def to_grid(block: Block, weights: Vector) -> Vector:
+    """Weights rounded to what the forward pass can represent exactly."""
+    shift = (WEIGHT_BITS - block.scale_bits)[:, None]
+    return np.ldexp(np.rint(np.ldexp(weights, shift)), -shift)
+
+
+def forward(block: Block, weights: Vector, rows: slice | None = None) -> Integers:
+    """Partial scores X w.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (d, outputs), float64
+    rows : slice, optional
+        By default the training rows.
+
+    Returns
+    -------
+    ndarray of shape (n, outputs), int64
+        Scores times 2^32.
+    """
+    chosen = block.training if rows is None else block.integers[rows]
+    shift = (WEIGHT_BITS - block.scale_bits)[:, None]
+    fixed = np.rint(np.ldexp(weights, shift)).astype(np.int64)
+    drop = WEIGHT_BITS - SCORE_BITS
+    return (exact_matmul(chosen, fixed) + (1 << (drop - 1))) >> drop
+
+
+def to_scores(fixed: Integers) -> Vector:
+    """Fixed-point scores to float."""
+    return fixed.astype(np.float64) / 2.0**SCORE_BITS
+
+
+def own_products(block: Block, residuals: Integers) -> list[list[int]]:
+    """X'r of the party's own block and its own integers, exact beyond 64 bits.
+
+    Returns
+    -------
+    list of lists of int
+        One list of d integers per output.
+    """
+    high, low = residuals >> 13, residuals & 0x1FFF
+    high_products, low_products = (exact_matmul(block.training.T, part) for part in (high, low))
+    return [
+        [(h << 13) + low_ for h, low_ in zip(highs, lows, strict=True)]
+        for highs, lows in zip(high_products.T.tolist(), low_products.T.tolist(), strict=True)
+    ]
+
+
+def mean_gradient(block: Block, products: Sequence[Sequence[int]], bits: int) -> Vector:
+    """Exact integers X'r (one list per output) to X'r / n, shape (d, outputs); ``bits`` is the scale of r."""
+    columns = [
+        [math.ldexp(float(value), -(int(scale) + bits)) for value, scale in zip(column, block.scale_bits, strict=True)]
+        for column in products
+    ]
+    return np.array(columns, dtype=np.float64).reshape(len(products), block.width).T / block.rows
+
+
+def penalty_value(block: Block, a: Vector, b: Vector) -> float:
+    """Sum of l2 a b over the penalised weights of a block."""
+    return dot(block.penalty[:, None] * a, b)
+
+
+def local_optimum(block: Block, target: Target, l2: float, *, ones: bool) -> Vector:
+    """Optimum of the active party's own columns, where training starts: shape (d, outputs)."""
+    features = block.width - ones
+    X = np.ldexp(block.training[:, :features].astype(np.float64), -block.scale_bits[:features])
+    coef, intercept = fit_glm(target.family.name, X, target.y, l2, ones, target.weights, target.outputs)
+    weights, bias = np.reshape(coef, (target.outputs, features)).T, np.reshape(intercept, (1, target.outputs))
+    return to_grid(block, np.vstack([weights, bias]) if ones else weights)

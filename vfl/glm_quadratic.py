@@ -1,0 +1,548 @@
+"""Train a logistic or linear model by a quadratic model of its loss: the coordinator holds the key, nobody sees scores.
+
+Source: preconditioned conjugate gradients (J. Nocedal, S. Wright, *Numerical Optimization*, algorithm 5.3) on the
+second-order expansion of the loss, as S. Hardy et al. 2017 section 3 do around zero; here around the active party's
+own optimum eta, which is nearer by far. For the linear model the expansion is the loss itself.
+
+One round (A active, P every passive party, D all of them, C coordinator; [[v]] Paillier under C's key, {v} under
+zero-sum masks; everything between A and P is sealed, so that C, which has the key, never reads it)::
+
+    C --> D   key                        once
+    A --> P   setup, A --> C setup_copy  per expansion: mean curvature, scale of label and residuals, packing
+    A --> P   deviation                  per expansion: [[d0]], d0 = mu(eta) - y: all that depends on the labels
+    C --> D   steer                      p = a P g + b p, or stop
+    P --> A   step_scores                [[X_P p]], packed
+    A --> P   direction_scores           [[dz]], dz = sum X p, A's part added as a fresh encryption
+    D --> C   products                   [[X'd0 + M]] or [[X'dz + M]]
+    C --> D   opened                     the agreed slot; each takes its mask off
+    D --> C   scalars                    {loss, g'Pg} or {g'p, p'h}, opened by C as sums over all parties
+    C --> D   steer                      step length -g'p / p'h
+
+With ``newton_steps`` the expansion moves to the scores reached, that often::
+
+    P --> C --> A   training_scores      {X_P w}, added up by C, opened by A
+
+Leakage
+-------
+active : its own columns' products with the others' directions, X_A'(sum X_P p); loss of each round;
+    step lengths and conjugacy factors; summed passive training scores, once per Newton step
+passive : its own columns' products: one gradient of the labels per expansion, then with the others' directions;
+    mean curvature of the expansion (with a label-only active party that is p(1 - p) of the label rate), powers of two
+    that bound the residuals and scale the label, and the packing; step lengths and conjugacy factors
+coordinator : sums over all parties of loss, g'Pg, g'p, p'h; mean curvature of the expansion; sizes and timing
+C colluding with any party breaks it: C's key opens what the parties exchange.
+
+Threat model
+------------
+All follow the protocol and are curious; C colludes with nobody.
+
+>>> Wire.deviation
+<glm_quadratic.deviation: Active -> Passive, Encrypted>
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial, reduce
+
+import numpy as np
+
+from parties.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from parties.link import COORDINATOR, Endpoint, Link
+from parties.policy import Guards, Verdict, score_budget
+from parties.wire import (
+    Active,
+    Coordinator,
+    DataParty,
+    Encrypted,
+    Masked,
+    Message,
+    Opened,
+    PaillierKey,
+    Passive,
+    Revealed,
+)
+from vfl import glm
+from vfl.exchange import receive_ciphers, receive_key, send_ciphers, send_key
+from vfl.glm import Block, Fit, Integers, Progress, Target, Terms
+from vfl.masking import Masks, add_masked, check_scores, open_sum, pairwise_masks
+from vfl.optim import Vector, dot
+from vfl.paillier import (
+    CipherVector,
+    InnerProductPlan,
+    PrivateKey,
+    PublicKey,
+    add,
+    choose_rows_per_ciphertext,
+    encrypt,
+    generate_keypair,
+    mask_products,
+    open_products,
+    pack_rows,
+    plan_inner_product,
+    scale,
+    transposed_product,
+    unmask_products,
+)
+
+RESIDUAL_BITS = 26
+STEP_SCORE_BITS = 20  # fraction bits of X p
+STEP_SCORE_LIMIT = 10  # |X_k p| <= 2^10 for every party
+CURVATURE_BITS = 16
+_MAX_WEIGHT_BITS = 16  # sample weights have mean 1; curvatures per row stay below 2^16
+_MAX_PACKING = 64
+
+
+class Wire:
+    """Every message of the protocol; nothing else can be sent."""
+
+    key = Message(Coordinator, DataParty, PaillierKey)
+    setup = Message(
+        Active,
+        Passive,
+        Revealed,
+        discloses="mean curvature of the expansion, powers of two that bound and scale the labels, packing",
+    )
+    setup_copy = Message(Active, Coordinator, Revealed, discloses="mean curvature of the expansion, packing")
+    deviation = Message(Active, Passive, Encrypted)
+    products = Message(DataParty, Coordinator, Encrypted)
+    opened = Message(
+        Coordinator,
+        DataParty,
+        Opened,
+        discloses="its own columns' products: with the labels' deviation once per expansion, then with directions",
+    )
+    scalars = Message(DataParty, Coordinator, Masked, discloses="sums over all parties of loss, g'Pg, g'p, p'h")
+    steer = Message(Coordinator, DataParty, Revealed, discloses="step lengths and conjugacy factors")
+    step_scores = Message(Passive, Active, Encrypted)
+    direction_scores = Message(Active, Passive, Encrypted)
+    training_scores = Message(Passive, Coordinator, Masked)
+    training_sums = Message(
+        Coordinator, Active, Masked, discloses="summed passive training scores, once per Newton step"
+    )
+    outcome = Message(Coordinator, Active, Revealed, discloses="loss of each round")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One expansion, as the active party settles it."""
+
+    curvature: float  # mean of mu(1 - mu)
+    bound_bits: int
+    label_bits: int
+    packed_deviation: int  # rows per ciphertext of [[d0]]
+    packed_scores: int  # of [[X p]] and [[dz]]
+
+    def facts(self) -> dict[str, bool | int | float | str | None]:
+        """As it travels."""
+        return asdict(self)
+
+    @property
+    def deviation_scale(self) -> int:
+        """Fraction bits of the integer deviation, which stays below 2^RESIDUAL_BITS."""
+        return RESIDUAL_BITS - self.bound_bits
+
+
+@dataclass(slots=True)
+class Expansion:
+    """A party's block of the quadratic model: point w, gradient g, and the direction p.
+
+    The model's Hessian is c X'X / n + l2; with ``curvature = "row"`` c is one number per row, which only the active
+    party knows and multiplies into [[dz]].
+    """
+
+    matrix: Vector = field(repr=False)
+    w: Vector
+    g: Vector
+    Pg: Vector
+    p: Vector
+
+
+def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guards: Guards, progress: Progress) -> Fit:
+    """Play the active party: expand the loss, add up scores under encryption, walk with the others.
+
+    ``progress`` is called with (round, None): the loss reaches the active party at the end only.
+    """
+    training = terms.job.training
+    hub = endpoint.link(Active, Coordinator, COORDINATOR)
+    passives = [endpoint.link(Active, Passive, name) for name in terms.job.passive]
+    key = receive_key(hub.recv(Wire.key), hub.peer, terms.job.privacy.key_bits)
+    masks = pairwise_masks(endpoint, "glm")
+    w = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
+    z = glm.to_scores(glm.forward(block, w))
+    rounds = 0
+    for newton in range(training.newton_steps + 1):
+        setup, deviation = _expand(key, terms, target, z)
+        _send_expansion(hub, passives, key, terms, setup, deviation)
+        g = glm.mean_gradient(block, glm.own_products(block, deviation[:, None]), setup.deviation_scale)
+        state = _begin(block, setup, w, g)
+        loss = target.loss(z) + glm.penalty_value(block, w, w) / 2
+        hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [loss, dot(state.g, state.Pg)]))
+        curvatures = _row_curvatures(target, z) if training.curvature == "row" else None
+        multiply = partial(_active_product, hub, passives, key, terms, setup, block, curvatures)
+        rounds = _walk(hub, masks, block, state, multiply, newton, rounds, progress)
+        w = state.w
+        if newton < training.newton_steps:
+            z = _open_scores(hub, masks, terms, guards, block, w, newton)
+    outcome = hub.recv(Wire.outcome)
+    stop = str(outcome.facts.get("stop"))
+    warnings = () if stop == "converged" else (f"training stopped: {stop}",)
+    losses = tuple(float(value) for value in outcome.values)
+    return Fit(w, target.label_bits, losses, rounds, stop == "converged", warnings)
+
+
+def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> Fit:
+    """Play a passive party: its own products, and its scores under encryption."""
+    newton_steps = terms.job.training.newton_steps
+    lead, hub = endpoint.link(Passive, Active, terms.job.active), endpoint.link(Passive, Coordinator, COORDINATOR)
+    key = receive_key(hub.recv(Wire.key), hub.peer, terms.job.privacy.key_bits)
+    masks = pairwise_masks(endpoint, "glm")
+    w = np.zeros((block.width, 1))
+    rounds = label_bits = 0
+    for newton in range(newton_steps + 1):
+        setup = _read_setup(lead.recv(Wire.setup), lead.peer)
+        label_bits = setup.label_bits
+        plan = _deviation_plan(key, terms, setup)
+        deviation = receive_ciphers(key, lead.recv(Wire.deviation), plan.ciphertexts, lead.peer)
+        g = glm.mean_gradient(block, [_open_own(hub, plan, deviation, block)], setup.deviation_scale)
+        state = _begin(block, setup, w, g)
+        penalty = glm.penalty_value(block, w, w) / 2
+        hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [penalty, dot(state.g, state.Pg)]))
+        multiply = partial(_passive_product, hub, lead, key, terms, setup, block)
+        rounds = _walk(hub, masks, block, state, multiply, newton, rounds, _silent)
+        w = state.w
+        if newton < newton_steps:
+            _send_scores(hub, masks, terms, guards, block, w, newton)
+    return Fit(w, label_bits, (), rounds, converged=True)
+
+
+def coordinator(endpoint: Endpoint, terms: Terms, progress: Progress) -> Fit:
+    """Play the coordinator: key, agreed slots, and the scalars of conjugate gradients."""
+    privacy, newton_steps = terms.job.privacy, terms.job.training.newton_steps
+    lead = endpoint.link(Coordinator, Active, terms.job.active)
+    passives = [endpoint.link(Coordinator, Passive, name) for name in terms.job.passive]
+    everyone = [endpoint.link(Coordinator, DataParty, name) for name in terms.columns]
+    key = generate_keypair(
+        privacy.key_bits, exponent_bits=privacy.exponent_bits, insecure_test_mode=privacy.insecure_test_mode
+    )
+    for link in everyone:
+        link.send(Wire.key, send_key(key.public))
+    losses: list[float] = []
+    rounds = label_bits = 0
+    stop = ""
+    for newton in range(newton_steps + 1):
+        setup = _read_setup(lead.recv(Wire.setup_copy), lead.peer)
+        label_bits = setup.label_bits
+        plan = _deviation_plan(key.public, terms, setup)
+        for link in passives:
+            _open_for(link, key, plan, terms.columns[link.peer])
+        loss, decrement = _sums(everyone, 2)
+        losses = [*losses[:-1], loss]
+        rounds, stop = _steer(everyone, key, terms, setup, losses, decrement, rounds, progress)
+        if newton < newton_steps:
+            scores = {link.peer: link.recv(Wire.training_scores) for link in passives}
+            lead.send(Wire.training_sums, add_masked(scores, terms.rows))
+    in_units = [math.ldexp(value, 2 * label_bits) for value in losses]
+    lead.send(Wire.outcome, Revealed({"stop": stop}, np.array(in_units)))
+    return Fit(np.zeros((0, 1)), label_bits, tuple(in_units), rounds, stop == "converged")
+
+
+def _steer(
+    everyone: Sequence[Link[Coordinator, DataParty]],
+    key: PrivateKey,
+    terms: Terms,
+    setup: Setup,
+    losses: list[float],
+    decrement: float,
+    rounds: int,
+    progress: Progress,
+) -> tuple[int, str]:
+    """Conjugate gradients from the sums alone.
+
+    Appends to ``losses``; returns the rounds so far and why it stopped. ``decrement`` is g'Pg, ``size`` p'P^-1 p.
+    """
+    plan = _score_plan(key.public, terms, setup)
+    size = previous = 0.0
+    factor = 1.0
+    while True:
+        stop = _verdict(terms, decrement, losses[-1], rounds)
+        conjugacy = decrement / previous if previous > 0 else 0.0
+        size = decrement + conjugacy**2 * size
+        scaling = 0.0 if stop else _scaling(size, setup.curvature, terms.rows)
+        _tell(everyone, stop, [-scaling, scaling * conjugacy / factor])
+        if stop:
+            return rounds, stop
+        for link in everyone:
+            if terms.columns[link.peer]:
+                _open_for(link, key, plan, terms.columns[link.peer])
+        slope, bend = _sums(everyone, 2)
+        step = -slope / bend if bend > 0 else 0.0
+        _tell(everyone, "", [step])
+        losses.append(losses[-1] + step * slope + step * step * bend / 2)
+        previous, factor = decrement, scaling
+        (decrement,) = _sums(everyone, 1)
+        rounds += 1
+        progress(rounds, math.ldexp(losses[-1], 2 * setup.label_bits))
+
+
+def _walk(
+    hub: Link[DataParty, Coordinator],
+    masks: Masks,
+    block: Block,
+    state: Expansion,
+    multiply: Callable[[Vector], Vector],
+    newton: int,
+    rounds: int,
+    progress: Progress,
+) -> int:
+    """A party's walk down the quadratic model until the coordinator stops it; returns the rounds so far."""
+    while True:
+        told = hub.recv(Wire.steer)
+        if told.facts.get("stop"):
+            return rounds
+        along_gradient, along_last = _read_values(told, 2, hub.peer)
+        state.p = glm.to_grid(block, along_gradient * state.Pg + along_last * state.p)
+        h = multiply(state.p)
+        label = f"{newton}|{rounds}"
+        hub.send(Wire.scalars, masks.scalars(f"bend|{label}", [dot(state.g, state.p), dot(state.p, h)]))
+        (step,) = _read_values(hub.recv(Wire.steer), 1, hub.peer)
+        state.w = state.w + step * state.p
+        state.g = state.g + step * h
+        state.Pg = glm.precondition(state.matrix, state.g)
+        hub.send(Wire.scalars, masks.scalars(f"gradient|{label}", [dot(state.g, state.Pg)]))
+        rounds += 1
+        progress(rounds, None)
+
+
+def _active_product(
+    hub: Link[Active, Coordinator],
+    passives: Sequence[Link[Active, Passive]],
+    key: PublicKey,
+    terms: Terms,
+    setup: Setup,
+    block: Block,
+    curvatures: Integers | None,
+    p: Vector,
+) -> Vector:
+    """H p of the active party's block; on the way it adds up the encrypted scores for everybody."""
+    plan = _score_plan(key, terms, setup)
+    others = [receive_ciphers(key, link.recv(Wire.step_scores), plan.ciphertexts, link.peer) for link in passives]
+    total = reduce(add, others)
+    own = _step_scores(block, p)
+    if curvatures is not None:
+        total, own = scale(total, curvatures.tolist()), own * curvatures
+    # Adding a fresh encryption re-randomises the sum: no passive party can recognise its own part in it.
+    dz = add(encrypt(key, pack_rows(plan, own)), total)
+    for link in passives:
+        link.send(Wire.direction_scores, send_ciphers(dz))
+    return _apply_hessian(terms, setup, block, p, _open_own(hub, plan, dz, block) if block.width else [])
+
+
+def _passive_product(
+    hub: Link[Passive, Coordinator],
+    lead: Link[Passive, Active],
+    key: PublicKey,
+    terms: Terms,
+    setup: Setup,
+    block: Block,
+    p: Vector,
+) -> Vector:
+    """H p of a passive party's block: its scores go out encrypted, everybody's sum comes back encrypted."""
+    plan = _score_plan(key, terms, setup)
+    lead.send(Wire.step_scores, send_ciphers(encrypt(key, pack_rows(plan, _step_scores(block, p)))))
+    dz = receive_ciphers(key, lead.recv(Wire.direction_scores), plan.ciphertexts, lead.peer)
+    return _apply_hessian(terms, setup, block, p, _open_own(hub, plan, dz, block))
+
+
+def _apply_hessian(terms: Terms, setup: Setup, block: Block, p: Vector, products: Sequence[int]) -> Vector:
+    """C X'dz / n + l2 p; per-row curvatures are in the products already."""
+    per_row = terms.job.training.curvature == "row"
+    bits = STEP_SCORE_BITS + (CURVATURE_BITS if per_row else 0)
+    mean = glm.mean_gradient(block, [products], bits)
+    return (mean if per_row else setup.curvature * mean) + block.penalty[:, None] * p
+
+
+def _open_own(
+    hub: Link[DataParty, Coordinator], plan: InnerProductPlan, vector: CipherVector, block: Block
+) -> list[int]:
+    """X'v of a party's own block, exact: multiply, mask, have the agreed slot opened, take the mask off."""
+    masked, masks = mask_products(plan, transposed_product(plan, vector, block.training))
+    hub.send(Wire.products, send_ciphers(masked))
+    return unmask_products(plan, vector.key, hub.recv(Wire.opened).body, masks)
+
+
+def _open_for(link: Link[Coordinator, DataParty], key: PrivateKey, plan: InnerProductPlan, count: int) -> None:
+    """Decrypt a party's masked products and return the agreed slots, no more than agreed."""
+    masked = receive_ciphers(key.public, link.recv(Wire.products), count, link.peer)
+    link.send(Wire.opened, Opened(open_products(plan, key, masked, count=count)))
+
+
+def _send_expansion(
+    hub: Link[Active, Coordinator],
+    passives: Sequence[Link[Active, Passive]],
+    key: PublicKey,
+    terms: Terms,
+    setup: Setup,
+    deviation: Integers,
+) -> None:
+    """Tell everyone the expansion's constants, and the passive parties the encrypted deviation."""
+    told = Revealed(setup.facts(), np.zeros(0))
+    hub.send(Wire.setup_copy, told)
+    payload = send_ciphers(encrypt(key, pack_rows(_deviation_plan(key, terms, setup), deviation)))
+    for link in passives:
+        link.send(Wire.setup, told)
+        link.send(Wire.deviation, payload)
+
+
+def _expand(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Setup, Integers]:
+    """Constants of the expansion at scores z, and the deviation mu(z) - y as integers of shape (n,)."""
+    residual = target.residual(z)[:, 0]
+    curvature = math.fsum(target.curvature(z).ravel().tolist()) / len(z)
+    bound_bits = math.ceil(math.log2(max(float(np.abs(residual).max()), 2.0**-20)))
+    if target.family.name == "logistic":  # bounded by the weights: the bound then tells nothing of the labels
+        bound_bits = 0 if target.weights is None else math.ceil(math.log2(float(target.weights.max())))
+    widest = max(terms.columns.values())
+    by_row = terms.job.training.curvature == "row"
+    setup = Setup(
+        curvature=max(curvature, 2.0**-40),
+        bound_bits=bound_bits,
+        label_bits=target.label_bits,
+        packed_deviation=choose_rows_per_ciphertext(key.bits, terms.rows, _deviation_bound(terms), widest),
+        packed_scores=1 if by_row else choose_rows_per_ciphertext(key.bits, terms.rows, _score_bound(terms), widest),
+    )
+    return setup, np.rint(np.ldexp(residual, setup.deviation_scale)).astype(np.int64)
+
+
+def _begin(block: Block, setup: Setup, w: Vector, mean_gradient: Vector) -> Expansion:
+    """A party's block at the start of an expansion."""
+    matrix = glm.block_preconditioner(block, setup.curvature)
+    g = mean_gradient + block.penalty[:, None] * w
+    return Expansion(matrix, w, g, glm.precondition(matrix, g), np.zeros_like(w))
+
+
+def _row_curvatures(target: Target, z: Vector) -> Integers:
+    """Each row's curvature times 2^16, shape (n,)."""
+    return np.rint(np.ldexp(target.curvature(z)[:, 0], CURVATURE_BITS)).astype(np.int64)
+
+
+def _step_scores(block: Block, p: Vector) -> Integers:
+    """X p times 2^20, within the agreed bound."""
+    drop = glm.SCORE_BITS - STEP_SCORE_BITS
+    fixed = (glm.forward(block, p)[:, 0] + (1 << (drop - 1))) >> drop
+    if len(fixed) and int(np.abs(fixed).max()) > 1 << (STEP_SCORE_BITS + STEP_SCORE_LIMIT):
+        raise LocalProtocolError("the scores of a direction exceed their agreed bound; nothing was sent")
+    return np.asarray(fixed)
+
+
+def _scaling(size: float, curvature: float, rows: int) -> float:
+    """Power of two that keeps |X_k p| below 2^10: (c / n) |X_k p|^2 <= p'P^-1 p = size."""
+    return 2.0 ** math.floor(STEP_SCORE_LIMIT - 1 - math.log2(max(math.sqrt(rows * size / curvature), 2.0**-400)))
+
+
+def _open_scores(
+    hub: Link[Active, Coordinator],
+    masks: Masks,
+    terms: Terms,
+    guards: Guards,
+    block: Block,
+    w: Vector,
+    newton: int,
+) -> Vector:
+    """Scores reached, own and summed passive ones: a disclosure, counted in the score budget."""
+    guards.heed(_budget(terms, newton))
+    total = masks.open_scores(f"scores|{newton}", hub.recv(Wire.training_sums), terms.rows)
+    return glm.to_scores(glm.forward(block, w) + total[:, None])
+
+
+def _send_scores(
+    hub: Link[Passive, Coordinator],
+    masks: Masks,
+    terms: Terms,
+    guards: Guards,
+    block: Block,
+    w: Vector,
+    newton: int,
+) -> None:
+    """A passive party's masked training scores, if the score budget allows them."""
+    if guards.heed(_budget(terms, newton)):
+        raise PolicyError(
+            f"{terms.job.active} asks for more training scores than its score budget allows, nothing was sent; "
+            "lower training.newton_steps"
+        )
+    fixed = glm.forward(block, w).ravel()
+    check_scores(fixed, len(terms.passive_columns))
+    hub.send(Wire.training_scores, masks.scores(f"scores|{newton}", fixed))
+
+
+def _budget(terms: Terms, newton: int) -> Verdict | None:
+    return score_budget(
+        evaluations=newton + 1,
+        scores=1,
+        passive_columns=terms.passive_columns,
+        party=terms.job.active,
+        consent=terms.consent,
+    )
+
+
+def _verdict(terms: Terms, decrement: float, loss: float, rounds: int) -> str:
+    """Why to stop here, or an empty text."""
+    training = terms.job.training
+    if decrement / 2 <= training.tol * max(1.0, loss):
+        return "converged"
+    if rounds >= training.max_iter:
+        return f"not converged within training.max_iter = {training.max_iter} rounds"
+    return ""
+
+
+def _tell(everyone: Sequence[Link[Coordinator, DataParty]], stop: str, values: Sequence[float]) -> None:
+    for link in everyone:
+        link.send(Wire.steer, Revealed({"stop": bool(stop)}, np.array(values)))
+
+
+def _sums(everyone: Sequence[Link[Coordinator, DataParty]], count: int) -> list[float]:
+    """Sums over all parties, in which the masks cancel."""
+    return open_sum(add_masked({link.peer: link.recv(Wire.scalars) for link in everyone}, count))
+
+
+def _deviation_bound(terms: Terms) -> int:
+    return (1 << RESIDUAL_BITS) * glm.column_bound(terms.rows)
+
+
+def _score_bound(terms: Terms) -> int:
+    """Largest |X'dz| as integers, every party contributing its share of dz."""
+    bits = STEP_SCORE_BITS + STEP_SCORE_LIMIT
+    if terms.job.training.curvature == "row":
+        bits += CURVATURE_BITS + _MAX_WEIGHT_BITS
+    return len(terms.columns) * (1 << bits) * glm.column_bound(terms.rows)
+
+
+def _deviation_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
+    return plan_inner_product(key.bits, terms.rows, _deviation_bound(terms), setup.packed_deviation)
+
+
+def _score_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
+    return plan_inner_product(key.bits, terms.rows, _score_bound(terms), setup.packed_scores)
+
+
+def _read_setup(told: Revealed, sender: str) -> Setup:
+    """Constants of an expansion, checked."""
+    facts = told.facts
+    whole = [facts.get(name) for name in ("bound_bits", "label_bits", "packed_deviation", "packed_scores")]
+    limits = ((-1100, 1100), (-1100, 1100), (1, _MAX_PACKING), (1, _MAX_PACKING))
+    fitting = all(type(value) is int and low <= value <= high for value, (low, high) in zip(whole, limits, strict=True))
+    curvature = facts.get("curvature")
+    if not fitting or type(curvature) is not float or not 0 < curvature <= 2.0**_MAX_WEIGHT_BITS:
+        raise RemoteProtocolError(f"{sender} sent an expansion out of range")
+    return Setup(curvature, *[value for value in whole if type(value) is int])
+
+
+def _read_values(told: Revealed, count: int, sender: str) -> list[float]:
+    if told.values.shape != (count,) or not np.isfinite(told.values).all():
+        raise RemoteProtocolError(f"{sender} sent {told.values.shape} steering values, expected {count} finite ones")
+    return [float(value) for value in told.values]
+
+
+def _silent(rounds: int, loss: float | None) -> None:
+    """A passive party has nothing to show."""
