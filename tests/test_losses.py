@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -135,6 +135,7 @@ def test_weights_count_rows(family: Family) -> None:
     assert mean_loss(family, z, y, weights) == pytest.approx(mean_loss(family, z[twice], y[twice]), rel=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e308), min_size=1, max_size=20))
 def test_weights_are_normalised_to_mean_1(values: list[float]) -> None:
     weights = np.array(values)

@@ -188,6 +188,7 @@ def test_any_finite_column_gives_finite_bounded_values(values: list[float]) -> N
 # quantise
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-150, 150), min_size=1, max_size=30),
     st.floats(1e-4, 1),
