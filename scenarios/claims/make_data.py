@@ -1,8 +1,8 @@
 """Invent motor insurance claims, SYNTHETIC data, and write three parties' CSVs: ``python make_data.py [FOLDER]``.
 
-No row describes a real person, vehicle, policy or company: everything comes from a seeded random generator, the number
-of claims per policy and year from the Poisson rate in ``claim_rate``. Each party holds part of what the rate depends on,
-so that a joint model is better than any party's own. The result is the same every time.
+No row describes a real person, vehicle, policy or company: everything comes from a seeded random generator, the
+number of claims per policy and year from the Poisson rate in ``claim_rate``. Each party holds part of what the rate
+depends on, so that a joint model is better than any party's own. The result is the same every time.
 """
 
 from __future__ import annotations
