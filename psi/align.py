@@ -273,12 +273,12 @@ def _agree(endpoint: Endpoint, order: bytes) -> None:
     """Every passive party proves to the active one that it has the same ids in the same order."""
     if issubclass(endpoint.roles[endpoint.name], Passive):
         active = endpoint.link(Passive, Active, endpoint.peers(Active)[0])
-        active.send(Wire.proof, Control({"proof": _proof(endpoint, active.peer, endpoint.name, order)}))
+        active.send(Wire.proof, Control({"proof": _proof(endpoint, active.peer, order)}))
         _check_agreed(active.peer, active.recv(Wire.agreed).facts, endpoint)
         return
     links = [endpoint.link(Active, Passive, name) for name in endpoint.peers(Passive)]
     proofs = {link.peer: link.recv(Wire.proof).facts.get("proof") for link in links}
-    differing = [name for name, got in proofs.items() if not _proves(got, _proof(endpoint, name, name, order))]
+    differing = [name for name, got in proofs.items() if not _proves(got, _proof(endpoint, name, order))]
     for link in links:
         link.send(Wire.agreed, Control({"differs": differing[0] if differing else None}))
     if differing:
@@ -301,10 +301,10 @@ def _differs(party: str) -> RemoteProtocolError:
     )
 
 
-def _proof(endpoint: Endpoint, peer: str, passive: str, order: bytes) -> str:
-    """HMAC over the digest of the ordered ids, under a secret of the two parties."""
+def _proof(endpoint: Endpoint, peer: str, order: bytes) -> str:
+    """HMAC over the digest of the ordered ids, under a secret of the two parties: it proves nothing for a third."""
     secret = endpoint.pair_secret(peer, "alignment order")
-    return hmac.new(secret, b"vfl alignment|" + passive.encode() + b"|" + order, hashlib.sha256).hexdigest()
+    return hmac.new(secret, b"vfl alignment|" + order, hashlib.sha256).hexdigest()
 
 
 def _proves(got: Fact, expected: str) -> bool:
