@@ -1,12 +1,13 @@
 """The kernel against Python integers; a further kernel joins the parametrisation here."""
 
+import math
 import random
 
 import numpy as np
 import pytest
 
 from parties.errors import ConfigError
-from vfl.paillier import kernel_name
+from vfl.paillier import gmpy2_kernel, kernel_name
 from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
 from vfl.paillier.kernels import Kernel, open_kernel
 
@@ -64,12 +65,27 @@ def test_empty_segments_are_neutral(kernel: Kernel) -> None:
     assert kernel.unpack(kernel.pow_uniform(none, 8)) == [1] * len(src)
 
 
-def test_fixed_base(kernel: Kernel) -> None:
+@pytest.mark.parametrize("base", [0, 1, 2, 10**9 + 7])
+def test_fixed_base(kernel: Kernel, base: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after the table changes its form, and for bases that are no units."""
     n = kernel.modulus
-    table = [RNG.randrange(n * n) for _ in range(6 * 8)]
-    digits = np.array([[RNG.randrange(8) for _ in range(6)] for _ in range(20)], dtype=np.uint8)
-    expected = [product([table[8 * w + d] for w, d in enumerate(row)], n * n) for row in digits.tolist()]
-    assert kernel.unpack(kernel.fixed_base(kernel.pack(table), digits)) == expected
+    monkeypatch.setattr(gmpy2_kernel, "_POWERS_FOR_LOGS", 30)
+    table = kernel.window_table(base % n**2, 3, 6)
+    for count in (20, 20, 1, 0):
+        digits = np.array([[RNG.randrange(8) for _ in range(6)] for _ in range(count)], np.uint8).reshape(-1, 6)
+        expected = [pow(base, sum(d << 3 * i for i, d in enumerate(row)), n * n) for row in digits.tolist()]
+        assert kernel.unpack(kernel.fixed_base(table, digits)) == expected
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_factors_used_many_times(kernel: Kernel, units: bool) -> None:
+    """Both forms of a product: quotients need units, and others are multiplied all the same."""
+    n = kernel.modulus
+    src = [x for x in (x % n**2 for x in samples(n)) if not units or math.gcd(x, n) == 1]
+    idx = np.array([RNG.randrange(len(src)) for _ in range(20 * len(src))])
+    offsets = np.array([0, 0, 1, 3, 40, 41, 41, len(idx)])
+    expected = [product([src[i] for i in idx[s:t]], n**2) for s, t in zip(offsets, offsets[1:], strict=False)]
+    assert kernel.unpack(kernel.seg_prod(kernel.pack(src), idx, offsets)) == expected
 
 
 @pytest.mark.parametrize("secret", [False, True])

@@ -86,9 +86,9 @@ def test_both_ways_in_batches(tabled: bool, width: int, monkeypatch: pytest.Monk
 
 def test_zeros_cost_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    inner = Gmpy2Kernel._product
+    inner = Gmpy2Kernel.seg_prod
     monkeypatch.setattr(
-        Gmpy2Kernel, "_product", lambda self, pairs, order: counted.append(len(order)) or inner(self, pairs, order)
+        Gmpy2Kernel, "seg_prod", lambda self, src, idx, off: counted.append(len(idx)) or inner(self, src, idx, off)
     )
     X = np.zeros((500, 2), dtype=np.int64)
     X[::50, 0] = 3 * 2**14

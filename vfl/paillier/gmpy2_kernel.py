@@ -1,8 +1,13 @@
-"""The kernel on gmpy2: numbers mod n^2 held as pairs (x0, x1), x = x0 + x1 n.
+"""The kernel on gmpy2, with two forms of a number modulo n^2 that halve the work of ``x * y % n**2``.
 
-With T0 = x0 y0 = q n + r0, the product is r0 + ((x0 y1 + x1 y0 + q) mod n) n: three half-size products and two
-half-size divisions, 1.3-1.4 times as fast as one full-size ``x * y % n**2`` at 2048 bits. Powers go
-through gmpy2's own powmod, which is faster still for one base and a long exponent.
+*Pairs* (x0, x1), x = x0 + x1 n: the form of all values. With x0 y0 = q n + r, the product is
+r + ((x0 y1 + x1 y0 + q) mod n) n, three half-size products and two half-size divisions.
+
+*Logs* (y0, u), y = y0 (1 + u n): for factors that are used again and again. Their product is prod y0 (1 + n sum u),
+so that the second parts are only added, and two first parts fit n^2 without a reduction: one division per two
+factors. Making logs takes a batch inversion modulo n, some four uses' gain each.
+
+Powers go through gmpy2's own powmod, but for runs of squarings.
 """
 
 from __future__ import annotations
@@ -12,20 +17,28 @@ from typing import cast
 
 import numpy as np
 
-from vfl.paillier.gmp import mpz, powmod, powmod_sec
-from vfl.paillier.kernels import Digits, Index, Values
+from vfl.paillier.gmp import invert, mpz, powmod, powmod_sec
+from vfl.paillier.kernels import Digits, Index, Table, Values
 
 Pair = tuple[mpz, mpz]
 
-
-def _pairs(values: Values) -> list[Pair]:
-    """Look into a container that this kernel made."""
-    return cast("list[Pair]", values)
+_USES_FOR_LOGS = 5  # per value of a segment product; measured at 2048 bits
+_POWERS_FOR_LOGS = 800  # from one table of windows; measured at 2048 bits
 
 
-def _secret_power(base: mpz, e: int, modulus: mpz) -> mpz:
-    """Return base^e; the exponent zero, which GMP refuses here, comes up once in 2^256 draws."""
-    return powmod_sec(base, e, modulus) if e else mpz(1)
+class _WindowTable:
+    """base^(d 2^(width i)) at place 2^width i + d; as logs too once many powers were taken."""
+
+    def __init__(self, pairs: list[Pair], windows: int) -> None:
+        self.pairs, self.windows = pairs, windows
+        self.served = 0
+        self.logs: list[Pair] | None = None
+
+    def places(self, digits: Digits) -> list[list[int]]:
+        """Return the entries that rows of digits name."""
+        starts = np.arange(self.windows, dtype=np.int64) * (len(self.pairs) // self.windows)
+        listed: list[list[int]] = (digits + starts).tolist()
+        return listed
 
 
 class Gmpy2Kernel:
@@ -59,13 +72,35 @@ class Gmpy2Kernel:
     def seg_prod(self, src: Values, idx: Index, offsets: Index) -> Values:
         """Return the product of every segment of src[idx]; one when empty."""
         pairs, order, bounds = _pairs(src), idx.tolist(), offsets.tolist()
-        return [self._product(pairs, order[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False)]
+        segments = (order[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False))
+        if len(order) >= _USES_FOR_LOGS * len(pairs):
+            logs = self._logs(pairs)
+            if logs is not None:
+                return [self._product_of_logs(logs, segment) for segment in segments]
+        return [self._product(pairs, segment) for segment in segments]
 
-    def fixed_base(self, table: Values, digits: Digits) -> Values:
+    def window_table(self, base: int, width: int, windows: int) -> Table:
+        """Return base^(d 2^(width i)) for all windows i and digits d, for `fixed_base`."""
+        table: list[Pair] = []
+        step = self._split(mpz(base))
+        for _ in range(windows):
+            power = self._one
+            for _ in range(1 << width):
+                table.append(power)
+                power = self._product([power, step], [0, 1])
+            step = power
+        return _WindowTable(table, windows)
+
+    def fixed_base(self, table: Table, digits: Digits) -> Values:
         """Return, for every row of digits, the product of the table's entries that they name."""
-        pairs, windows = _pairs(table), digits.shape[1]
-        starts = np.arange(windows, dtype=np.int64) * (len(table) // windows)
-        return [self._product(pairs, row) for row in (digits + starts).tolist()]
+        windows = cast("_WindowTable", table)
+        windows.served += len(digits)
+        if windows.logs is None and windows.served >= _POWERS_FOR_LOGS:
+            windows.logs = self._logs(windows.pairs)
+        logs = windows.logs
+        if logs is None:
+            return [self._product(windows.pairs, row) for row in windows.places(digits)]
+        return [self._product_of_logs(logs, row) for row in windows.places(digits)]
 
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
         """Return a[i]^e or a[i]^e[i]; ``secret`` takes GMP's side-channel silent powering (1.4 times slower)."""
@@ -120,3 +155,44 @@ class Gmpy2Kernel:
             x1 = (x0 * y1 + x1 * y0 + carry) % n
             x0 = low
         return x0, x1
+
+    def _product_of_logs(self, logs: list[Pair], order: list[int]) -> Pair:
+        """Multiply the logs that ``order`` names, two at a time, into a pair."""
+        if not order:
+            return self._one
+        nn, odd = self._nn, len(order) % 2
+        x, u = logs[order[0]] if odd else (mpz(1), mpz(0))
+        rest = iter(order[odd:])
+        for i, j in zip(rest, rest, strict=True):
+            y0, v = logs[i]
+            z0, w = logs[j]
+            u += v + w
+            x = x * (y0 * z0) % nn
+        x0, x1 = self._split(x)
+        return x0, (x1 + u % self._n * x0) % self._n
+
+    def _logs(self, pairs: list[Pair]) -> list[Pair] | None:
+        """Return (x0, x1 / x0 mod n) of every pair, by one inversion; None if a number is no unit."""
+        n, prefix = self._n, [mpz(1)]
+        for x0, _ in pairs:
+            prefix.append(prefix[-1] * x0 % n)
+        try:
+            inverse = invert(prefix[-1], n)
+        except ZeroDivisionError:
+            return None
+        logs: list[Pair] = []
+        for (x0, x1), before in zip(reversed(pairs), reversed(prefix[:-1]), strict=True):
+            logs.append((x0, x1 * (inverse * before % n) % n))
+            inverse = inverse * x0 % n
+        logs.reverse()
+        return logs
+
+
+def _pairs(values: Values) -> list[Pair]:
+    """Look into a container that this kernel made."""
+    return cast("list[Pair]", values)
+
+
+def _secret_power(base: mpz, e: int, modulus: mpz) -> mpz:
+    """Return base^e; the exponent zero, which GMP refuses here, comes up once in 2^256 draws."""
+    return powmod_sec(base, e, modulus) if e else mpz(1)

@@ -4,7 +4,7 @@ A kernel works modulo n^2 for one odd n (N for everybody; p and q for the owner 
 
     mul_pairs(a, ai, b, bi)         a[ai[i]] * b[bi[i]]
     seg_prod(src, idx, offsets)     one product per segment of src[idx]
-    fixed_base(table, digits)       powers of one base, from a table of its windows
+    fixed_base(table, digits)       powers of one base, from a table of its windows (`window_table`)
     pow_uniform(a, e)               powers with exponents of one length
     pack / unpack                   integers to values and back
 
@@ -35,6 +35,10 @@ class Values(Protocol):
     def __len__(self) -> int: ...
 
 
+class Table(Protocol):
+    """A kernel's own table of one base's windows; nobody else looks inside."""
+
+
 class Kernel(Protocol):
     """Arithmetic modulo n^2; see the module's docstring."""
 
@@ -48,8 +52,11 @@ class Kernel(Protocol):
     def seg_prod(self, src: Values, idx: Index, offsets: Index) -> Values:
         """Return, for every s, the product of src[idx[offsets[s]:offsets[s + 1]]]; one when empty."""
 
-    def fixed_base(self, table: Values, digits: Digits) -> Values:
-        """Return, for every row of ``digits`` (count, windows), the product of table[window, digit]."""
+    def window_table(self, base: int, width: int, windows: int) -> Table:
+        """Return base^(d 2^(width i)) for all windows i and digits d < 2^width, for `fixed_base`."""
+
+    def fixed_base(self, table: Table, digits: Digits) -> Values:
+        """Return base^(sum_i digits[r, i] 2^(width i)) for every row r of ``digits`` (count, windows)."""
 
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
         """Return a[i]^e or a[i]^e[i], e >= 0; ``secret`` asks for time that tells nothing about e."""

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 
 from vfl.paillier.gmp import invert, mpz
-from vfl.paillier.kernels import Digits, Kernel, Values, everything
+from vfl.paillier.kernels import Digits, Kernel, Table, Values
 
 # Towards the key's owner an exponent is |N| + 40 bits long: shorter ones leave the top bits of a sum of exponents
 # bare to somebody who can take discrete logarithms modulo p and q, as the owner may.
@@ -28,7 +28,7 @@ class FixedBase:
     def __init__(self, kernel: Kernel, base: int, bits: int, width: int) -> None:
         self._kernel, self._base, self._width = kernel, base, width
         self._windows = -(-bits // width)
-        self._table: Values | None = None
+        self._table: Table | None = None
         self._served = 0
         self._lock = threading.Lock()
 
@@ -37,30 +37,11 @@ class FixedBase:
         with self._lock:
             self._served += len(digits)
             if self._table is None and self._served >= _TABLE_AFTER:
-                self._table = self._build()
+                self._table = self._kernel.window_table(self._base, self._width, self._windows)
         if self._table is None:
             bases = self._kernel.pack([self._base] * len(digits))
             return self._kernel.pow_uniform(bases, exponents(digits, self._width), secret=True)
         return self._kernel.fixed_base(self._table, digits)
-
-    def _build(self) -> Values:
-        """Double all windows' rows together: row[2^j + i] = row[i] base^(2^j)."""
-        kernel, windows = self._kernel, np.arange(self._windows, dtype=np.int64)
-        doublings = self._doublings()  # base^(2^t), t = 0 .. windows * width - 1
-        size, table = 1, kernel.pack([1] * self._windows)
-        for j in range(self._width):
-            upper = kernel.mul_pairs(table, everything(table), doublings, np.repeat(windows * self._width + j, size))
-            rows = windows[:, None] * size + np.arange(size)
-            order = np.concatenate([rows, rows + len(table)], axis=1).ravel()
-            table, size = kernel.take(kernel.join([table, upper]), order), 2 * size
-        return table
-
-    def _doublings(self) -> Values:
-        kernel = self._kernel
-        powers = [kernel.pack([self._base])]
-        for _ in range(self._windows * self._width - 1):
-            powers.append(kernel.pow_uniform(powers[-1], 2))
-        return kernel.join(powers)
 
 
 def random_digits(count: int, bits: int, width: int) -> Digits:
