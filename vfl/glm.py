@@ -23,7 +23,7 @@ from vfl.baselines import fit_glm
 from vfl.job import Job
 from vfl.losses import FAMILIES, Family, Labels, normalise_weights
 from vfl.optim import Vector, dot, preconditioner
-from vfl.preprocess import QuantisedBlock, exact_matmul
+from vfl.preprocess import exact_matmul
 
 Integers = NDArray[np.int64]
 Progress = Callable[[int, float | None], None]
@@ -43,6 +43,8 @@ class Terms:
     job : Job
     key_holder : str
         "active" or "coordinator", never "auto".
+    reason : str
+        Why, in words for the report.
     rows : int
         Training rows.
     outputs : int
@@ -55,6 +57,7 @@ class Terms:
 
     job: Job
     key_holder: KeyHolder
+    reason: str
     rows: int
     outputs: int
     columns: Mapping[str, int]
@@ -171,9 +174,8 @@ def make_target(model: str, y: Labels, weights: Vector | None, outputs: int) -> 
     return Target(family, y, None if weights is None else normalise_weights(weights), bits, outputs)
 
 
-def make_block(quantised: QuantisedBlock, rows: int, l2: float, *, ones: bool) -> Block:
+def make_block(integers: Integers, bits: Integers, rows: int, l2: float, *, ones: bool) -> Block:
     """A party's block; ``ones`` appends the active party's intercept column."""
-    integers, bits = quantised.integers, quantised.scale_bits
     penalty = np.full(integers.shape[1], l2)
     if ones:
         column = np.full((len(integers), 1), 1 << ONES_BITS, dtype=np.int64)

@@ -75,14 +75,15 @@ class Federation:
         job = self.job()
         widths = dict(zip(self.names, self.cuts, strict=True))
         widths["active"] += job.training.fit_intercept
-        return glm.Terms(job, self.key_holder, len(self.X), self.outputs, widths, self.consent)
+        return glm.Terms(job, self.key_holder, "", len(self.X), self.outputs, widths, self.consent)
 
     def block(self, name: str) -> glm.Block:
         start = int(np.sum(self.cuts[: self.names.index(name)], dtype=int))
         columns = self.X[:, start : start + self.cuts[self.names.index(name)]]
         training = self.job().training
         ones = training.fit_intercept and name == "active"
-        return glm.make_block(quantise(columns, len(self.X)), len(self.X), training.l2, ones=ones)
+        quantised = quantise(columns, len(self.X))
+        return glm.make_block(quantised.integers, quantised.scale_bits, len(self.X), training.l2, ones=ones)
 
     def plays(self) -> dict[str, Callable[[Endpoint], glm.Fit]]:
         terms = self.terms()

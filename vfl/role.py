@@ -1,0 +1,159 @@
+"""The process of one role: ``python -m vfl.role``, started by ``vfl.launch``.
+
+One JSON line on standard input says who to be; events and the result go as JSON lines to standard output. The process
+opens no file but its own CSV and its own folder, and ends when its standard input does: nothing outlives the launcher.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from parties.errors import VflError
+from parties.greeting import greet_as_coordinator, greet_as_party
+from parties.ledger import Ledger
+from parties.link import COORDINATOR, Endpoint
+from parties.process import HubTransport, PartyTransport
+from parties.sealing import KeyPair
+from parties.spec import PartySpec
+from parties.wire import Active, Coordinator, Passive, Role
+from vfl.job import Job, job_fields
+
+ROLES: dict[str, type[Role]] = {"active": Active, "passive": Passive}
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a role's process is told."""
+
+    role: str
+    job: Job
+    party: PartySpec | None
+    folder: str
+    baseline: bool
+    static: bytes
+    pinned: dict[str, bytes]
+    sockets: dict[str, int]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line of a role's process: its result, or the error that ended it."""
+
+    result: msgspec.Raw | None = None
+    encryptions: int = 0
+    decryptions: int = 0
+    kernel: str = ""
+    error: str = ""
+    text: str = ""
+    trace: str = ""
+    died: bool = False
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line from a role's process: an event on the way, or the outcome."""
+
+    event: msgspec.Raw | None = None
+    outcome: Outcome | None = None
+
+
+def role_types(job: Job) -> dict[str, type[Role]]:
+    """Every role by name, in job order, the coordinator first."""
+    return {COORDINATOR: Coordinator} | {party.name: ROLES[party.role] for party in job.parties}
+
+
+def main() -> int:
+    """Play one role as ordered on standard input."""
+    out = _take_standard_output()
+    orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+
+    def write(line: Line) -> None:
+        out.write(msgspec.json.encode(line) + b"\n")
+
+    try:
+        write(Line(outcome=_play(orders, write)))
+    except VflError as error:
+        write(Line(outcome=Outcome(error=type(error).__name__, text=str(error))))
+        return error.exit_code
+    except Exception as error:  # a bug: say where, and let the others stop
+        write(Line(outcome=Outcome(error="bug", text=type(error).__name__, trace=traceback.format_exc())))
+        return 1
+    return 0
+
+
+def _play(orders: Orders, write: Callable[[Line], None]) -> Outcome:
+    """Load, greet, play, and tell the others if anything goes wrong on the way."""
+    transport = _transport(orders)
+    try:
+        return _play_over(orders, transport, write)
+    except VflError as error:
+        transport.abort(f"stopped ({type(error).__name__})")
+        raise
+    except Exception:
+        transport.abort("stopped (internal error)")
+        raise
+
+
+def _play_over(orders: Orders, transport: HubTransport | PartyTransport, write: Callable[[Line], None]) -> Outcome:
+    from vfl import session  # the sockets are served while these imports take their time
+    from vfl.paillier import kernel_name, operation_counts
+
+    def report(event: session.Event) -> None:
+        write(Line(event=msgspec.Raw(msgspec.json.encode(event))))
+
+    report(session.Event(orders.role, "starting"))
+    folder = Path(orders.folder)
+    ledger = Ledger(folder / "ledger.jsonl")
+    endpoint = Endpoint(orders.role, role_types(orders.job), transport, ledger)
+    lines = job_fields(orders.job)
+    if orders.party is None:
+        greet_as_coordinator(endpoint, lines)
+        result = session.play_coordinator(endpoint, orders.job, report)
+    else:
+        from parties.data import read_party
+
+        loaded = session.load_party(orders.job, orders.party, read_party(orders.party))
+        greet_as_party(endpoint, lines, KeyPair.from_private_bytes(orders.static), orders.pinned)
+        result = session.play_party(
+            endpoint, orders.job, orders.party, loaded, folder, report, baseline=orders.baseline
+        )
+    ledger.close()
+    counts = operation_counts()
+    return Outcome(
+        result=msgspec.Raw(msgspec.json.encode(result)),
+        encryptions=counts.encryptions,
+        decryptions=counts.decryptions,
+        kernel=kernel_name(),
+    )
+
+
+def _transport(orders: Orders) -> HubTransport | PartyTransport:
+    sockets = {name: socket.socket(fileno=number) for name, number in orders.sockets.items()}
+    if orders.party is None:
+        return HubTransport(sockets)
+    return PartyTransport(orders.role, sockets[COORDINATOR])
+
+
+def _take_standard_output() -> IO[bytes]:
+    """Keep standard output for the launcher; whatever a library prints goes to standard error."""
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return out
+
+
+def _end_with_launcher() -> None:
+    """Leave when the launcher does: it holds the other end of standard input to its own end."""
+    while sys.stdin.buffer.read(1):
+        continue
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

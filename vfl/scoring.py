@@ -1,0 +1,52 @@
+"""Joint scores of rows that took no part in training: the sum of all partial scores, opened by the active party.
+
+    P --> C   partial    {X_P w_P} in fixed point, under zero-sum masks
+    C --> A   total      the sum over passive parties, still under A's mask
+
+Leakage
+-------
+active : the test rows' summed passive scores
+coordinator : how many rows are scored
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parties.link import COORDINATOR, Endpoint
+from parties.wire import Active, Coordinator, Masked, Message, Passive
+from vfl import glm
+from vfl.glm import Block, Fit, Terms
+from vfl.masking import add_masked, check_scores, pairwise_masks
+from vfl.optim import Vector
+
+
+class Wire:
+    """Messages of scoring."""
+
+    partial = Message(Passive, Coordinator, Masked)
+    total = Message(Coordinator, Active, Masked, discloses="the test rows' summed passive scores")
+
+
+def score_as_active(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit) -> Vector:
+    """Scores of the rows after the training rows, in label units: shape (n, outputs), float64."""
+    fixed = glm.forward(block, fit.weights, slice(block.rows, None))
+    total = endpoint.link(Active, Coordinator, COORDINATOR).recv(Wire.total)
+    others = pairwise_masks(endpoint, "scoring").open_scores("test rows", total, fixed.size)
+    return np.ldexp(glm.to_scores(fixed + others.reshape(fixed.shape)), fit.label_bits)
+
+
+def score_as_passive(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit) -> None:
+    """Send this party's masked partial scores."""
+    fixed = glm.forward(block, fit.weights, slice(block.rows, None)).ravel()
+    check_scores(fixed, len(terms.passive_columns))
+    masks = pairwise_masks(endpoint, "scoring")
+    endpoint.link(Passive, Coordinator, COORDINATOR).send(Wire.partial, masks.scores("test rows", fixed))
+
+
+def score_as_coordinator(endpoint: Endpoint, terms: Terms, rows: int) -> None:
+    """Add up what cannot be read."""
+    links = [endpoint.link(Coordinator, Passive, name) for name in terms.job.passive]
+    parts = {link.peer: link.recv(Wire.partial) for link in links}
+    total = add_masked(parts, rows * terms.outputs)
+    endpoint.link(Coordinator, Active, terms.job.active).send(Wire.total, total)

@@ -1,0 +1,116 @@
+"""What a party keeps of a run: its shard of the model, the order of its rows, and at the active party the test scores.
+
+``model.json`` holds what is text and small numbers, ``model.npz`` the arrays (numpy's format, never pickle);
+``model.json`` names the SHA-256 of ``model.npz``, so that halves of different runs are not mixed up. With the shard's
+``coef`` (one row per encoded column, in the label's unit) a party's part of the linear predictor is ``X @ coef``,
+``X`` being the party's encoded columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from parties.data import PartyTable
+from parties.errors import DataError
+from parties.spec import PartySpec
+from vfl import __version__
+from vfl.glm import Fit, Integers, Terms
+from vfl.optim import Vector
+from vfl.prepare import Columns
+from vfl.preprocess import Preprocessor
+
+
+def save_shard(folder: Path, terms: Terms, spec: PartySpec, columns: Columns, fit: Fit, classes: list[str]) -> None:
+    """Write ``model.json`` and ``model.npz``.
+
+    Parameters
+    ----------
+    classes : list of str
+        Class texts in code order at the active party; elsewhere empty.
+    """
+    job = terms.job
+    coef = np.ldexp(fit.weights, fit.label_bits)
+    arrays = {"scale_bits": columns.scale_bits, "kept": np.array(columns.kept, dtype=np.int64)}
+    if spec.role == "active" and job.training.fit_intercept:
+        coef, arrays["intercept"] = coef[:-1], coef[-1]
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, coef=coef, **arrays)
+    (folder / "model.npz").write_bytes(buffer.getvalue())
+    _write_json(
+        folder / "model.json",
+        {
+            "format": 1,
+            "version": __version__,
+            "job": job.name,
+            "model": job.model,
+            "task": job.task,
+            "party": spec.name,
+            "role": spec.role,
+            "label_bits": fit.label_bits,
+            "classes": classes,
+            "columns": [columns.preprocessor.names[j] for j in columns.kept],
+            "preprocessor": columns.preprocessor.to_dict(),
+            "arrays_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        },
+    )
+
+
+def load_preprocessor(folder: Path) -> tuple[Preprocessor, Integers]:
+    """A shard's preprocessor, and which of its columns are in use.
+
+    Raises
+    ------
+    DataError
+        If the shard is missing or damaged.
+    """
+    try:
+        state = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        data = (folder / "model.npz").read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"model shard {folder}: cannot be read ({error}); run the training again") from None
+    if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
+        raise DataError(f"model shard {folder}: model.npz is not the one that model.json names; train again")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return Preprocessor.from_dict(state["preprocessor"]), np.asarray(arrays["kept"])
+
+
+def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, n_train: int) -> None:
+    """Write ``ids.csv``: this party's ids as in its CSV, in the agreed row order, with the part they fell into."""
+    frame = _id_frame(spec, table, rows)
+    frame["part"] = ["train"] * n_train + ["test"] * (len(rows) - n_train)
+    frame.to_csv(folder / "ids.csv", index=False)
+
+
+def save_test_scores(
+    folder: Path,
+    spec: PartySpec,
+    table: PartyTable,
+    rows: Integers,
+    predicted: Vector,
+    classes: list[str],
+) -> None:
+    """Write ``test_scores.csv``: id and label as in the CSV, and the score or one score per class."""
+    frame = _id_frame(spec, table, rows)
+    if table.labels is not None and spec.label is not None:
+        frame[spec.label] = [table.labels[row] for row in rows]
+    if predicted.ndim == 2:
+        for code, name in enumerate(classes):
+            frame[f"score_{name}"] = predicted[:, code]
+    else:
+        frame["score"] = predicted
+    frame.to_csv(folder / "test_scores.csv", index=False)
+
+
+def _id_frame(spec: PartySpec, table: PartyTable, rows: Integers) -> pd.DataFrame:
+    cells = zip(spec.id_columns, table.id_columns, strict=True)
+    return pd.DataFrame({name: [column[row] for row in rows] for name, column in cells}, dtype=str)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
