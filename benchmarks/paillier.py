@@ -29,9 +29,9 @@ def best(work: Callable[[], object], rounds: int) -> float:
     """Return the seconds of the fastest round."""
     fastest = float("inf")
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.thread_time()
         work()
-        fastest = min(fastest, time.perf_counter() - start)
+        fastest = min(fastest, time.thread_time() - start)
     return fastest
 
 

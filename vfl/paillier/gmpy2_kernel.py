@@ -15,30 +15,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-import numpy as np
-
 from vfl.paillier.gmp import invert, mpz, powmod, powmod_sec
 from vfl.paillier.kernels import Digits, Index, Table, Values
 
 Pair = tuple[mpz, mpz]
+Logs = tuple[list[mpz], list[mpz]]  # all first parts, all second parts
 
 _USES_FOR_LOGS = 5  # per value of a segment product; measured at 2048 bits
+_ROWS_AT_ONCE = 256
 _POWERS_FOR_LOGS = 800  # from one table of windows; measured at 2048 bits
 
 
 class _WindowTable:
-    """base^(d 2^(width i)) at place 2^width i + d; as logs too once many powers were taken."""
+    """base^(d 2^(width i)) as windows[i][d]; once many powers were taken, as logs in two lists each."""
 
-    def __init__(self, pairs: list[Pair], windows: int) -> None:
-        self.pairs, self.windows = pairs, windows
+    def __init__(self, windows: list[list[Pair]]) -> None:
+        self.windows = windows
         self.served = 0
-        self.logs: list[Pair] | None = None
-
-    def places(self, digits: Digits) -> list[list[int]]:
-        """Return the entries that rows of digits name."""
-        starts = np.arange(self.windows, dtype=np.int64) * (len(self.pairs) // self.windows)
-        listed: list[list[int]] = (digits + starts).tolist()
-        return listed
+        self.logs: list[Logs] | None = None
 
 
 class Gmpy2Kernel:
@@ -81,26 +75,30 @@ class Gmpy2Kernel:
 
     def window_table(self, base: int, width: int, windows: int) -> Table:
         """Return base^(d 2^(width i)) for all windows i and digits d, for `fixed_base`."""
-        table: list[Pair] = []
+        table: list[list[Pair]] = []
         step = self._split(mpz(base))
         for _ in range(windows):
-            power = self._one
+            row = [self._one]
             for _ in range(1 << width):
-                table.append(power)
-                power = self._product([power, step], [0, 1])
-            step = power
-        return _WindowTable(table, windows)
+                row.append(self._product([row[-1], step], [0, 1]))
+            step = row.pop()
+            table.append(row)
+        return _WindowTable(table)
 
     def fixed_base(self, table: Table, digits: Digits) -> Values:
         """Return, for every row of digits, the product of the table's entries that they name."""
-        windows = cast("_WindowTable", table)
-        windows.served += len(digits)
-        if windows.logs is None and windows.served >= _POWERS_FOR_LOGS:
-            windows.logs = self._logs(windows.pairs)
-        logs = windows.logs
-        if logs is None:
-            return [self._product(windows.pairs, row) for row in windows.places(digits)]
-        return [self._product_of_logs(logs, row) for row in windows.places(digits)]
+        made = cast("_WindowTable", table)
+        made.served += len(digits)
+        if made.logs is None and made.served >= _POWERS_FOR_LOGS:
+            made.logs = self._logs_of_windows(made.windows)
+        if made.logs is None:
+            every = list(range(digits.shape[1]))
+            rows = ([made.windows[i][d] for i, d in enumerate(row)] for row in digits.tolist())
+            return [self._product(row, every) for row in rows]
+        powers: list[Pair] = []
+        for start in range(0, len(digits), _ROWS_AT_ONCE):
+            powers += self._powers_of_logs(made.logs, digits[start : start + _ROWS_AT_ONCE])
+        return powers
 
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
         """Return a[i]^e or a[i]^e[i]; ``secret`` takes GMP's side-channel silent powering (1.4 times slower)."""
@@ -156,36 +154,55 @@ class Gmpy2Kernel:
             x0 = low
         return x0, x1
 
-    def _product_of_logs(self, logs: list[Pair], order: list[int]) -> Pair:
+    def _product_of_logs(self, logs: Logs, order: list[int]) -> Pair:
         """Multiply the logs that ``order`` names, two at a time, into a pair."""
         if not order:
             return self._one
-        nn, odd = self._nn, len(order) % 2
-        x, u = logs[order[0]] if odd else (mpz(1), mpz(0))
+        nn, odd, (firsts, us) = self._nn, len(order) % 2, logs
+        x = firsts[order[0]] if odd else mpz(1)
         rest = iter(order[odd:])
         for i, j in zip(rest, rest, strict=True):
-            y0, v = logs[i]
-            z0, w = logs[j]
-            u += v + w
-            x = x * (y0 * z0) % nn
+            x = x * (firsts[i] * firsts[j]) % nn
         x0, x1 = self._split(x)
-        return x0, (x1 + u % self._n * x0) % self._n
+        return x0, (x1 + sum(map(us.__getitem__, order), mpz(0)) % self._n * x0) % self._n
 
-    def _logs(self, pairs: list[Pair]) -> list[Pair] | None:
-        """Return (x0, x1 / x0 mod n) of every pair, by one inversion; None if a number is no unit."""
+    def _powers_of_logs(self, logs: list[Logs], digits: Digits) -> list[Pair]:
+        """Take all powers through one pair of windows after the other: a window stays in the processor's cache."""
+        n, nn, columns = self._n, self._nn, digits.T.tolist()
+        firsts, us = logs[0]
+        xs, sums = [firsts[d] for d in columns[0]], [us[d] for d in columns[0]]
+        for i in range(1, len(columns) - 1, 2):
+            (low, low_u), (high, high_u) = logs[i], logs[i + 1]
+            xs = [x * (low[d] * high[e]) % nn for x, d, e in zip(xs, columns[i], columns[i + 1], strict=True)]
+            sums = [u + low_u[d] + high_u[e] for u, d, e in zip(sums, columns[i], columns[i + 1], strict=True)]
+        if len(columns) % 2 == 0:
+            last, last_u = logs[-1]
+            xs = [x * last[d] % nn for x, d in zip(xs, columns[-1], strict=True)]
+            sums = [u + last_u[d] for u, d in zip(sums, columns[-1], strict=True)]
+        return [(x0, (x1 + u % n * x0) % n) for (x0, x1), u in zip(map(self._split, xs), sums, strict=True)]
+
+    def _logs_of_windows(self, windows: list[list[Pair]]) -> list[Logs] | None:
+        logs = self._logs([pair for row in windows for pair in row])
+        if logs is None:
+            return None
+        (firsts, us), size = logs, len(windows[0])
+        return [(firsts[at : at + size], us[at : at + size]) for at in range(0, len(us), size)]
+
+    def _logs(self, pairs: list[Pair]) -> Logs | None:
+        """Return x0 and x1 / x0 mod n of every pair, by one inversion; None if a number is no unit."""
         n, prefix = self._n, [mpz(1)]
         for x0, _ in pairs:
             prefix.append(prefix[-1] * x0 % n)
         try:
-            inverse = invert(prefix[-1], n)
+            inverse = invert(prefix.pop(), n)
         except ZeroDivisionError:
             return None
-        logs: list[Pair] = []
-        for (x0, x1), before in zip(reversed(pairs), reversed(prefix[:-1]), strict=True):
-            logs.append((x0, x1 * (inverse * before % n) % n))
+        us: list[mpz] = []
+        for (x0, x1), before in zip(reversed(pairs), reversed(prefix), strict=True):
+            us.append(x1 * (inverse * before % n) % n)
             inverse = inverse * x0 % n
-        logs.reverse()
-        return logs
+        us.reverse()
+        return [x0 for x0, _ in pairs], us
 
 
 def _pairs(values: Values) -> list[Pair]:

@@ -22,7 +22,8 @@ slot would be an equation on X for it, and one on r for the owner of X: all are 
 The lower slots add less than 2^(gamma - g) to V / 2^s, so e is within 1 of 2^gamma times the product and rounding
 gives it exactly. Without the gap up to a third of the results would be off by one.
 
-Leakage. Key owner: V hides T within statistical distance 2^-40 (k = 1: perfectly). Owner of X: the products.
+Leakage. Key owner: V hides T within statistical distance 2^-40 (k = 1: perfectly). Owner of X: the products. Whoever
+times `transposed_product` learns about how many digits of X are zero, hence the share of one-hot columns.
 The two mask rules are never mixed: a plan has one or the other.
 """
 

@@ -10,6 +10,9 @@ seen and that hides nothing else. Freshness is kept per ciphertext, because it c
   operand's obfuscator r (r times anything fixed is as random as r), which holds only as long as the operand itself
   stays at home.
 
+Freshness does not know directions: what goes to the owner of the key is passed through
+``rerandomise(..., towards_owner=True)`` whether it is fresh or not, as `mask_products` does.
+
 Slices share the freshness of what they are cut from; `concat` takes it from its parts.
 """
 
