@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from parties.frame import Frame
 from parties.ledger import Ledger
-from parties.link import COORDINATOR, Delivery, Endpoint
+from parties.link import COORDINATOR, Delivery, Endpoint, Link
 from parties.local import run_local
 from parties.policy import Guards
-from parties.wire import Active, Coordinator, Passive
+from parties.wire import Active, Coordinator, Passive, Payload
 from vfl import glm, glm_exact, glm_quadratic
+from vfl.baselines import fit_glm
 from vfl.job import Job, Member, Privacy, Training
 from vfl.preprocess import quantise
 
@@ -49,6 +51,7 @@ class Federation:
     weights: NDArray[np.float64] | None = None
     outputs: int = 1
     enforce: bool = False
+    lax: Sequence[str] = ()  # parties whose guards only warn, whatever `enforce` says
     consent: bool = True
     key_bits: int = 512
     training: dict[str, object] = field(default_factory=dict)
@@ -88,7 +91,9 @@ class Federation:
     def plays(self) -> dict[str, Callable[[Endpoint], glm.Fit]]:
         terms = self.terms()
         protocol = glm_exact if self.key_holder == "active" else glm_quadratic
-        self.guards = {name: Guards(enforce=self.enforce, small_data=True) for name in self.names}
+        self.guards = {
+            name: Guards(enforce=self.enforce and name not in self.lax, small_data=True) for name in self.names
+        }
 
         def active(endpoint: Endpoint) -> glm.Fit:
             target = glm.make_target(self.model, self.y, self.weights, self.outputs)
@@ -112,6 +117,22 @@ class Federation:
             self.plays(), roles=roles, ledgers=self.ledgers, observe=self.deliveries.append, frames=self.frames
         )
 
+    def optimum(self) -> NDArray[np.float64]:
+        """Pooled optimum on the same columns, in the layout of `joint`."""
+        training = self.job().training
+        coef, intercept = fit_glm(
+            self.model, self.X, self.y, training.l2, training.fit_intercept, self.weights, self.outputs
+        )
+        rows = [np.reshape(coef, (self.outputs, -1)).T]
+        return np.vstack([*rows, np.reshape(intercept, (1, -1))] if training.fit_intercept else rows)
+
+    def error(self, fits: dict[str, glm.Fit]) -> float:
+        """Distance of the joint weights to the optimum, relative; softmax intercepts up to a common constant."""
+        joint, optimum = self.joint(fits), self.optimum()
+        if self.model == "softmax" and self.job().training.fit_intercept:
+            joint[-1] -= joint[-1].mean()
+        return float(np.linalg.norm(joint - optimum) / np.linalg.norm(optimum))
+
     def joint(self, fits: dict[str, glm.Fit]) -> NDArray[np.float64]:
         """Pooled weights in label units, the intercept (if any) last: shape (d + 1, outputs)."""
         fit_intercept = self.job().training.fit_intercept
@@ -126,7 +147,23 @@ def make_federation(model: str, rows: int, cuts: Sequence[int], seed: int = 0, *
     rng = np.random.default_rng(seed)
     outputs = 3 if model == "softmax" else 1
     width = int(np.sum(cuts))
-    X = standardised(rng.normal(size=(rows, width)) @ (np.eye(width) + 0.3 * rng.normal(size=(width, width))))
+    X = standardised(rng.normal(size=(rows, width)) @ (np.eye(width) + 0.2 * rng.normal(size=(width, width))))
     w = rng.normal(size=(width, outputs)) / np.sqrt(width)
     y = make_labels(model, X @ w - 0.5, rng)
     return Federation(model, X, y, cuts, outputs=outputs, **options)
+
+
+def tamper(
+    monkeypatch: pytest.MonkeyPatch, sender: str, message: str, change: Callable[[Payload], Payload], *, after: int = 0
+) -> None:
+    """Let one role replace what it sends as ``message`` (from the given time on); everybody else is honest."""
+    honest, sent = Link.send, []
+
+    def send(self: Link, kind: object, payload: Payload) -> None:
+        if self.me == sender and kind.name == message:
+            sent.append(message)
+            if len(sent) > after:
+                payload = change(payload)
+        honest(self, kind, payload)
+
+    monkeypatch.setattr(Link, "send", send)
