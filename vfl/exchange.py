@@ -7,10 +7,19 @@ and group before it is used.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 
 from parties.errors import CryptoError, RemoteProtocolError
-from parties.wire import Encrypted, PaillierKey
-from vfl.paillier import CipherVector, PublicKey, from_bytes, public_key_from_wire, to_bytes
+from parties.wire import Encrypted, Opened, PaillierKey
+from vfl.paillier import (
+    CipherVector,
+    InnerProductPlan,
+    PublicKey,
+    from_bytes,
+    public_key_from_wire,
+    to_bytes,
+    unmask_products,
+)
 
 
 def send_key(key: PublicKey) -> PaillierKey:
@@ -39,3 +48,13 @@ def receive_ciphers(key: PublicKey, payload: Encrypted, count: int, sender: str)
         return from_bytes(key, payload.body, count=count)
     except CryptoError as error:
         raise RemoteProtocolError(f"ciphertexts from {sender}: {error}") from error
+
+
+def receive_opened(
+    plan: InnerProductPlan, key: PublicKey, payload: Opened, masks: Sequence[int], sender: str
+) -> list[int]:
+    """Exact products from opened slots and the masks kept at home, or ``RemoteProtocolError``."""
+    try:
+        return unmask_products(plan, key, payload.body, masks)
+    except CryptoError as error:
+        raise RemoteProtocolError(f"opened products from {sender}: {error}") from error

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from parties.errors import LocalProtocolError
-from parties.policy import KeyHolder
+from parties.errors import LocalProtocolError, PolicyError
+from parties.policy import SCORE_BITS as ROUNDED_BITS
+from parties.policy import Guards, KeyHolder, Verdict, score_budget, scores_are_rounded
 from vfl.baselines import fit_glm
 from vfl.job import Job
 from vfl.losses import FAMILIES, Family, Labels, normalise_weights
+from vfl.masking import check_scores
 from vfl.optim import Vector, dot, preconditioner
 from vfl.preprocess import exact_matmul
 
@@ -224,10 +226,58 @@ def forward(block: Block, weights: Vector, rows: slice | None = None) -> Integer
         Scores times 2^32.
     """
     chosen = block.training if rows is None else block.integers[rows]
-    shift = (WEIGHT_BITS - block.scale_bits)[:, None]
-    fixed = np.rint(np.ldexp(weights, shift)).astype(np.int64)
+    with np.errstate(over="ignore"):
+        scaled = np.rint(np.ldexp(weights, (WEIGHT_BITS - block.scale_bits)[:, None]))
+    if not (np.abs(scaled) < 2.0**62).all():
+        raise LocalProtocolError("a weight leaves the range of fixed point: the training diverges; raise training.l2")
+    fixed = scaled.astype(np.int64)
     drop = WEIGHT_BITS - SCORE_BITS
     return (exact_matmul(chosen, fixed) + (1 << (drop - 1))) >> drop
+
+
+def budget(terms: Terms, evaluations: int) -> Verdict | None:
+    """Verdict on the active party's score budget after so many evaluations, the coming one included."""
+    return score_budget(
+        evaluations=evaluations,
+        scores=terms.outputs,
+        passive_columns=terms.passive_columns,
+        party=terms.job.active,
+        consent=terms.consent,
+    )
+
+
+def disclosed_scores(terms: Terms, guards: Guards, block: Block, weights: Vector, evaluations: int) -> Integers:
+    """A passive party's scores of the training rows, as far as the active party's budget lets them out.
+
+    Parameters
+    ----------
+    evaluations : int
+        Evaluations so far, this one included.
+
+    Returns
+    -------
+    ndarray of shape (n outputs,), int64
+        Scores times 2^32; multiples of 2^-8 once the budget is spent with consent and guards are enforced.
+
+    Raises
+    ------
+    PolicyError
+        The budget is spent, and guards are enforced.
+    """
+    if guards.heed(budget(terms, evaluations)):
+        raise PolicyError(
+            f"{terms.job.active} asks for more evaluations than its score budget allows; nothing was sent; "
+            "lower training.max_iter or training.newton_steps"
+        )
+    fixed = forward(block, weights).ravel()
+    columns = terms.passive_columns
+    if scores_are_rounded(
+        guards, evaluations=evaluations, scores=terms.outputs, passive_columns=columns, consent=terms.consent
+    ):
+        drop = SCORE_BITS - ROUNDED_BITS
+        fixed = (fixed + (1 << (drop - 1))) >> drop << drop
+    check_scores(fixed, len(columns))
+    return fixed
 
 
 def to_scores(fixed: Integers) -> Vector:

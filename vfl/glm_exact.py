@@ -45,10 +45,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parties.errors import PolicyError, RemoteProtocolError
+from parties.errors import RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
-from parties.policy import SCORE_BITS as ROUNDED_BITS
-from parties.policy import Guards, Verdict, score_budget, scores_are_rounded
+from parties.policy import Guards
 from parties.wire import (
     Active,
     Control,
@@ -62,9 +61,9 @@ from parties.wire import (
     Revealed,
 )
 from vfl import glm
-from vfl.exchange import receive_ciphers, receive_key, send_ciphers, send_key
+from vfl.exchange import receive_ciphers, receive_key, receive_opened, send_ciphers, send_key
 from vfl.glm import Block, Fit, Integers, Progress, Target, Terms
-from vfl.masking import Masks, add_masked, check_scores, pairwise_masks
+from vfl.masking import Masks, add_masked, pairwise_masks
 from vfl.optim import Pair, Vector, basis_products, combine, lbfgs_direction, line_search, remember
 from vfl.paillier import (
     CipherVector,
@@ -79,12 +78,12 @@ from vfl.paillier import (
     pack_rows,
     plan_inner_product,
     transposed_product,
-    unmask_products,
 )
 
 RESIDUAL_BITS = 26
 _HEADROOM = 2  # residuals of unbounded families may grow to this power of two times those at the start
 _MAX_PACKING = 64
+_MAX_BOUND_BITS = 128
 _ESTIMATE = 0.1  # -g'd / 2 estimates the decrease that is left and falls short of it by up to ten times (measured)
 
 
@@ -226,7 +225,8 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
         if told.facts.get("stop"):
             break
         d = combine(_read_values(told, 2 * len(pairs) + 1, lead.peer), pairs, Pg)
-        _send_scores(hub, masks, terms, guards, block, w + d, round_number)
+        scores = glm.disclosed_scores(terms, guards, block, w + d, round_number + 1)
+        hub.send(Wire.scores, masks.scores(f"scores|{round_number}", scores))
         hub.send(Wire.step_scalars, masks.scalars(f"step|{round_number}", _penalties(block, w, d)))
         told = lead.recv(Wire.step)
         if told.facts.get("stop"):
@@ -247,7 +247,7 @@ def coordinator(endpoint: Endpoint, terms: Terms) -> Fit:
         residual = lead.recv(Wire.residual)
         for link in passives:
             link.send(Wire.residual_copy, residual)
-        lead.send(Wire.all_products, _gather(passives, terms))
+        lead.send(Wire.all_products, _gather(passives, terms, residual))
         count = (2 * pairs + 1) * (pairs + 1)
         lead.send(Wire.gradient_sums, add_masked({p.peer: p.recv(Wire.gradient_scalars) for p in passives}, count))
         if not lead.recv(Wire.proceed).facts.get("go"):
@@ -310,10 +310,17 @@ def _serve_gradients(run: _ActiveRun, terms: Terms, residuals: Integers) -> None
     packed = [value for column in residuals.T for value in pack_rows(run.plan, np.ascontiguousarray(column))]
     run.hub.send(Wire.residual, send_ciphers(encrypt(run.key, packed)))
     counts = [width * terms.outputs for width in terms.passive_columns]
-    masked = receive_ciphers(run.key.public, run.hub.recv(Wire.all_products), sum(counts), run.hub.peer)
-    opened = open_products(run.plan, run.key, masked, count=sum(counts))
-    for link, first, count in zip(run.passives, np.cumsum([0, *counts[:-1]]).tolist(), counts, strict=True):
-        link.send(Wire.opened, Opened(opened[first : first + count]))
+    gathered = run.hub.recv(Wire.all_products)
+    if len(gathered.body) != sum(counts):
+        raise RemoteProtocolError(f"{run.hub.peer} sent {len(gathered.body)} products, expected {sum(counts)}")
+    firsts = np.cumsum([0, *counts[:-1]]).tolist()
+    parts = [Encrypted(gathered.key, gathered.body[at : at + count]) for at, count in zip(firsts, counts, strict=True)]
+    vectors = [
+        receive_ciphers(run.key.public, part, count, link.peer)
+        for link, part, count in zip(run.passives, parts, counts, strict=True)
+    ]
+    for link, vector, count in zip(run.passives, vectors, counts, strict=True):
+        link.send(Wire.opened, Opened(open_products(run.plan, run.key, vector, count=count)))
 
 
 def _own_gradient(
@@ -334,24 +341,21 @@ def _own_gradient(
     ]
     masked, masks = mask_products(plan, CipherVector.concat(products))
     hub.send(Wire.products, send_ciphers(masked))
-    exact = unmask_products(plan, key, lead.recv(Wire.opened).body, masks)
+    exact = receive_opened(plan, key, lead.recv(Wire.opened), masks, lead.peer)
     columns = [exact[i * block.width : (i + 1) * block.width] for i in range(terms.outputs)]
     return glm.mean_gradient(block, columns, setup.residual_scale)
 
 
-def _gather(passives: Sequence[Link[Coordinator, Passive]], terms: Terms) -> Encrypted:
-    """All parties' masked products in one message, in job order, as they came."""
+def _gather(passives: Sequence[Link[Coordinator, Passive]], terms: Terms, residual: Encrypted) -> Encrypted:
+    """All parties' masked products in one message, in job order, of the residual's key and width."""
     parts = {link.peer: link.recv(Wire.products) for link in passives}
     for name, part in parts.items():
-        if part.body.ndim != 2 or len(part.body) != terms.columns[name] * terms.outputs:
-            raise RemoteProtocolError(
-                f"{name} sent {len(part.body)} products, expected {terms.columns[name] * terms.outputs}"
-            )
-    widths = {part.body.shape[1] for part in parts.values()}
-    keys = {part.key for part in parts.values()}
-    if len(widths) != 1 or len(keys) != 1:
-        raise RemoteProtocolError("the passive parties sent ciphertexts under different keys")
-    return Encrypted(keys.pop(), np.concatenate([part.body for part in parts.values()]))
+        expected = (terms.columns[name] * terms.outputs, *residual.body.shape[1:])
+        if part.body.shape != expected:
+            raise RemoteProtocolError(f"{name} sent products of shape {part.body.shape}, expected {expected}")
+        if part.key != residual.key:
+            raise RemoteProtocolError(f"{name} sent ciphertexts under another key than the run's")
+    return Encrypted(residual.key, np.concatenate([part.body for part in parts.values()]))
 
 
 def _opened_scalars(
@@ -383,20 +387,9 @@ def _verdict(
         return "the classes are separable: the weights would grow without end; raise training.l2"
     if round_number == training.max_iter:
         return f"not converged within training.max_iter = {training.max_iter} rounds"
-    if guards.heed(_budget(terms, round_number)):
+    if guards.heed(glm.budget(terms, round_number + 1)):
         return "the active party's score budget is spent"
     return ""
-
-
-def _budget(terms: Terms, round_number: int) -> Verdict | None:
-    """Verdict on the evaluation that this round would open."""
-    return score_budget(
-        evaluations=round_number + 1,
-        scores=terms.outputs,
-        passive_columns=terms.passive_columns,
-        party=terms.job.active,
-        consent=terms.consent,
-    )
 
 
 def _tell_direction(run: _ActiveRun, coefficients: Sequence[float], stop: str) -> None:
@@ -417,35 +410,6 @@ def _evaluate(run: _ActiveRun, block: Block, weights: Vector, round_number: int)
     own = glm.forward(block, weights)
     total = run.masks.open_scores(f"scores|{round_number}", run.hub.recv(Wire.score_sums), own.size)
     return glm.to_scores(own + total.reshape(own.shape))
-
-
-def _send_scores(
-    hub: Link[Passive, Coordinator],
-    masks: Masks,
-    terms: Terms,
-    guards: Guards,
-    block: Block,
-    weights: Vector,
-    round_number: int,
-) -> None:
-    """A passive party's masked scores, if the active party's budget still allows them."""
-    if guards.heed(_budget(terms, round_number)):
-        raise PolicyError(
-            f"{terms.job.active} asks for more evaluations than its score budget allows; nothing was sent"
-        )
-    fixed = glm.forward(block, weights).ravel()
-    rounded = scores_are_rounded(
-        guards,
-        evaluations=round_number + 1,
-        scores=terms.outputs,
-        passive_columns=terms.passive_columns,
-        consent=terms.consent,
-    )
-    if rounded:
-        drop = glm.SCORE_BITS - ROUNDED_BITS
-        fixed = (fixed + (1 << (drop - 1))) >> drop << drop
-    check_scores(fixed, len(terms.passive_columns))
-    hub.send(Wire.scores, masks.scores(f"scores|{round_number}", fixed))
 
 
 def _search(target: Target, setup: Setup, z: Vector, dz: Vector, slope: float, cross: float, at_d: float) -> float:
@@ -502,7 +466,7 @@ def _plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
 def _read_setup(facts: Mapping[str, bool | int | float | str | None], sender: str) -> Setup:
     names = ("bound_bits", "label_bits", "rows_per_ciphertext")
     values = [facts.get(name) for name in names]
-    limits = ((-1100, 1100), (-1100, 1100), (1, _MAX_PACKING))
+    limits = ((-_MAX_BOUND_BITS, _MAX_BOUND_BITS), (-1100, 1100), (1, _MAX_PACKING))
     for value, (low, high) in zip(values, limits, strict=True):
         if type(value) is not int or not low <= value <= high:
             raise RemoteProtocolError(f"{sender} sent a set-up out of range")

@@ -24,12 +24,14 @@ With ``newton_steps`` the expansion moves to the scores reached, that often::
 
 Leakage
 -------
-active : its own columns' products with the others' directions, X_A'(sum X_P p); loss of each round;
+active : its own columns' products with the scores of directions, hence X_A'(sum X_P p); loss of each round;
     step lengths and conjugacy factors; summed passive training scores, once per Newton step
-passive : its own columns' products: one gradient of the labels per expansion, then with the others' directions;
-    mean curvature of the expansion (with a label-only active party that is p(1 - p) of the label rate), powers of two
-    that bound the residuals and scale the label, and the packing; step lengths and conjugacy factors
-coordinator : sums over all parties of loss, g'Pg, g'p, p'h; mean curvature of the expansion; sizes and timing
+passive : its own columns' products: with the labels' deviation once per expansion, then with the scores of directions;
+    mean curvature of the expansion; powers of two that bound the residuals and scale the label, and the packing;
+    step lengths and conjugacy factors
+coordinator : sums over all parties of loss, g'Pg, g'p, p'h; mean curvature of the expansion;
+    powers of two that bound the residuals and scale the label, and the packing; sizes and timing
+With a label-only active party the mean curvature is p(1 - p) of the label rate p.
 C colluding with any party breaks it: C's key opens what the parties exchange.
 
 Threat model
@@ -49,9 +51,9 @@ from functools import partial, reduce
 
 import numpy as np
 
-from parties.errors import LocalProtocolError, PolicyError, RemoteProtocolError
+from parties.errors import LocalProtocolError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
-from parties.policy import Guards, Verdict, score_budget
+from parties.policy import Guards
 from parties.wire import (
     Active,
     Coordinator,
@@ -65,9 +67,9 @@ from parties.wire import (
     Revealed,
 )
 from vfl import glm
-from vfl.exchange import receive_ciphers, receive_key, send_ciphers, send_key
+from vfl.exchange import receive_ciphers, receive_key, receive_opened, send_ciphers, send_key
 from vfl.glm import Block, Fit, Integers, Progress, Target, Terms
-from vfl.masking import Masks, add_masked, check_scores, open_sum, pairwise_masks
+from vfl.masking import Masks, add_masked, open_sum, pairwise_masks
 from vfl.optim import Vector, dot
 from vfl.paillier import (
     CipherVector,
@@ -84,7 +86,6 @@ from vfl.paillier import (
     plan_inner_product,
     scale,
     transposed_product,
-    unmask_products,
 )
 
 RESIDUAL_BITS = 26
@@ -93,6 +94,7 @@ STEP_SCORE_LIMIT = 10  # |X_k p| <= 2^10 for every party
 CURVATURE_BITS = 16
 _MAX_WEIGHT_BITS = 16  # sample weights have mean 1; curvatures per row stay below 2^16
 _MAX_PACKING = 64
+_MAX_BOUND_BITS = 128
 
 
 class Wire:
@@ -103,16 +105,24 @@ class Wire:
         Active,
         Passive,
         Revealed,
-        discloses="mean curvature of the expansion, powers of two that bound and scale the labels, packing",
+        discloses="mean curvature of the expansion; "
+        "powers of two that bound the residuals and scale the label, and the packing",
     )
-    setup_copy = Message(Active, Coordinator, Revealed, discloses="mean curvature of the expansion, packing")
+    setup_copy = Message(
+        Active,
+        Coordinator,
+        Revealed,
+        discloses="mean curvature of the expansion; "
+        "powers of two that bound the residuals and scale the label, and the packing",
+    )
     deviation = Message(Active, Passive, Encrypted)
     products = Message(DataParty, Coordinator, Encrypted)
     opened = Message(
         Coordinator,
         DataParty,
         Opened,
-        discloses="its own columns' products: with the labels' deviation once per expansion, then with directions",
+        discloses="its own columns' products: with the labels' deviation once per expansion, "
+        "then with the scores of directions",
     )
     scalars = Message(DataParty, Coordinator, Masked, discloses="sums over all parties of loss, g'Pg, g'p, p'h")
     steer = Message(Coordinator, DataParty, Revealed, discloses="step lengths and conjugacy factors")
@@ -214,7 +224,8 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
         rounds = _walk(hub, masks, block, state, multiply, newton, rounds, _silent)
         w = state.w
         if newton < newton_steps:
-            _send_scores(hub, masks, terms, guards, block, w, newton)
+            scores = glm.disclosed_scores(terms, guards, block, w, newton + 1)
+            hub.send(Wire.training_scores, masks.scores(f"scores|{newton}", scores))
     return Fit(w, label_bits, (), rounds, converged=True)
 
 
@@ -370,7 +381,7 @@ def _open_own(
     """X'v of a party's own block, exact: multiply, mask, have the agreed slot opened, take the mask off."""
     masked, masks = mask_products(plan, transposed_product(plan, vector, block.training))
     hub.send(Wire.products, send_ciphers(masked))
-    return unmask_products(plan, vector.key, hub.recv(Wire.opened).body, masks)
+    return receive_opened(plan, vector.key, hub.recv(Wire.opened), masks, hub.peer)
 
 
 def _open_for(link: Link[Coordinator, DataParty], key: PrivateKey, plan: InnerProductPlan, count: int) -> None:
@@ -451,39 +462,9 @@ def _open_scores(
     newton: int,
 ) -> Vector:
     """Scores reached, own and summed passive ones: a disclosure, counted in the score budget."""
-    guards.heed(_budget(terms, newton))
+    guards.heed(glm.budget(terms, newton + 1))
     total = masks.open_scores(f"scores|{newton}", hub.recv(Wire.training_sums), terms.rows)
     return glm.to_scores(glm.forward(block, w) + total[:, None])
-
-
-def _send_scores(
-    hub: Link[Passive, Coordinator],
-    masks: Masks,
-    terms: Terms,
-    guards: Guards,
-    block: Block,
-    w: Vector,
-    newton: int,
-) -> None:
-    """A passive party's masked training scores, if the score budget allows them."""
-    if guards.heed(_budget(terms, newton)):
-        raise PolicyError(
-            f"{terms.job.active} asks for more training scores than its score budget allows, nothing was sent; "
-            "lower training.newton_steps"
-        )
-    fixed = glm.forward(block, w).ravel()
-    check_scores(fixed, len(terms.passive_columns))
-    hub.send(Wire.training_scores, masks.scores(f"scores|{newton}", fixed))
-
-
-def _budget(terms: Terms, newton: int) -> Verdict | None:
-    return score_budget(
-        evaluations=newton + 1,
-        scores=1,
-        passive_columns=terms.passive_columns,
-        party=terms.job.active,
-        consent=terms.consent,
-    )
 
 
 def _verdict(terms: Terms, decrement: float, loss: float, rounds: int) -> str:
@@ -530,7 +511,8 @@ def _read_setup(told: Revealed, sender: str) -> Setup:
     """Constants of an expansion, checked."""
     facts = told.facts
     whole = [facts.get(name) for name in ("bound_bits", "label_bits", "packed_deviation", "packed_scores")]
-    limits = ((-1100, 1100), (-1100, 1100), (1, _MAX_PACKING), (1, _MAX_PACKING))
+    bounds = (-_MAX_BOUND_BITS, _MAX_BOUND_BITS)
+    limits = (bounds, (-1100, 1100), (1, _MAX_PACKING), (1, _MAX_PACKING))
     fitting = all(type(value) is int and low <= value <= high for value, (low, high) in zip(whole, limits, strict=True))
     curvature = facts.get("curvature")
     if not fitting or type(curvature) is not float or not 0 < curvature <= 2.0**_MAX_WEIGHT_BITS:
