@@ -32,11 +32,26 @@ P = TypeVar("P", bound=Payload)
 
 
 def encode(payload: Payload) -> bytes:
-    """Bytes of a payload; arrays must have the dtype that their field declares."""
+    """Bytes of a payload.
+
+    Raises
+    ------
+    LocalProtocolError
+        If ``decode`` would refuse them: a wrong dtype, an array where none is declared, a header over its limit.
+    """
+    try:
+        data = _encode(payload)
+        decode(type(payload), data)
+    except (msgspec.MsgspecError, RemoteProtocolError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise LocalProtocolError(f"no {type(payload).__name__} as its type declares it: {error}") from error
+    return data
+
+
+def _encode(payload: Payload) -> bytes:
     blobs: list[memoryview] = []
 
     def array_to_header(value: object) -> list[str | int]:
-        if not isinstance(value, np.ndarray):
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
             raise LocalProtocolError(f"a {type(value).__name__} has no place in a payload")
         flat = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
         blobs.append(flat.reshape(-1).view(np.uint8).data)
@@ -71,7 +86,7 @@ def decode(kind: type[P], data: bytes | bytearray | memoryview) -> P:
     try:
         decoder = msgspec.msgpack.Decoder(kind, dec_hook=array_from_header)
         payload = decoder.decode(view[_LENGTH.size : _LENGTH.size + header_length])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
         raise RemoteProtocolError(f"malformed {kind.__name__}: {error}") from error
     if at != len(view):
         raise RemoteProtocolError(f"{kind.__name__} is followed by {len(view) - at} bytes that it does not declare")
@@ -89,6 +104,8 @@ def _read_array(annotation: Any, entry: Any, view: memoryview, at: int) -> NDArr
     )
     if not well_formed:
         raise ValueError(f"expected an array of {dtype.name}")
+    if 0 in entry[2:] and entry[1]:  # rows that cost the sender nothing, and whoever loops over them a lot
+        raise ValueError("array of rows without columns")
     size = math.prod(entry[1:]) * dtype.itemsize
     if size > len(view) - at:
         raise ValueError(f"array of {size} bytes, but {len(view) - at} are there")
