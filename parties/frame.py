@@ -1,7 +1,8 @@
 """One frame on a byte stream: prefix, header, body; lengths are checked before anything is allocated.
 
 A message travels as one or more frames of at most ``MAX_BODY`` bytes, so that a relay needs little memory and a
-lying length costs nothing. The header tells the relay where to; the body is opaque to it.
+lying length costs nothing. The header tells the relay where to; the body is opaque to it. The checksum covers all
+of a frame, so that a defect on the way is told apart from an attack (against which it is no help: sealing is).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from parties.errors import RemoteProtocolError
+from parties.errors import LocalProtocolError, RemoteProtocolError
 
 CHUNK = 1 << 20
 MAX_BODY = CHUNK + 16  # a sealed chunk carries a 16-byte tag
 MAX_HEADER = 512
-_PREFIX = struct.Struct("<2sBBIII")  # magic, version, kind, header length, body length, checksum
+_PREFIX = struct.Struct("<2sBBII")  # magic, version, kind, header length, body length
+_CHECKSUM = struct.Struct("<I")
 _MAGIC = b"VF"
 _VERSION = 1
 
@@ -49,14 +51,15 @@ _header_decoder = msgspec.msgpack.Decoder(Header)
 def write_frame(frame: Frame) -> bytes:
     """Bytes of a frame."""
     header = msgspec.msgpack.encode(frame.header)
-    checksum = zlib.crc32(frame.body, zlib.crc32(header))
-    prefix = _PREFIX.pack(_MAGIC, _VERSION, frame.kind, len(header), len(frame.body), checksum)
-    return b"".join([prefix, header, frame.body])
+    if len(header) > MAX_HEADER or len(frame.body) > MAX_BODY:
+        raise LocalProtocolError(f"frame of {len(header)} + {len(frame.body)} bytes is over the limit")
+    prefix = _PREFIX.pack(_MAGIC, _VERSION, frame.kind, len(header), len(frame.body))
+    return b"".join([prefix, _checksum(prefix, header, frame.body), header, frame.body])
 
 
 def frame_size(frame: Frame) -> int:
     """Bytes that a frame takes on the wire, on one hop."""
-    return _PREFIX.size + len(msgspec.msgpack.encode(frame.header)) + len(frame.body)
+    return _PREFIX.size + _CHECKSUM.size + len(msgspec.msgpack.encode(frame.header)) + len(frame.body)
 
 
 def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
@@ -72,17 +75,23 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
     RemoteProtocolError
         If what arrives is no frame.
     """
-    magic, version, kind, header_length, body_length, checksum = _PREFIX.unpack(read_exactly(_PREFIX.size))
+    prefix = read_exactly(_PREFIX.size)
+    magic, version, kind, header_length, body_length = _PREFIX.unpack(prefix)
     if magic != _MAGIC or version != _VERSION or kind > LOST:
         raise RemoteProtocolError("what arrived is no frame of this protocol version")
     if header_length > MAX_HEADER or body_length > MAX_BODY:
         raise RemoteProtocolError(f"frame of {header_length} + {body_length} bytes is over the limit")
+    checksum = read_exactly(_CHECKSUM.size)
     header_bytes = read_exactly(header_length)
     body = read_exactly(body_length)
-    if zlib.crc32(body, zlib.crc32(header_bytes)) != checksum:
+    if _checksum(prefix, header_bytes, body) != checksum:
         raise RemoteProtocolError("frame with a wrong checksum")
     try:
         header = _header_decoder.decode(header_bytes)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RemoteProtocolError(f"malformed frame header: {error}") from error
     return Frame(kind, header, body)
+
+
+def _checksum(prefix: bytes, header: bytes, body: bytes) -> bytes:
+    return _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(header, zlib.crc32(prefix))))
