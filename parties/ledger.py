@@ -78,7 +78,7 @@ def read_ledger(path: Path) -> list[Entry]:
     for number, line in enumerate(lines, 1):
         try:
             entries.append(decoder.decode(line))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DataError(f"{path}, line {number}: not a ledger entry ({error})") from error
     return entries
 

@@ -75,7 +75,8 @@ class Endpoint:
 
     def link(self, me: type[Me], peer: type[Peer], name: str) -> Link[Me, Peer]:
         """The link to a peer, typed by both roles; there is one per peer, however often it is asked for."""
-        if not issubclass(self.roles[self.name], me) or not issubclass(self.roles[name], peer):
+        mine, theirs = self.roles[self.name], self.roles.get(name)
+        if theirs is None or name == self.name or not issubclass(mine, me) or not issubclass(theirs, peer):
             raise LocalProtocolError(f"no link {me.__name__} -> {peer.__name__} between {self.name} and {name}")
         if name not in self._links:
             self._links[name] = Link(self, name)
@@ -107,6 +108,7 @@ class Link(Generic[Me, Peer]):
         _check_direction(message, self._my_role, self._peer_role)
         if type(payload) is not message.payload:
             raise LocalProtocolError(f"{message.name} carries {message.payload.__name__}, not {type(payload).__name__}")
+        started = now()  # before the first byte leaves, so that an answer is never older than its question
         data = memoryview(encode(payload))
         chunks = range(0, max(len(data), 1), CHUNK)
         size = 0
@@ -117,7 +119,7 @@ class Link(Generic[Me, Peer]):
             self._endpoint.transport.send(frame)
             size += frame_size(frame)
         self._sent += 1
-        self._record(message, payload, size, sent=True)
+        self._record(message, payload, size, started, sent=True)
 
     def recv(self, message: Message[Peer, Me, T]) -> T:
         """Wait for one message; anything else raises ``RemoteProtocolError`` naming the peer."""
@@ -130,7 +132,10 @@ class Link(Generic[Me, Peer]):
         while not last:
             arrived = self._endpoint.transport.receive(self.peer, message.name)
             self._check_header(arrived.header, message.name, part)
-            data += self._open(arrived)
+            chunk = self._open(arrived)
+            data += chunk
+            if len(chunk) > CHUNK or (len(chunk) < CHUNK and not arrived.header.last):
+                raise RemoteProtocolError(f"{message.name} from {self.peer}: part {part} has {len(chunk)} bytes")
             if len(data) > MAX_MESSAGE:
                 raise RemoteProtocolError(f"{message.name} from {self.peer} is over {MAX_MESSAGE} bytes")
             size += frame_size(arrived)
@@ -140,7 +145,7 @@ class Link(Generic[Me, Peer]):
             payload = decode(message.payload, data)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{message.name} from {self.peer}: {error}") from error
-        self._record(message, payload, size, sent=False)
+        self._record(message, payload, size, now(), sent=False)
         if self._endpoint.observe is not None:
             self._endpoint.observe(Delivery(self.peer, self.me, message.name, payload))
         return payload
@@ -170,19 +175,22 @@ class Link(Generic[Me, Peer]):
         return channel
 
     def _check_header(self, header: Header, expected: str, part: int) -> None:
-        got = (header.sender, header.receiver, header.message, header.sequence, header.part)
-        if got != (self.peer, self.me, expected, self._received, part):
+        if (header.sender, header.receiver) != (self.peer, self.me):
+            raise RemoteProtocolError(
+                f"{expected} from {self.peer}: a frame from {header.sender!r} to {header.receiver!r} came in its place"
+            )
+        if (header.message, header.sequence, header.part) != (expected, self._received, part):
             raise RemoteProtocolError(
                 f"{self.peer} sent {header.message!r} number {header.sequence} part {header.part} where "
                 f"{expected!r} number {self._received} part {part} was due"
             )
 
-    def _record(self, message: Message[Any, Any, Any], payload: Payload, size: int, *, sent: bool) -> None:
+    def _record(self, message: Message[Any, Any, Any], payload: Payload, size: int, time: float, *, sent: bool) -> None:
         sender, receiver = (self.me, self.peer) if sent else (self.peer, self.me)
         hops = 2 if self._sealed else 1
         self._endpoint.ledger.record(
             Entry(
-                time=now(),
+                time=time,
                 by=self.me,
                 sender=sender,
                 receiver=receiver,
