@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from parties.errors import ConfigError, RemoteProtocolError
+from parties.errors import ConfigError, CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.sealing import KeyPair, open_channel
 from parties.wire import Control, Coordinator, DataParty, Hello, Message, Roster
@@ -43,8 +43,11 @@ def greet_as_party(endpoint: Endpoint, job: Mapping[str, str], static: KeyPair, 
     Raises
     ------
     ConfigError
-        If the coordinator's job differs; the text names the line.
+        If the coordinator's job differs (the text names the line), or a party's key is not pinned.
     """
+    missing = [peer for peer in endpoint.peers(DataParty) if peer not in pinned]
+    if missing:
+        raise ConfigError(f"{endpoint.name} has no pinned key of {', '.join(missing)}")
     coordinator = endpoint.link(DataParty, Coordinator, COORDINATOR)
     ephemeral = KeyPair.fresh()
     coordinator.send(Wire.hello, Hello(ephemeral.public, dict(job)))
@@ -56,9 +59,12 @@ def greet_as_party(endpoint: Endpoint, job: Mapping[str, str], static: KeyPair, 
     for peer in endpoint.peers(DataParty):
         if peer not in ephemerals:
             raise RemoteProtocolError(f"the coordinator's roster lacks {peer}")
-        endpoint.channels[peer] = open_channel(
-            endpoint.name, peer, static, ephemeral, pinned[peer], ephemerals[peer], digest
-        )
+        try:
+            endpoint.channels[peer] = open_channel(
+                endpoint.name, peer, static, ephemeral, pinned[peer], ephemerals[peer], digest
+            )
+        except CryptoError as error:
+            raise RemoteProtocolError(f"{peer}: {error}") from error
 
 
 def greet_as_coordinator(endpoint: Endpoint, job: Mapping[str, str]) -> None:
