@@ -25,8 +25,8 @@ R = TypeVar("R")
 class LocalNetwork(Generic[R]):
     """Mailboxes between named roles and the turn that they pass round."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.frames: list[Frame] = []
+    def __init__(self, names: list[str], frames: list[Frame] | None = None) -> None:
+        self._frames = frames
         self._order = list(names)
         self._boxes: defaultdict[tuple[str, str], deque[Frame]] = defaultdict(deque)
         self._waits: dict[str, tuple[str, str]] = {}
@@ -45,11 +45,11 @@ class LocalNetwork(Generic[R]):
             threading.Thread(target=self._play, args=(name, play, results), name=name, daemon=True)
             for name, play in plays.items()
         ]
-        for thread in threads:
-            thread.start()
-        with self._turn:
-            self._pass_turn()
         try:
+            for thread in threads:
+                thread.start()
+            with self._turn:
+                self._pass_turn()
             for thread in threads:
                 thread.join()
         except KeyboardInterrupt as interrupt:
@@ -62,6 +62,8 @@ class LocalNetwork(Generic[R]):
     def _play(self, name: str, play: Callable[[], R], results: dict[str, R]) -> None:
         with self._turn:
             self._turn.wait_for(lambda: self._now == name or self._failure is not None)
+            if self._failure is not None:
+                return
         try:
             results[name] = play()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that called run()
@@ -87,7 +89,8 @@ class LocalNetwork(Generic[R]):
     def put(self, frame: Frame) -> None:
         """Deliver a frame; the sender keeps its turn."""
         self._stop_if_failed()
-        self.frames.append(frame)
+        if self._frames is not None:
+            self._frames.append(frame)
         self._boxes[frame.header.sender, frame.header.receiver].append(frame)
 
     def take(self, me: str, peer: str, waiting_for: str) -> Frame:
@@ -153,7 +156,7 @@ def run_local(
     dict
         Result of each role.
     """
-    network: LocalNetwork[R] = LocalNetwork(list(plays))
+    network: LocalNetwork[R] = LocalNetwork(list(plays), frames)
     statics = {name: KeyPair.fresh() for name in plays if name != COORDINATOR}
     pinned = {name: pair.public for name, pair in statics.items()}
 
@@ -170,8 +173,4 @@ def run_local(
 
         return start
 
-    try:
-        return network.run({name: bind(name, play) for name, play in plays.items()})
-    finally:
-        if frames is not None:
-            frames.extend(network.frames)
+    return network.run({name: bind(name, play) for name, play in plays.items()})
