@@ -98,11 +98,8 @@ def opening_and_adding(key: PrivateKey, rounds: int) -> None:
     line("receive and check", 1000 / best(lambda: paillier.from_bytes(key.public, body, count=1000), rounds), "/s")
 
 
-def naive_products(key: PrivateKey, v: CipherVector, X: np.ndarray) -> list[gmpy2.mpz]:
-    """Return X'[[r]] by one gmpy2 power per entry, negative ones through inverses made once."""
-    nn = gmpy2.mpz(key.public.n) ** 2
-    numbers = [gmpy2.mpz(c) for c in key.public.kernel.unpack(v.values)]
-    inverses = [gmpy2.invert(c, nn) for c in numbers]
+def naive_products(numbers: list[gmpy2.mpz], inverses: list[gmpy2.mpz], X: np.ndarray, nn: gmpy2.mpz) -> list[object]:
+    """Return X'[[r]] by one gmpy2 power per entry; the inverses for negative ones are given."""
     totals = []
     for j in range(X.shape[1]):
         total = gmpy2.mpz(1)
@@ -122,7 +119,10 @@ def inner_products(key: PrivateKey, products: float, rounds: int) -> None:
     few = X[:, :2]
     unpacked = paillier.plan_inner_product(key.public.bits, ROWS, bound, 1)
     v = paillier.encrypt(key, paillier.pack_rows(unpacked, r))
-    naive = best(lambda: naive_products(key, v, few), 2) * COLUMNS / 2
+    nn = gmpy2.mpz(key.public.n) ** 2
+    numbers = [gmpy2.mpz(c) for c in key.public.kernel.unpack(v.values)]
+    inverses = [gmpy2.invert(c, nn) for c in numbers]
+    naive = best(lambda: naive_products(numbers, inverses, few, nn), rounds) * COLUMNS / 2
     chosen = paillier.choose_rows_per_ciphertext(key.public.bits, ROWS, bound, COLUMNS)
     print(f"\nX'[[r]], {ROWS} x {COLUMNS}, 16 bits; naive gmpy2 {naive:.2f} s; the cost model packs {chosen} rows")
     for k in sorted({1, max(chosen, 2)}):

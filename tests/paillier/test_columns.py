@@ -69,3 +69,11 @@ def test_many_slots_ask_for_tables(k: int, tabled: bool) -> None:
 def test_binary_columns_cost_their_ones() -> None:
     cost, cuts = choose_windows(np.array([300]), np.array([1]), 2000, 1)
     assert (cost, cuts) == (300.0, [Windows(1, 1, tabled=False)])
+
+
+@pytest.mark.parametrize("k", [1, 16])
+def test_more_columns_cost_more_and_each_of_them_less(k: int) -> None:
+    costs = [choose_windows(np.full(d, 2000), np.full(d, 2**15), 2000 // k, k)[0] for d in (1, 4, 16, 64, 256)]
+    assert costs == sorted(costs)
+    each = [cost / d for cost, d in zip(costs, (1, 4, 16, 64, 256), strict=True)]
+    assert each[-1] < each[0]
