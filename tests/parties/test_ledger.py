@@ -1,0 +1,117 @@
+"""Ledger files: what is written is read, broken lines are named, merged lines stand in the order of time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parties.errors import DataError
+from parties.ledger import Entry, Ledger, merge_sent, now, read_ledger, write_ledger
+
+
+def entry(time=1.0, by="bank", sender="bank", receiver="shop", message="glm.share"):
+    return Entry(time, by, sender, receiver, message, "Masked", 120, 2, 7, "nothing")
+
+
+entries = st.builds(
+    Entry,
+    st.floats(0, 1e10),
+    *[st.text(max_size=10)] * 5,
+    *[st.integers(0, 2**63)] * 3,
+    st.text(max_size=20),
+)
+
+
+@given(written=st.lists(entries, max_size=5))
+def test_round_trip(tmp_path_factory, written):
+    path = tmp_path_factory.getbasetemp() / "round_trip.jsonl"
+    write_ledger(path, written)
+    assert read_ledger(path) == written
+
+
+def test_entries_are_on_disk_as_they_happen(tmp_path):
+    path = tmp_path / "bank.jsonl"
+    ledger = Ledger(path)
+    for number in range(3):
+        ledger.record(entry(time=float(number)))
+        assert read_ledger(path) == ledger.entries
+    ledger.close()
+    ledger.close()
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_second_process_start_appends(tmp_path):
+    path = tmp_path / "bank.jsonl"
+    for time in (1.0, 2.0):
+        ledger = Ledger(path)
+        ledger.record(entry(time))
+        ledger.close()
+    assert [each.time for each in read_ledger(path)] == [1.0, 2.0]
+
+
+def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ledger = Ledger()
+    ledger.record(entry())
+    ledger.close()
+    assert ledger.entries == [entry()]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"{",
+        b"",
+        b"[]",
+        b'{"time": 1}',
+        b'{"\xff": 1}',
+        b'{"by": "\xff"}',
+        b"\xff",
+        b'{"extra": 1}',
+        b"null",
+        b"[" * 100_000,
+    ],
+    ids=range(10),
+)
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_broken_line_is_named(tmp_path, broken, number):
+    path = tmp_path / "ledger.jsonl"
+    write_ledger(path, [entry()] * 4)
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1] = broken
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=rf"ledger\.jsonl, line {number}: not a ledger entry"):
+        read_ledger(path)
+
+
+def test_an_unknown_field_is_refused(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    write_ledger(path, [entry()])
+    path.write_bytes(path.read_bytes().replace(b'"time"', b'"more":1,"time"'))
+    with pytest.raises(DataError, match="line 1"):
+        read_ledger(path)
+
+
+def test_a_missing_ledger_is_named(tmp_path):
+    with pytest.raises(DataError, match="no ledger at .*missing.jsonl"):
+        read_ledger(tmp_path / "missing.jsonl")
+    with pytest.raises(DataError, match="no ledger at"):
+        read_ledger(tmp_path)
+
+
+def test_merging_keeps_what_senders_recorded_in_the_order_of_time():
+    bank = [entry(1.0), entry(3.0, by="bank", sender="shop", receiver="bank"), entry(4.0)]
+    shop = [entry(2.0, by="shop"), entry(2.5, by="shop", sender="shop", receiver="bank"), entry(4.1, by="shop")]
+    merged = merge_sent([bank, shop])
+    assert [(each.time, each.by) for each in merged] == [(1.0, "bank"), (2.5, "shop"), (4.0, "bank")]
+
+
+def test_at_equal_times_each_ledger_keeps_its_order():
+    bank = [entry(message=name) for name in "cab"]
+    assert [each.message for each in merge_sent([bank])] == list("cab")
+
+
+def test_time_is_in_seconds_to_the_microsecond():
+    time = now()
+    assert time > 1.6e9
+    assert time == round(time, 6)
