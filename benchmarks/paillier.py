@@ -18,7 +18,7 @@ import numpy as np
 import phe
 
 import vfl.paillier as paillier
-from vfl.paillier import CipherVector, PrivateKey
+from vfl.paillier import PrivateKey
 from vfl.paillier.kernels import everything
 
 ROWS, COLUMNS = 2000, 16
