@@ -81,7 +81,8 @@ class LocalNetwork(Generic[R]):
         """Give the turn to the first role in order that need not wait (the lock is held)."""
         ready = [name for name in self._order if name not in self._waits or self._boxes[self._waits[name][0], name]]
         if not ready and self._order:
-            stuck = "; ".join(f"{name} waits for {what} from {peer}" for name, (peer, what) in self._waits.items())
+            waits = ((name, *self._waits[name]) for name in self._order)
+            stuck = "; ".join(f"{name} waits for {what} from {peer}" for name, peer, what in waits)
             self._failure = self._failure or LocalProtocolError(f"deadlock: {stuck}")
         self._now = ready[0] if ready else None
         self._turn.notify_all()
