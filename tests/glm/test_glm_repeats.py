@@ -1,0 +1,63 @@
+"""Runs with fresh keys and masks end bit-identical, packed or not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.glm.federations import Federation, make_federation
+from vfl import glm_exact, glm_quadratic
+from vfl.glm import Fit
+
+RUNS = [
+    ("logistic", "active", {}),
+    ("linear", "active", {}),
+    ("poisson", "active", {}),
+    ("softmax", "active", {}),
+    ("logistic", "coordinator", {"newton_steps": 1}),
+    ("logistic", "coordinator", {"newton_steps": 1, "curvature": "row"}),
+    ("linear", "coordinator", {}),
+]
+runs = pytest.mark.parametrize(("model", "key_holder", "training"), RUNS, ids=lambda v: str(v))
+
+
+def play(model: str, key_holder: str, training: dict[str, object]) -> tuple[Federation, dict[str, Fit]]:
+    training = {"max_iter": 4} | training
+    federation = make_federation(model, 130, (2, 3, 2), seed=3, key_holder=key_holder, training=training)
+    return federation, federation.fit()
+
+
+def results(fits: dict[str, Fit]) -> dict[str, tuple[object, ...]]:
+    return {n: (f.weights.tobytes(), f.losses, f.rounds, f.converged, f.label_bits) for n, f in fits.items()}
+
+
+def encrypted(federation: Federation) -> set[bytes]:
+    return {d.payload.body.tobytes() for d in federation.deliveries if type(d.payload).__name__ == "Encrypted"}
+
+
+def told(federation: Federation) -> list[bytes]:
+    return [d.payload.values.tobytes() for d in federation.deliveries if type(d.payload).__name__ == "Revealed"]
+
+
+@runs
+def test_two_runs_end_bit_identical(model: str, key_holder: str, training: dict[str, object]) -> None:
+    (first, fits), (second, again) = play(model, key_holder, training), play(model, key_holder, training)
+    assert results(fits) == results(again)
+    assert told(first) == told(second)
+    assert not encrypted(first) & encrypted(second)
+
+
+@runs
+def test_packing_changes_no_bit(
+    model: str, key_holder: str, training: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, fits = play(model, key_holder, training)
+    for protocol in (glm_exact, glm_quadratic):
+        monkeypatch.setattr(protocol, "choose_rows_per_ciphertext", lambda *_: 1)
+    bare, again = play(model, key_holder, training)
+    assert packings(packed) != packings(bare) == {1}
+    assert results(fits) == results(again)
+
+
+def packings(federation: Federation) -> set[object]:
+    setups = [d.payload.facts for d in federation.deliveries if d.message.endswith(".setup")]
+    return {v for facts in setups for k, v in facts.items() if k.startswith(("packed", "rows_per"))}
