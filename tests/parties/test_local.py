@@ -84,7 +84,8 @@ def test_the_transcript_is_the_same_every_time():
 
 def test_a_deadlock_is_reported_exactly():
     def mute(end):
-        end.link(DataParty, DataParty, "shop").recv(Wire.share)
+        for _ in range(2):  # shop sends one share before it waits
+            end.link(DataParty, DataParty, "shop").recv(Wire.share)
 
     with pytest.raises(LocalProtocolError) as raised:
         play(bank=mute)
