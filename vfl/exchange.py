@@ -1,4 +1,4 @@
-"""Ciphertext vectors and keys to payloads and back: the one place where they cross a boundary.
+"""Ciphertext vectors, keys and steering values to payloads and back: the one place where they cross a boundary.
 
 What goes out is fresh (``to_bytes`` refuses anything else); what comes in is checked to be of the agreed key, count
 and group before it is used.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
+import numpy as np
+
 from parties.errors import CryptoError, RemoteProtocolError
-from parties.wire import Encrypted, Opened, PaillierKey
+from parties.wire import Encrypted, Opened, PaillierKey, Revealed
 from vfl.paillier import (
     CipherVector,
     InnerProductPlan,
@@ -20,6 +22,8 @@ from vfl.paillier import (
     to_bytes,
     unmask_products,
 )
+
+_LARGEST_VALUE = 2.0**420  # squares of steering values, and of weights after a step, stay finite
 
 
 def send_key(key: PublicKey) -> PaillierKey:
@@ -58,3 +62,13 @@ def receive_opened(
         return unmask_products(plan, key, payload.body, masks)
     except CryptoError as error:
         raise RemoteProtocolError(f"opened products from {sender}: {error}") from error
+
+
+def receive_values(payload: Revealed, count: int, sender: str) -> list[float]:
+    """Steering values of a payload: ``count`` finite ones, or ``RemoteProtocolError``."""
+    values = payload.values
+    if values.shape != (count,) or not (np.abs(values) <= _LARGEST_VALUE).all():
+        raise RemoteProtocolError(
+            f"{sender} sent steering values of shape {values.shape}, expected {count} finite ones"
+        )
+    return [float(value) for value in values]

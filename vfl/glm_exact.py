@@ -61,7 +61,7 @@ from parties.wire import (
     Revealed,
 )
 from vfl import glm
-from vfl.exchange import receive_ciphers, receive_key, receive_opened, send_ciphers, send_key
+from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
 from vfl.glm import Block, Fit, Integers, Progress, Target, Terms
 from vfl.masking import Masks, add_masked, pairwise_masks
 from vfl.optim import Pair, Vector, basis_products, combine, lbfgs_direction, line_search, remember
@@ -224,14 +224,14 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
         told = lead.recv(Wire.direction)
         if told.facts.get("stop"):
             break
-        d = combine(_read_values(told, 2 * len(pairs) + 1, lead.peer), pairs, Pg)
+        d = combine(receive_values(told, 2 * len(pairs) + 1, lead.peer), pairs, Pg)
         scores = glm.disclosed_scores(terms, guards, block, w + d, round_number + 1)
         hub.send(Wire.scores, masks.scores(f"scores|{round_number}", scores))
         hub.send(Wire.step_scalars, masks.scalars(f"step|{round_number}", _penalties(block, w, d)))
         told = lead.recv(Wire.step)
         if told.facts.get("stop"):
             break
-        (t,) = _read_values(told, 1, lead.peer)
+        (t,) = receive_values(told, 1, lead.peer)
         step_taken, previous = t * d, g
         w = w + step_taken
         round_number += 1
@@ -471,9 +471,3 @@ def _read_setup(facts: Mapping[str, bool | int | float | str | None], sender: st
         if type(value) is not int or not low <= value <= high:
             raise RemoteProtocolError(f"{sender} sent a set-up out of range")
     return Setup(*[value for value in values if type(value) is int])
-
-
-def _read_values(told: Revealed, count: int, sender: str) -> list[float]:
-    if told.values.shape != (count,) or not np.isfinite(told.values).all():
-        raise RemoteProtocolError(f"{sender} sent {told.values.shape} steering values, expected {count} finite ones")
-    return [float(value) for value in told.values]

@@ -67,7 +67,7 @@ from parties.wire import (
     Revealed,
 )
 from vfl import glm
-from vfl.exchange import receive_ciphers, receive_key, receive_opened, send_ciphers, send_key
+from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
 from vfl.glm import Block, Fit, Integers, Progress, Target, Terms
 from vfl.masking import Masks, add_masked, open_sum, pairwise_masks
 from vfl.optim import Vector, dot
@@ -313,12 +313,12 @@ def _walk(
         told = hub.recv(Wire.steer)
         if told.facts.get("stop"):
             return rounds
-        along_gradient, along_last = _read_values(told, 2, hub.peer)
+        along_gradient, along_last = receive_values(told, 2, hub.peer)
         state.p = glm.to_grid(block, along_gradient * state.Pg + along_last * state.p)
         h = multiply(state.p)
         label = f"{newton}|{rounds}"
         hub.send(Wire.scalars, masks.scalars(f"bend|{label}", [dot(state.g, state.p), dot(state.p, h)]))
-        (step,) = _read_values(hub.recv(Wire.steer), 1, hub.peer)
+        (step,) = receive_values(hub.recv(Wire.steer), 1, hub.peer)
         state.w = state.w + step * state.p
         state.g = state.g + step * h
         state.Pg = glm.precondition(state.matrix, state.g)
@@ -518,12 +518,6 @@ def _read_setup(told: Revealed, sender: str) -> Setup:
     if not fitting or type(curvature) is not float or not 0 < curvature <= 2.0**_MAX_WEIGHT_BITS:
         raise RemoteProtocolError(f"{sender} sent an expansion out of range")
     return Setup(curvature, *[value for value in whole if type(value) is int])
-
-
-def _read_values(told: Revealed, count: int, sender: str) -> list[float]:
-    if told.values.shape != (count,) or not np.isfinite(told.values).all():
-        raise RemoteProtocolError(f"{sender} sent {told.values.shape} steering values, expected {count} finite ones")
-    return [float(value) for value in told.values]
 
 
 def _silent(rounds: int, loss: float | None) -> None:
