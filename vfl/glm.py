@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from parties.errors import LocalProtocolError, PolicyError
 from parties.policy import SCORE_BITS as ROUNDED_BITS
 from parties.policy import Guards, KeyHolder, Verdict, score_budget, scores_are_rounded
-from vfl.baselines import fit_glm
 from vfl.job import Job
 from vfl.losses import FAMILIES, Family, Labels, normalise_weights
 from vfl.masking import check_scores
@@ -317,6 +316,8 @@ def penalty_value(block: Block, a: Vector, b: Vector) -> float:
 
 def local_optimum(block: Block, target: Target, l2: float, *, ones: bool) -> Vector:
     """Optimum of the active party's own columns, where training starts: shape (d, outputs)."""
+    from vfl.baselines import fit_glm  # scikit-learn takes seconds to import, and only this role needs it
+
     features = block.width - ones
     X = np.ldexp(block.training[:, :features].astype(np.float64), -block.scale_bits[:features])
     coef, intercept = fit_glm(target.family.name, X, target.y, l2, ones, target.weights, target.outputs)

@@ -1,4 +1,4 @@
-"""Run all roles of a scenario on one machine: a process each, or turn-taking threads.
+"""Run all roles of a scenario on one machine, each in an operating-system process of its own.
 
 Each process gets its orders on its standard input and one end of a socket pair; it opens its own CSV and its own
 folder. The first role that fails ends the run, and the others are gone within seconds.
@@ -16,73 +16,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from parties import errors
-from parties.data import PartyTable, read_party
 from parties.errors import PeerLost, VflError
-from parties.ledger import Ledger
-from parties.link import COORDINATOR, Endpoint
-from parties.local import run_local
+from parties.link import COORDINATOR
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
-from vfl import session
-from vfl.job import Scenario, job_fields
-from vfl.paillier import kernel_name, operation_counts
-from vfl.role import Line, Orders, Outcome, role_types
-from vfl.session import Event, Report, RoleResult
+from vfl.events import Played, Report
+from vfl.job import Scenario
+from vfl.role import Line, Orders, Outcome, own_folder
 
 GRACE_SECONDS = 5.0
-TablesByName = Mapping[str, PartyTable]
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """What all roles together did."""
-
-    results: dict[str, RoleResult]
-    encryptions: int
-    decryptions: int
-    kernel: str
-
-
-def play_in_threads(
-    scenario: Scenario, folder: Path, report: Report, *, baselines: bool, tables: TablesByName | None = None
-) -> Played:
-    """Play all roles in this process, taking turns.
-
-    Parameters
-    ----------
-    folder : Path
-        Every role gets its own folder in it.
-    tables : mapping of party name to PartyTable, optional
-        Data that are in memory already; read from the parties' CSVs otherwise.
-    """
-    job = scenario.job
-    loaded = {
-        spec.name: session.load_party(job, spec, tables[spec.name] if tables else read_party(spec))
-        for spec in scenario.parties
-    }
-    specs = {spec.name: spec for spec in scenario.parties}
-    ledgers = {name: Ledger(_own_folder(folder, name) / "ledger.jsonl") for name in role_types(job)}
-
-    def play(endpoint: Endpoint) -> RoleResult:
-        if endpoint.name == COORDINATOR:
-            return session.play_coordinator(endpoint, job, report)
-        spec, own = specs[endpoint.name], folder / endpoint.name
-        return session.play_party(endpoint, job, spec, loaded[spec.name], own, report, baseline=baselines)
-
-    before = operation_counts()
-    try:
-        results = run_local(dict.fromkeys(ledgers, play), roles=role_types(job), job=job_fields(job), ledgers=ledgers)
-    finally:
-        for ledger in ledgers.values():
-            ledger.close()
-    counts = operation_counts() - before
-    return Played(results, counts.encryptions, counts.decryptions, kernel_name())
 
 
 def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, baselines: bool) -> Played:
@@ -95,11 +42,7 @@ def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, basel
     """
     with _processes(scenario, folder, baselines=baselines) as processes:
         outcomes = _collect(processes, report)
-    results = {
-        name: msgspec.json.decode(outcome.result, type=RoleResult)
-        for name, outcome in outcomes.items()
-        if outcome.result is not None
-    }
+    results = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
     return Played(
         results,
         sum(outcome.encryptions for outcome in outcomes.values()),
@@ -122,7 +65,7 @@ def _processes(scenario: Scenario, folder: Path, *, baselines: bool) -> Iterator
             role=role,
             job=job,
             party=party,
-            folder=str(_own_folder(folder, role)),
+            folder=str(own_folder(folder, role)),
             baseline=baselines,
             static=statics[role].private.private_bytes_raw() if party else b"",
             pinned=pinned,
@@ -179,7 +122,7 @@ def _collect(processes: Mapping[str, subprocess.Popen[bytes]], report: Report) -
         elif line.outcome is not None:
             outcomes[name] = line.outcome
         elif line.event is not None:
-            report(msgspec.json.decode(line.event, type=Event))
+            report(line.event)
         if deadline is None and any(outcome.error for outcome in outcomes.values()):
             deadline = time.monotonic() + GRACE_SECONDS
     if any(outcome.error for outcome in outcomes.values()):
@@ -188,10 +131,13 @@ def _collect(processes: Mapping[str, subprocess.Popen[bytes]], report: Report) -
 
 
 def _read_lines(name: str, process: subprocess.Popen[bytes], arrivals: queue.Queue[tuple[str, Line | None]]) -> None:
-    if process.stdout is not None:
-        for text in process.stdout:
+    try:
+        for text in process.stdout or ():
             arrivals.put((name, msgspec.json.decode(text, type=Line)))
-    arrivals.put((name, None))
+    except (msgspec.MsgspecError, OSError, ValueError) as error:
+        arrivals.put((name, Line(outcome=Outcome(error="bug", text=type(error).__name__, trace=str(error)))))
+    finally:
+        arrivals.put((name, None))
 
 
 def _died(name: str, process: subprocess.Popen[bytes]) -> Outcome:
@@ -228,9 +174,3 @@ def _end_all(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-
-
-def _own_folder(folder: Path, role: str) -> Path:
-    own = folder / role
-    own.mkdir(parents=True, exist_ok=True)
-    return own

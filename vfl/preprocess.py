@@ -21,8 +21,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import StandardScaler
 
 from parties.columns import Kind
 from parties.errors import DataError, LocalProtocolError
@@ -188,6 +186,8 @@ def fit_preprocessor(
             categorical.append(CategoricalColumn(name, categories))
         else:
             warnings.append(_left_out(name, bool(present)))
+    from sklearn.preprocessing import StandardScaler  # scikit-learn takes seconds to import: only when needed
+
     raw, _ = _encode(frame, numeric, categorical)
     scaler = StandardScaler().fit(raw) if raw.size else None
     scales = np.sqrt(scaler.var_) if scaler else np.zeros(0)
@@ -216,6 +216,8 @@ def _fit_numeric(frame: pd.DataFrame) -> tuple[list[NumericColumn], list[str]]:
     used = frame.loc[:, ~empty.to_numpy(dtype=bool)]
     if used.empty:
         return [], warnings
+    from sklearn.impute import SimpleImputer  # scikit-learn takes seconds to import: only when needed
+
     values = used.to_numpy(dtype=np.float64)
     units = [_unit(float(largest)) for largest in np.nanmax(np.abs(values), axis=0)]
     medians = SimpleImputer(strategy="median").fit(values / np.array(units)).statistics_

@@ -25,6 +25,7 @@ from parties.process import HubTransport, PartyTransport
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
 from parties.wire import Active, Coordinator, Passive, Role
+from vfl.events import Event, RoleResult
 from vfl.job import Job, job_fields
 
 ROLES: dict[str, type[Role]] = {"active": Active, "passive": Passive}
@@ -46,7 +47,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The last line of a role's process: its result, or the error that ended it."""
 
-    result: msgspec.Raw | None = None
+    result: RoleResult | None = None
     encryptions: int = 0
     decryptions: int = 0
     kernel: str = ""
@@ -59,7 +60,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line from a role's process: an event on the way, or the outcome."""
 
-    event: msgspec.Raw | None = None
+    event: Event | None = None
     outcome: Outcome | None = None
 
 
@@ -68,10 +69,17 @@ def role_types(job: Job) -> dict[str, type[Role]]:
     return {COORDINATOR: Coordinator} | {party.name: ROLES[party.role] for party in job.parties}
 
 
+def own_folder(folder: Path, role: str) -> Path:
+    """The directory in a run's directory that is a role's own; made if need be."""
+    own = folder / role
+    own.mkdir(parents=True, exist_ok=True)
+    return own
+
+
 def main() -> int:
     """Play one role as ordered on standard input."""
     out = _take_standard_output()
-    orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
+    orders = msgspec.json.decode(_read_line(), type=Orders)
     threading.Thread(target=_end_with_launcher, daemon=True).start()
 
     def write(line: Line) -> None:
@@ -105,10 +113,10 @@ def _play_over(orders: Orders, transport: HubTransport | PartyTransport, write: 
     from vfl import session  # the sockets are served while these imports take their time
     from vfl.paillier import kernel_name, operation_counts
 
-    def report(event: session.Event) -> None:
-        write(Line(event=msgspec.Raw(msgspec.json.encode(event))))
+    def report(event: Event) -> None:
+        write(Line(event=event))
 
-    report(session.Event(orders.role, "starting"))
+    report(Event(orders.role, "starting"))
     folder = Path(orders.folder)
     ledger = Ledger(folder / "ledger.jsonl")
     endpoint = Endpoint(orders.role, role_types(orders.job), transport, ledger)
@@ -127,7 +135,7 @@ def _play_over(orders: Orders, transport: HubTransport | PartyTransport, write: 
     ledger.close()
     counts = operation_counts()
     return Outcome(
-        result=msgspec.Raw(msgspec.json.encode(result)),
+        result=result,
         encryptions=counts.encryptions,
         decryptions=counts.decryptions,
         kernel=kernel_name(),
@@ -148,9 +156,20 @@ def _take_standard_output() -> IO[bytes]:
     return out
 
 
+def _read_line() -> bytes:
+    """First line of standard input, unbuffered: a thread reads on where it ends."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            break
+        line += piece
+    return bytes(line)
+
+
 def _end_with_launcher() -> None:
     """Leave when the launcher does: it holds the other end of standard input to its own end."""
-    while sys.stdin.buffer.read(1):
+    while os.read(0, 1):
         continue
     os._exit(1)
 

@@ -10,16 +10,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parties.errors import ConfigError
 from parties.ledger import merge_sent, read_ledger, write_ledger
+from vfl.events import Report
 from vfl.job import Scenario
-from vfl.launch import TablesByName, play_in_processes, play_in_threads
-from vfl.report.summary import RunReport, encode_report, pooled_metrics, summarise
-from vfl.session import Report
+from vfl.launch import play_in_processes
+from vfl.report.summary import RunReport, encode_report, summarise
+
+if TYPE_CHECKING:
+    from parties.data import PartyTable
 
 REPORT, LEDGER = "report.json", "ledger.jsonl"
 
@@ -32,7 +36,7 @@ def run_scenario(
     overwrite: bool = False,
     baselines: bool = True,
     in_process: bool = False,
-    tables: TablesByName | None = None,
+    tables: Mapping[str, PartyTable] | None = None,
 ) -> RunReport:
     """Align, train and evaluate; write the run's directory.
 
@@ -54,12 +58,16 @@ def run_scenario(
     start = time.perf_counter()
     with _new_directory(out) as folder:
         if in_process or tables is not None:
+            from vfl.threads import play_in_threads  # pandas takes its time, and the roles import their own
+
             played = play_in_threads(scenario, folder, report, baselines=baselines, tables=tables)
         else:
             played = play_in_processes(scenario, folder, report, baselines=baselines)
         lead = played.results[scenario.job.active]
         pooled = None
         if baselines and lead.n_test:
+            from vfl.pooled import pooled_metrics
+
             pooled = pooled_metrics(scenario, folder, lead.n_train, tables)
         ledger = merge_sent(read_ledger(folder / name / LEDGER) for name in played.results)
         write_ledger(folder / LEDGER, ledger)

@@ -6,12 +6,11 @@ The same functions play over the local network and over processes; ``vfl.launch`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from parties.columns import EncodedLabels, check_classes_in_both_parts, encode_labels
@@ -22,11 +21,10 @@ from parties.spec import PartySpec
 from psi.align import Alignment, AlignmentSettings, align_coordinator, align_party
 from psi.ids import PreparedIds
 from vfl import glm, glm_exact, glm_quadratic
-from vfl.baselines import baseline_metrics
+from vfl.events import Event, Metrics, Report, RoleResult
 from vfl.glm import Fit, Integers, Progress, Terms
 from vfl.job import Job
 from vfl.losses import FAMILIES
-from vfl.metrics import Metrics, evaluate
 from vfl.optim import Vector
 from vfl.prepare import (
     Columns,
@@ -41,43 +39,6 @@ from vfl.prepare import (
 )
 from vfl.scoring import score_as_active, score_as_coordinator, score_as_passive
 from vfl.shard import save_ids, save_shard, save_test_scores
-
-PHASES = ("starting", "aligning", "preparing", "training", "evaluating", "saving")
-
-
-class Event(msgspec.Struct, frozen=True):
-    """What a role is doing, for the progress display: a phase, or a round of the training with its loss."""
-
-    role: str
-    phase: str
-    round: int = 0
-    loss: float | None = None
-    waiting: str = ""
-
-
-Report = Callable[[Event], None]
-
-
-class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a role knows at its end and may write into its own report."""
-
-    role: str
-    sizes: dict[str, int]
-    intersection: int
-    protocol: str
-    n_train: int
-    n_test: int
-    key_holder: str
-    key_holder_reason: str
-    rounds: int
-    converged: bool
-    losses: list[float]
-    warnings: list[str]
-    seconds: dict[str, float]
-    csv_rows: int = 0
-    features: int = 0
-    joint: Metrics | None = None
-    active_only: Metrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +231,9 @@ def _judge(
     """Metrics on the test rows, joint and of the active party's own columns."""
     if labels is None:
         return _Judgement()
+    from vfl.baselines import baseline_metrics  # scikit-learn takes seconds to import, and only this role needs it
+    from vfl.metrics import evaluate
+
     if scores is None:
         return _Judgement(warnings=("no test rows (split.test_fraction = 0): no metrics",))
     predicted = FAMILIES[job.model].mean(scores if job.model == "softmax" else scores[:, 0])

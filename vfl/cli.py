@@ -1,0 +1,136 @@
+"""The ``vfl`` command.
+
+Exit codes: 0; 2 for a user's mistake; 1 when a role is lost or breaks the protocol; 130 on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from parties.errors import VflError
+from vfl import __version__
+
+app = typer.Typer(
+    name="vfl",
+    help="Vertical federated learning: several companies train one model on the columns each of them keeps.",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# What typer raises on a wrong command line; it is click's own class or typer's copy of it, as the version has it.
+UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+ScenarioPath = Annotated[
+    Path, typer.Argument(metavar="SCENARIO", help="A scenario file, or a directory that holds scenario.toml.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a line, e.g. --set training.l2=0.01. Repeatable."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Guards refuse, as between companies, instead of warning.")]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"vfl {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: vfl run scenarios/credit_default --set training.l2=0.01 --out runs/first")
+def run(
+    scenario: ScenarioPath,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Directory of the run. [default: runs/NAME-TIMESTAMP]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")] = False,
+    overrides: Overrides = None,
+    strict: Strict = False,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Leave out 'active alone' and 'pooled'.")
+    ] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All roles in this process, taking turns, instead of one process each.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print report.json on standard output, and nothing else there.")
+    ] = False,
+) -> None:
+    """Align the parties' rows, train the joint model, evaluate it: all roles on this machine."""
+    from vfl.display import Display, show_summary
+    from vfl.job_file import load_scenario
+    from vfl.report.summary import encode_report
+    from vfl.run import default_out, run_scenario
+
+    console = Console(stderr=as_json)
+    loaded = load_scenario(scenario, overrides or (), strict=strict)
+    target = out if out is not None else default_out(loaded.job.name)
+    with Display(loaded.job, console) as display:
+        summary = run_scenario(
+            loaded, target, display.report, overwrite=overwrite, baselines=not no_baselines, in_process=in_process
+        )
+    if as_json:
+        sys.stdout.buffer.write(encode_report(summary))
+        sys.stdout.buffer.flush()
+    show_summary(summary, target, console)
+
+
+@app.command(epilog="Example: vfl check scenarios/credit_default")
+def check(scenario: ScenarioPath, overrides: Overrides = None, strict: Strict = False) -> None:
+    """Check files, ids, columns, labels and policies of a scenario without training anything."""
+    from vfl.check import check_scenario
+    from vfl.display import show_check
+    from vfl.job_file import load_scenario
+
+    show_check(check_scenario(load_scenario(scenario, overrides or (), strict=strict)), Console())
+
+
+@app.command(epilog="Example: vfl audit runs/first")
+def audit(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that a run left behind.")],
+) -> None:
+    """Say who learnt what in a run: every kind of message, who got it, how often, how many bytes."""
+    from parties.ledger import read_ledger
+    from vfl.display import show_audit
+
+    show_audit(read_ledger(directory / "ledger.jsonl"), Console())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(_main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
+    try:
+        given = sys.argv[1:] if arguments is None else arguments
+        code = app(args=given or ["--help"], standalone_mode=False)
+    except VflError as error:
+        return _fail(str(error), error.exit_code)
+    except UsageError as error:
+        describe = getattr(error, "format_message", error.__str__)
+        return _fail(f"{describe().rstrip('.')}; see 'vfl --help'", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing was left behind", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _fail(text: str, code: int) -> int:
+    """One line on standard error."""
+    sys.stderr.write(f"error: {text}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""What the commands show on a terminal: progress while a run goes on, tables when it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from parties.ledger import Entry
+from vfl.check import Check, PartyCheck
+from vfl.events import PHASES, Event
+from vfl.job import EXPECTED_ROUNDS, Job
+from vfl.report.summary import RunReport
+
+_TITLES = {
+    "starting": "Starting the roles",
+    "aligning": "Aligning ids",
+    "preparing": "Preparing columns",
+    "training": "Training",
+    "evaluating": "Evaluating",
+    "saving": "Saving",
+}
+_SCHEMES = {
+    "Encrypted": "Paillier",
+    "Masked": "masked",
+    "Opened": "masked by the receiver",
+    "Points": "masked curve points",
+    "Tags": "masked tags",
+    "Revealed": "plain",
+    "Control": "plain, no data",
+    "PaillierKey": "public key",
+    "Hello": "public key, job",
+    "Roster": "public keys",
+}
+
+
+class Display:
+    """Progress of a run: a live line per phase on a terminal, a plain line per phase elsewhere."""
+
+    def __init__(self, job: Job, console: Console) -> None:
+        self._console = console
+        self._rounds = min(EXPECTED_ROUNDS[job.model], job.training.max_iter)
+        self._phase = "starting"
+        self._since = time.monotonic()
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = (
+            None if not console.is_terminal else self._progress.add_task(_TITLES["starting"], total=None, detail="")
+        )
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish_phase()
+        self._progress.stop()
+
+    def report(self, event: Event) -> None:
+        """Show one event; the phase is that of the role furthest on."""
+        if PHASES.index(event.phase) > PHASES.index(self._phase):
+            self._finish_phase()
+            self._begin_phase(event.phase)
+        if event.round and event.phase == self._phase and self._task is not None:
+            detail = f"round {event.round}" + ("" if event.loss is None else f", loss {event.loss:.6g}")
+            total = max(self._rounds, event.round + 1)
+            self._progress.update(self._task, completed=event.round, total=total, detail=detail)
+
+    def _begin_phase(self, phase: str) -> None:
+        self._phase, self._since = phase, time.monotonic()
+        if self._console.is_terminal:
+            self._task = self._progress.add_task(_TITLES[phase], total=None, detail="")
+
+    def _finish_phase(self) -> None:
+        seconds = time.monotonic() - self._since
+        if self._task is not None:
+            self._progress.update(self._task, total=1, completed=1)
+            self._progress.stop_task(self._task)
+        else:
+            self._console.print(f"{_TITLES[self._phase]}: {seconds:.1f} s", highlight=False)
+
+
+def show_summary(summary: RunReport, out: Path, console: Console) -> None:
+    """The table of a run: active party alone, joint, pooled; then warnings and where everything lies."""
+    columns = [name for name in ("active_only", "joint", "pooled") if name in summary.metrics]
+    titles = {"active_only": "active party alone", "joint": "joint", "pooled": "pooled"}
+    table = Table(title=f"{summary.name}: {summary.rows['test']:,} test rows")
+    table.add_column("")
+    for name in columns:
+        table.add_column(titles[name], justify="right", style="bold" if name == "joint" else "")
+    for metric in summary.metrics["joint"]:
+        table.add_row(metric, *(_figure(summary.metrics[name].get(metric)) for name in columns))
+    if summary.metrics["joint"]:
+        console.print(table)
+    training = summary.training
+    holder = "active party" if training.key_holder == "active" else "coordinator"
+    _say(
+        f"{summary.alignment.intersection:,} common rows of "
+        + ", ".join(f"{party.name} {party.rows:,}" for party in summary.parties)
+        + f"; {training.rounds} rounds{'' if training.converged else ' (not converged)'}, key at the {holder}; "
+        f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "
+        f"{_size(summary.training.bytes + summary.alignment.bytes)} sent",
+        console,
+    )
+    for line in summary.warnings:
+        _warn(line, console)
+    _say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
+
+
+def show_check(check: Check, console: Console) -> None:
+    """What every party would bring, and how many rows they have in common."""
+    table = Table(title=f"{check.job.name}: {check.job.model}, {check.job.task}")
+    table.add_column("")
+    for party in check.parties:
+        table.add_column(escape(party.name), justify="right")
+    rows: dict[str, Callable[[PartyCheck], str]] = {
+        "role": lambda party: party.role,
+        "rows": lambda party: f"{party.rows:,}",
+        "valid ids": lambda party: f"{party.valid_ids:,}",
+        "rows without an id": lambda party: f"{party.blank_ids:,}",
+        "rows with a repeated id": lambda party: f"{party.repeated_ids:,}",
+        "numeric columns": lambda party: str(party.numeric),
+        "categorical columns": lambda party: str(party.categorical),
+        "columns after encoding": lambda party: str(party.encoded),
+        "label": lambda party: party.label,
+    }
+    for title, cell in rows.items():
+        table.add_row(title, *(cell(party) for party in check.parties))
+    console.print(table)
+    for party in check.parties:
+        for line in party.warnings:
+            _warn(f"{party.name}: {line}", console)
+    limit = check.job.alignment.min_intersection
+    _say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
+    if check.enough:
+        console.print("[green]✓[/] ready to run", highlight=False)
+
+
+def show_audit(entries: Sequence[Entry], console: Console) -> None:
+    """The ledger in words: first what each role learnt, then everything that was sent."""
+    disclosing = [entry for entry in entries if entry.discloses]
+    for receiver in sorted({entry.receiver for entry in disclosing}):
+        table = Table(title=f"What {escape(receiver)} learnt", title_justify="left", expand=True)
+        table.add_column("what", ratio=1)
+        table.add_column("from")
+        for title in ("messages", "values", "bytes"):
+            table.add_column(title, justify="right", no_wrap=True)
+        own = [entry for entry in disclosing if entry.receiver == receiver]
+        for what, group in _grouped(own, lambda entry: entry.discloses).items():
+            table.add_row(escape(what), _names(entry.sender for entry in group), *_totals(group))
+        console.print(table)
+    sent = Table(title="Everything that was sent", title_justify="left", expand=True)
+    for title in ("message", "from", "to"):
+        sent.add_column(title)
+    sent.add_column("how", ratio=1)
+    for title in ("messages", "bytes"):
+        sent.add_column(title, justify="right", no_wrap=True)
+    for message, group in _grouped(entries, lambda entry: entry.message).items():
+        count, _, size = _totals(group)
+        senders, receivers = _names(entry.sender for entry in group), _names(entry.receiver for entry in group)
+        protocol, _, name = message.partition(".")
+        sent.add_row(f"{escape(name)}\n[dim]{escape(protocol)}[/]", senders, receivers, _how(group[0]), count, size)
+    console.print(sent)
+    _say(
+        f"{len(entries):,} messages, {_size(sum(entry.bytes for entry in entries))} over all hops. Between two parties "
+        "everything is sealed end to end; the coordinator passes it on unread.",
+        console,
+    )
+
+
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(key(entry), []).append(entry)
+    return groups
+
+
+def _names(names: Iterable[str]) -> str:
+    return "\n".join(escape(name) for name in dict.fromkeys(names))
+
+
+def _how(entry: Entry) -> str:
+    return _SCHEMES[entry.kind] + (", sealed" if entry.hops > 1 else "")
+
+
+def _totals(group: Sequence[Entry]) -> tuple[str, str, str]:
+    return (
+        f"{len(group):,}",
+        f"{sum(entry.values for entry in group):,}",
+        _size(sum(entry.bytes for entry in group)),
+    )
+
+
+def _say(line: str, console: Console) -> None:
+    console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _warn(line: str, console: Console) -> None:
+    console.print(f"[yellow]warning:[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}"
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"

@@ -1,0 +1,54 @@
+"""What a role tells whoever watches it: events on the way, and its result at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+Metrics = dict[str, float | None]
+PHASES = ("starting", "aligning", "preparing", "training", "evaluating", "saving")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What a role is doing, for the progress display: a phase, or a round of the training with its loss."""
+
+    role: str
+    phase: str
+    round: int = 0
+    loss: float | None = None
+    waiting: str = ""
+
+
+Report = Callable[[Event], None]
+
+
+class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a role knows at its end and may write into its own report."""
+
+    role: str
+    sizes: dict[str, int]
+    intersection: int
+    protocol: str
+    n_train: int
+    n_test: int
+    key_holder: str
+    key_holder_reason: str
+    rounds: int
+    converged: bool
+    losses: list[float]
+    warnings: list[str]
+    seconds: dict[str, float]
+    csv_rows: int = 0
+    features: int = 0
+    joint: Metrics | None = None
+    active_only: Metrics | None = None
+
+
+class Played(msgspec.Struct, frozen=True):
+    """What all roles of a run together did."""
+
+    results: dict[str, RoleResult]
+    encryptions: int
+    decryptions: int
+    kernel: str

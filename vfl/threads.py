@@ -1,0 +1,52 @@
+"""Run all roles of a scenario in this process, on turn-taking threads: for notebooks, tests and small data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from parties.data import PartyTable, read_party
+from parties.ledger import Ledger
+from parties.link import COORDINATOR, Endpoint
+from parties.local import run_local
+from vfl import session
+from vfl.events import Played, Report, RoleResult
+from vfl.job import Scenario, job_fields
+from vfl.paillier import kernel_name, operation_counts
+from vfl.role import own_folder, role_types
+
+
+def play_in_threads(
+    scenario: Scenario, folder: Path, report: Report, *, baselines: bool, tables: Mapping[str, PartyTable] | None = None
+) -> Played:
+    """Play all roles in this process, taking turns.
+
+    Parameters
+    ----------
+    folder : Path
+        Every role gets its own folder in it.
+    tables : mapping of party name to PartyTable, optional
+        Data that are in memory already; read from the parties' CSVs otherwise.
+    """
+    job = scenario.job
+    loaded = {
+        spec.name: session.load_party(job, spec, tables[spec.name] if tables else read_party(spec))
+        for spec in scenario.parties
+    }
+    specs = {spec.name: spec for spec in scenario.parties}
+    ledgers = {name: Ledger(own_folder(folder, name) / "ledger.jsonl") for name in role_types(job)}
+
+    def play(endpoint: Endpoint) -> RoleResult:
+        if endpoint.name == COORDINATOR:
+            return session.play_coordinator(endpoint, job, report)
+        spec, own = specs[endpoint.name], folder / endpoint.name
+        return session.play_party(endpoint, job, spec, loaded[spec.name], own, report, baseline=baselines)
+
+    before = operation_counts()
+    try:
+        results = run_local(dict.fromkeys(ledgers, play), roles=role_types(job), job=job_fields(job), ledgers=ledgers)
+    finally:
+        for ledger in ledgers.values():
+            ledger.close()
+    counts = operation_counts() - before
+    return Played(results, counts.encryptions, counts.decryptions, kernel_name())
