@@ -20,7 +20,7 @@ from vfl.glm import Integers
 from vfl.job import Scenario
 from vfl.optim import Vector
 from vfl.prepare import read_ids
-from vfl.shard import load_preprocessor
+from vfl.shard import load_shard
 
 
 def pooled_metrics(
@@ -59,6 +59,6 @@ def _plain_alignment(ids: dict[str, PreparedIds], seed: int) -> dict[str, Intege
 
 
 def _encoded(folder: Path, table: PartyTable, rows: Integers) -> Vector:
-    preprocessor, kept = load_preprocessor(folder)
-    X, _ = preprocessor.transform(table.features.iloc[rows].reset_index(drop=True))
-    return X[:, kept]
+    shard = load_shard(folder)
+    X, _ = shard.preprocessor.transform(table.features.iloc[rows].reset_index(drop=True))
+    return X[:, shard.kept]

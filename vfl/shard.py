@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -61,23 +63,54 @@ def save_shard(folder: Path, terms: Terms, spec: PartySpec, columns: Columns, fi
     )
 
 
-def load_preprocessor(folder: Path) -> tuple[Preprocessor, Integers]:
-    """A shard's preprocessor, and which of its columns are in use.
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A party's part of a joint model, read back.
+
+    Parameters
+    ----------
+    columns : list of str
+        Names of the encoded columns in use.
+    coef : ndarray of shape (d, outputs), float64
+    intercept : ndarray of shape (outputs,), float64 or None
+    classes : list of str
+        At the active party of a classifier, in code order.
+    kept : ndarray of shape (d,), int64
+        Which of the preprocessor's columns are in use.
+    """
+
+    columns: list[str]
+    coef: Vector = field(repr=False)
+    intercept: Vector | None = field(repr=False)
+    classes: list[str]
+    preprocessor: Preprocessor = field(repr=False)
+    kept: Integers = field(repr=False)
+
+
+def load_shard(folder: Path) -> Shard:
+    """Read a party's shard.
 
     Raises
     ------
     DataError
-        If the shard is missing or damaged.
+        If it is missing or damaged.
     """
     try:
         state = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         data = (folder / "model.npz").read_bytes()
-    except (OSError, ValueError) as error:
+        if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
+            raise ValueError("model.npz is not the one that model.json names")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return Shard(
+                columns=[str(name) for name in state["columns"]],
+                coef=np.asarray(arrays["coef"]),
+                intercept=np.asarray(arrays["intercept"]) if "intercept" in arrays else None,
+                classes=[str(name) for name in state["classes"]],
+                preprocessor=Preprocessor.from_dict(state["preprocessor"]),
+                kept=np.asarray(arrays["kept"]),
+            )
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"model shard {folder}: cannot be read ({error}); run the training again") from None
-    if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
-        raise DataError(f"model shard {folder}: model.npz is not the one that model.json names; train again")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return Preprocessor.from_dict(state["preprocessor"]), np.asarray(arrays["kept"])
 
 
 def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, n_train: int) -> None:
