@@ -94,7 +94,7 @@ def test_the_coordinators_view_of_a_run_shows_no_difference(monkeypatch: pytest.
 
 # 2. labels from gradients
 
-ROWS, COLUMNS = 600, 6
+ROWS, COLUMNS = 400, 6
 
 
 def company() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,20 +137,20 @@ def label_auc(residuals: np.ndarray) -> float:
 
 
 def test_reshuffled_batches_give_the_labels() -> None:
-    residuals, rank = residuals_behind(*descend(30, 400, reshuffled=True))
+    residuals, rank = residuals_behind(*descend(20, 300, reshuffled=True))
     assert rank == ROWS
     assert label_auc(residuals) > 0.94
 
 
 def test_fixed_batches_give_columns_per_batch_only() -> None:
-    residuals, rank = residuals_behind(*descend(300, 400, reshuffled=False))
+    residuals, rank = residuals_behind(*descend(200, 268, reshuffled=False))
     assert rank == 2 * COLUMNS
     assert label_auc(residuals) < 0.65
 
 
 def test_a_full_batch_gives_nothing_however_long_it_trains() -> None:
     """T d / n = 4, yet the rank is d: the attacker learns what his own columns say about the labels."""
-    residuals, rank = residuals_behind(*descend(ROWS, 400, reshuffled=False))
+    residuals, rank = residuals_behind(*descend(ROWS, 268, reshuffled=False))
     assert rank == COLUMNS
     assert label_auc(residuals) < 0.65
 
@@ -168,12 +168,12 @@ def test_ours_gives_rank_d_and_no_labels(key_holder: str, monkeypatch: pytest.Mo
 
 def test_the_guards_tell_these_cases_apart() -> None:
     guards = Guards(enforce=True, small_data=False)
-    full = {"rows": ROWS, "party": "shop"}
-    assert small_batch(Guards(True, True), rows=30, columns=COLUMNS, party="shop") is None
-    assert small_batch(guards, rows=30, columns=COLUMNS, party="shop").level == "refuse"
+    full = {"rows": 600, "party": "shop"}
+    assert small_batch(Guards(True, True), rows=20, columns=COLUMNS, party="shop") is None
+    assert small_batch(guards, rows=20, columns=COLUMNS, party="shop").level == "refuse"
     assert small_batch(guards, columns=COLUMNS, **full) is None
-    assert label_rank(columns=400 * COLUMNS, **full).level == "refuse"  # reshuffled: every step counts
-    assert label_rank(columns=COLUMNS, rows=300, party="shop") is None
+    assert label_rank(columns=300 * COLUMNS, **full).level == "refuse"  # reshuffled: every step counts
+    assert label_rank(columns=COLUMNS, rows=200, party="shop") is None
     assert label_rank(columns=COLUMNS, **full) is None
 
 
