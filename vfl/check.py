@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from parties.columns import encode_labels
-from parties.data import read_party
+from parties.data import PartyTable, read_party
+from parties.errors import DataError
 from parties.policy import Guards
 from parties.spec import PartySpec
+from psi.ids import PreparedIds
+from vfl.glm import Integers
 from vfl.job import Job, Scenario
-from vfl.prepare import check_consent_to_job, read_ids
+from vfl.pooled import plain_alignment
+from vfl.prepare import (
+    agree_terms,
+    check_consent_to_job,
+    check_consent_to_terms,
+    count_test_rows,
+    encode_columns,
+    own_block,
+    read_ids,
+)
 from vfl.preprocess import fit_preprocessor
+from vfl.session import aligned_labels, count_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,42 +48,66 @@ class PartyCheck:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A checked scenario."""
+    """A checked scenario; ``warnings`` are those of the common rows."""
 
     job: Job
     parties: tuple[PartyCheck, ...]
     common: int
-    enough: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are ``alignment.min_intersection`` common rows."""
+        return self.common >= self.job.alignment.min_intersection
+
+    def refuse_too_few(self) -> None:
+        """Raise ``DataError`` unless there are enough common rows."""
+        if not self.enough:
+            least = self.job.alignment.min_intersection
+            raise DataError(f"alignment: got {self.common} common ids, expected at least min_intersection = {least}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What one party reads before it meets the others."""
+
+    spec: PartySpec
+    table: PartyTable = field(repr=False)
+    ids: PreparedIds = field(repr=False)
+    guards: Guards
 
 
 def check_scenario(scenario: Scenario) -> Check:
-    """Read every party's CSV as a run would, and count; nothing is trained, no network is touched.
+    """Read every CSV as a run would, then align and prepare in plain; nothing is trained, no network is touched.
 
     Raises
     ------
     VflError
-        Whatever would refuse the run at its start.
+        Whatever would refuse the run before its training; too few common rows are left to `Check.refuse_too_few`.
     """
-    checked, keys = [], []
-    for spec in scenario.parties:
-        one, ids = _check_party(scenario.job, spec)
-        checked.append(one)
-        keys.append(set(ids))
-    common = len(set.intersection(*keys))
-    return Check(scenario.job, tuple(checked), common, common >= scenario.job.alignment.min_intersection)
+    job = scenario.job
+    owns = [_read(job, spec) for spec in scenario.parties]
+    rows = plain_alignment({own.spec.name: own.ids for own in owns}, job.seed)
+    check = Check(job, tuple(_party(job, own) for own in owns), len(rows[job.active]))
+    return replace(check, warnings=_prepare(job, owns, rows)) if check.enough else check
 
 
-def _check_party(job: Job, spec: PartySpec) -> tuple[PartyCheck, list[bytes]]:
+def _read(job: Job, spec: PartySpec) -> _Own:
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards)
     table = read_party(spec)
-    ids = read_ids(job, spec, table)
+    return _Own(spec, table, read_ids(job, spec, table), guards)
+
+
+def _party(job: Job, own: _Own) -> PartyCheck:
+    """Count what a party brings, over all its rows with a valid id."""
+    spec, table, ids = own.spec, own.table, own.ids
     label = ""
     if table.labels is not None:
         labels = encode_labels([table.labels[row] for row in ids.rows], job.task, spec.positive_text, spec.name)
         label = f"{len(labels.classes)} classes" if labels.classes else f"{len(np.unique(labels.values))} values"
     preprocessor = fit_preprocessor(table.features.iloc[ids.rows].reset_index(drop=True), table.kinds)
-    one = PartyCheck(
+    return PartyCheck(
         name=spec.name,
         role=spec.role,
         rows=table.n_rows,
@@ -80,6 +118,23 @@ def _check_party(job: Job, spec: PartySpec) -> tuple[PartyCheck, list[bytes]]:
         categorical=sum(kind == "categorical" for kind in table.kinds.values()),
         encoded=len(preprocessor.names),
         label=label,
-        warnings=(*table.warnings, *preprocessor.warnings, *guards.warnings),
+        warnings=(*table.warnings, *preprocessor.warnings),
     )
-    return one, ids.ids
+
+
+def _prepare(job: Job, owns: list[_Own], rows: Mapping[str, Integers]) -> tuple[str, ...]:
+    """Split, encode and judge the common rows as the run will; returns the guards' warnings."""
+    common = len(rows[job.active])
+    n_train = common - count_test_rows(job, common)
+    facts: dict[str, bool | int | float | str | None] = {}
+    for own in owns:
+        name = own.spec.name
+        labels = aligned_labels(job, own.spec, own.table, rows[name], n_train)
+        columns = encode_columns(own.spec, own.table, rows[name], n_train, own.guards)
+        width = own_block(job, own.spec, columns, n_train).width
+        facts |= {f"{name} columns": width, f"{name} outputs": count_outputs(job, labels)}
+        facts[f"{name} consent"] = own.spec.policy.partial_scores
+    terms = agree_terms(job, facts, n_train)
+    for own in owns:
+        check_consent_to_terms(terms, own.spec, own.guards)
+    return tuple(dict.fromkeys(line for own in owns for line in own.guards.warnings))

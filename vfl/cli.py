@@ -6,9 +6,10 @@ Exit codes: 0; 2 for a user's mistake; 1 when a role is lost or breaks the proto
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -90,7 +91,9 @@ def check(scenario: ScenarioPath, overrides: Overrides = None, strict: Strict = 
     from vfl.display import show_check
     from vfl.job_file import load_scenario
 
-    show_check(check_scenario(load_scenario(scenario, overrides or (), strict=strict)), Console())
+    checked = check_scenario(load_scenario(scenario, overrides or (), strict=strict))
+    show_check(checked, Console())
+    checked.refuse_too_few()
 
 
 @app.command(epilog="Example: vfl audit runs/first")
@@ -106,7 +109,13 @@ def audit(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)  # through every ``finally``, so that nothing is left behind
     sys.exit(_main(arguments))
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _main(arguments: list[str] | None) -> int:
@@ -123,12 +132,17 @@ def _main(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:  # a bug: one line that says where, as for a role's
+        from vfl.role import internal_error
+
+        return _fail(str(internal_error("vfl", error)), 1)
     return code if isinstance(code, int) else 0
 
 
 def _fail(text: str, code: int) -> int:
-    """One line on standard error."""
-    sys.stderr.write(f"error: {text}\n")
+    """One printable line on standard error, whatever a file's or a column's name holds."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    sys.stderr.write(f"error: {line}\n")
     return code
 
 

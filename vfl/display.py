@@ -147,6 +147,8 @@ def show_check(check: Check, console: Console) -> None:
     for party in check.parties:
         for line in party.warnings:
             _warn(f"{party.name}: {line}", console)
+    for line in check.warnings:
+        _warn(line, console)
     limit = check.job.alignment.min_intersection
     _say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
     if check.enough:
@@ -197,7 +199,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _how(entry: Entry) -> str:
-    return _SCHEMES[entry.kind] + (", sealed" if entry.hops > 1 else "")
+    return _SCHEMES.get(entry.kind, entry.kind) + (", sealed" if entry.hops > 1 else "")
 
 
 def _totals(group: Sequence[Entry]) -> tuple[str, str, str]:

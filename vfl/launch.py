@@ -15,21 +15,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from parties import errors
-from parties.errors import PeerLost, VflError
+from parties.errors import VflError
 from parties.link import COORDINATOR
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
 from vfl.events import Played, Report
 from vfl.job import Scenario
-from vfl.role import Line, Orders, Outcome, own_folder
+from vfl.role import Line, Orders, Outcome, internal_error, own_folder
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 3.0  # after the first failure, for the others to say what they know of it
 
 
 def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, baselines: bool) -> Played:
@@ -71,36 +71,46 @@ def _processes(scenario: Scenario, folder: Path, *, baselines: bool) -> Iterator
             pinned=pinned,
             sockets={name: end.fileno() for name, end in ends.items()},
         )
-        processes[role] = _start(role, orders)
+        processes[role] = _start(role, orders.sockets.values())
+        _order(processes[role], orders)
 
     try:
-        start(COORDINATOR, None, {name: pair[0] for name, pair in pairs.items()})
-        for spec in scenario.parties:
-            start(spec.name, spec, {COORDINATOR: pairs[spec.name][1]})
-    finally:
-        for pair in pairs.values():
-            for end in pair:
-                end.close()
-    try:
+        try:
+            start(COORDINATOR, None, {name: pair[0] for name, pair in pairs.items()})
+            for spec in scenario.parties:
+                start(spec.name, spec, {COORDINATOR: pairs[spec.name][1]})
+        finally:
+            for pair in pairs.values():
+                for end in pair:
+                    end.close()
         yield processes
     finally:
         _end_all(processes)
 
 
-def _start(role: str, orders: Orders) -> subprocess.Popen[bytes]:
-    """One role's process, in a session of its own so that Ctrl-C reaches the launcher alone."""
-    process = subprocess.Popen(
+def _start(role: str, sockets: Iterable[int]) -> subprocess.Popen[bytes]:
+    """One role's process, in a session of its own so that Ctrl-C reaches the launcher alone.
+
+    It imports from where Python is installed and never from the directory that the command happens to run in, where
+    a party's files may be called anything.
+    """
+    settings = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1"}
+    return subprocess.Popen(
         [sys.executable, "-m", "vfl.role", role],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        pass_fds=tuple(orders.sockets.values()),
+        pass_fds=tuple(sockets),
         start_new_session=True,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")},
+        env=os.environ | settings,
     )
+
+
+def _order(process: subprocess.Popen[bytes], orders: Orders) -> None:
+    """Tell a process who to be; one that has died already is noticed where its output ends."""
     if process.stdin is not None:
-        process.stdin.write(msgspec.json.encode(orders) + b"\n")
-        process.stdin.flush()
-    return process
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(msgspec.json.encode(orders) + b"\n")
+            process.stdin.flush()
 
 
 def _collect(processes: Mapping[str, subprocess.Popen[bytes]], report: Report) -> dict[str, Outcome]:
@@ -135,7 +145,7 @@ def _read_lines(name: str, process: subprocess.Popen[bytes], arrivals: queue.Que
         for text in process.stdout or ():
             arrivals.put((name, msgspec.json.decode(text, type=Line)))
     except (msgspec.MsgspecError, OSError, ValueError) as error:
-        arrivals.put((name, Line(outcome=Outcome(error="bug", text=type(error).__name__, trace=str(error)))))
+        arrivals.put((name, Line(outcome=Outcome(error="bug", text=str(internal_error(name, error))))))
     finally:
         arrivals.put((name, None))
 
@@ -156,15 +166,13 @@ def _first_cause(outcomes: Mapping[str, Outcome]) -> VflError:
             return 1 if outcome.died else 3
         return 2 if outcome.error == "bug" else 0
 
-    name, outcome = min(((n, o) for n, o in outcomes.items() if o.error), key=rank)
-    if outcome.error == "bug":
-        return VflError(f"{name} stopped on an internal error ({outcome.text}); please report it:\n{outcome.trace}")
-    kind: type[VflError] = getattr(errors, outcome.error, VflError)
-    return PeerLost(outcome.text) if kind is PeerLost else kind(outcome.text)
+    _, outcome = min(((name, outcome) for name, outcome in outcomes.items() if outcome.error), key=rank)
+    kind: type[VflError] = getattr(errors, outcome.error, VflError)  # a bug is a VflError
+    return kind(outcome.text)
 
 
 def _end_all(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
-    """Close every process's standard input, which ends it; kill what does not heed that."""
+    """Kill what still runs, and wait for its end."""
     for process in processes.values():
         if process.poll() is None:
             process.kill()

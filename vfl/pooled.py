@@ -32,7 +32,7 @@ def pooled_metrics(
     """
     job = scenario.job
     loaded = {spec.name: tables[spec.name] if tables else read_party(spec) for spec in scenario.parties}
-    rows = _plain_alignment({s.name: read_ids(job, s, loaded[s.name]) for s in scenario.parties}, job.seed)
+    rows = plain_alignment({s.name: read_ids(job, s, loaded[s.name]) for s in scenario.parties}, job.seed)
     X = np.hstack([_encoded(folder / name, loaded[name], rows[name]) for name in loaded])
     spec = next(spec for spec in scenario.parties if spec.role == "active")
     table, order = loaded[spec.name], rows[spec.name]
@@ -50,7 +50,7 @@ def pooled_metrics(
     )
 
 
-def _plain_alignment(ids: dict[str, PreparedIds], seed: int) -> dict[str, Integers]:
+def plain_alignment(ids: dict[str, PreparedIds], seed: int) -> dict[str, Integers]:
     """CSV rows of the common ids per party, in the agreed order, without a protocol."""
     position = {name: dict(zip(prepared.ids, prepared.rows.tolist(), strict=True)) for name, prepared in ids.items()}
     common = sorted(set.intersection(*(set(rows) for rows in position.values())))

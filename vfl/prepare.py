@@ -140,14 +140,14 @@ def exchange_shapes_as_party(
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
     own = {"columns": columns, "outputs": outputs, "consent": spec.policy.partial_scores}
     judge.send(Wire.shape, Revealed(dict(own), np.zeros(0)))
-    return _terms(job, judge.recv(Wire.shapes).facts, rows)
+    return agree_terms(job, judge.recv(Wire.shapes).facts, rows)
 
 
 def exchange_shapes_as_coordinator(endpoint: Endpoint, job: Job, rows: int) -> Terms:
     """Collect the parties' widths and hand them round."""
     links = [endpoint.link(Coordinator, DataParty, name) for name in endpoint.peers(DataParty)]
     facts = {f"{link.peer} {key}": value for link in links for key, value in link.recv(Wire.shape).facts.items()}
-    terms = _terms(job, facts, rows)
+    terms = agree_terms(job, facts, rows)
     for link in links:
         link.send(Wire.shapes, Revealed(facts, np.zeros(0)))
     return terms
@@ -194,7 +194,7 @@ def check_consent_to_terms(terms: Terms, spec: PartySpec, guards: Guards) -> Non
         )
 
 
-def _terms(job: Job, facts: Mapping[str, bool | int | float | str | None], rows: int) -> Terms:
+def agree_terms(job: Job, facts: Mapping[str, bool | int | float | str | None], rows: int) -> Terms:
     """What all roles know, from the collected shapes; every role computes the same."""
     columns: dict[str, int] = {}
     for party in job.parties:

@@ -25,6 +25,7 @@ from parties.process import HubTransport, PartyTransport
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
 from parties.wire import Active, Coordinator, Passive, Role
+from vfl import __version__
 from vfl.events import Event, RoleResult
 from vfl.job import Job, job_fields
 
@@ -53,7 +54,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str = ""
     error: str = ""
     text: str = ""
-    trace: str = ""
     died: bool = False
 
 
@@ -76,6 +76,17 @@ def own_folder(folder: Path, role: str) -> Path:
     return own
 
 
+def internal_error(who: str, error: Exception) -> VflError:
+    """Say in one line where something unforeseen happened; its text stays out, since it may hold data."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    where = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+    return VflError(
+        f"{who} stopped on an internal error, {type(error).__name__}{reason} at {where}, vfl {__version__}; "
+        "please report this line"
+    )
+
+
 def main() -> int:
     """Play one role as ordered on standard input."""
     out = _take_standard_output()
@@ -91,7 +102,7 @@ def main() -> int:
         write(Line(outcome=Outcome(error=type(error).__name__, text=str(error))))
         return error.exit_code
     except Exception as error:  # a bug: say where, and let the others stop
-        write(Line(outcome=Outcome(error="bug", text=type(error).__name__, trace=traceback.format_exc())))
+        write(Line(outcome=Outcome(error="bug", text=str(internal_error(orders.role, error)))))
         return 1
     return 0
 

@@ -1,7 +1,8 @@
 """A whole run on one machine: play all roles, compare with the baselines, leave a directory behind.
 
-The directory appears under its name only when the run has succeeded; until then everything is written beside it, so
-that a failed run leaves nothing and an overwritten one is lost only to its successor.
+Everything is written to a hidden directory inside ``--out`` and moved to its place when the run has succeeded,
+``report.json`` last: a failed run leaves nothing, and an old one is lost only to its successor. Nothing that is not
+part of a run is ever replaced or deleted.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from parties.errors import ConfigError
 from parties.ledger import merge_sent, read_ledger, write_ledger
+from parties.link import COORDINATOR
 from vfl.events import Report
 from vfl.job import Scenario
 from vfl.launch import play_in_processes
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from parties.data import PartyTable
 
 REPORT, LEDGER = "report.json", "ledger.jsonl"
+_UNFINISHED = ".unfinished-"
 
 
 def run_scenario(
@@ -43,9 +48,9 @@ def run_scenario(
     Parameters
     ----------
     out : Path
-        Directory of the run, created with its parents; it must not exist or be empty, unless ``overwrite``.
+        Directory of the run, created with its parents; it must be new or empty, or with ``overwrite`` hold a run.
     report : callable
-        Called with every `vfl.session.Event`.
+        Called with every `vfl.events.Event`.
     tables : mapping of party name to PartyTable, optional
         Data in memory instead of CSVs; implies ``in_process``.
 
@@ -54,9 +59,8 @@ def run_scenario(
     VflError
         Whatever ended the run; nothing is left in ``out`` then, and what was there stays.
     """
-    _check_out(out, overwrite)
     start = time.perf_counter()
-    with _new_directory(out) as folder:
+    with _new_directory(out, [spec.name for spec in scenario.parties], overwrite=overwrite) as folder:
         if in_process or tables is not None:
             from vfl.threads import play_in_threads  # pandas takes its time, and the roles import their own
 
@@ -86,49 +90,79 @@ def default_out(name: str) -> Path:
     return out
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    """Refuse a directory with something in it; ``overwrite`` replaces a run, but nothing else."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ConfigError(f"--out {out}: got a file, expected a directory that is new or empty; choose another name")
-    if not any(out.iterdir()):
-        return
-    holds_run = (out / REPORT).exists()
-    if holds_run and not overwrite:
-        raise ConfigError(f"--out {out}: holds a run already; choose another directory or pass --overwrite")
-    if not holds_run:
-        raise ConfigError(f"--out {out}: holds files that are no run; choose a directory that is new or empty")
-
-
 @contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
-    """A directory beside ``out`` that takes its place in the end, or disappears."""
+def _new_directory(out: Path, parties: list[str], *, overwrite: bool) -> Iterator[Path]:
+    """A hidden directory in ``out`` whose content moves up in the end, or disappears."""
+    incoming = {REPORT, LEDGER, COORDINATOR, *parties}
+    _replaceable(out, incoming, overwrite=overwrite)
+    made = [directory for directory in (out, *out.parents) if not os.path.lexists(directory)]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); choose another directory") from None
-    try:
-        yield folder
-        if out.exists():
-            _replace(out, folder)
-        else:
-            folder.rename(out)
-        out.chmod(0o777 & ~_umask())
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=out))
+        except OSError as error:
+            raise _unusable(out, error) from None
+        try:
+            yield folder
+            _move_up(folder, out, _replaceable(out, incoming, overwrite=overwrite))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for directory in made:
+            with suppress(OSError):  # it holds the run, or somebody else's files by now
+                directory.rmdir()
 
 
-def _replace(out: Path, folder: Path) -> None:
-    """Swap a new run in for an old one (or for an empty directory), and only then delete that."""
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-    out.rename(old / "run")
-    folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+def _replaceable(out: Path, incoming: set[str], *, overwrite: bool) -> set[str]:
+    """Names in ``out`` that belong to a run and go; refuses a directory with anything in the way."""
+    try:
+        present = {name for name in os.listdir(out) if not name.startswith(_UNFINISHED)}
+    except FileNotFoundError:
+        return set()
+    except NotADirectoryError:
+        raise ConfigError(
+            f"--out {out}: got a file, expected a directory that is new or empty; choose another name"
+        ) from None
+    except OSError as error:
+        raise _unusable(out, error) from None
+    old = _names_of_run(out) & present
+    if old and not overwrite:
+        raise ConfigError(f"--out {out}: holds a run already; choose another directory or pass --overwrite")
+    if present and not old or incoming & (present - old):
+        raise ConfigError(f"--out {out}: holds files that are no run; choose a directory that is new or empty")
+    return old
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+class _Named(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _OldReport(msgspec.Struct, frozen=True):
+    """What tells which folders are a run's own."""
+
+    parties: list[_Named] = []
+
+
+def _names_of_run(out: Path) -> set[str]:
+    """Names that the run in ``out`` gave its files and folders; none if there is no run."""
+    try:
+        report = msgspec.json.decode((out / REPORT).read_bytes(), type=_OldReport)
+    except OSError:
+        return set()
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        report = _OldReport()
+    return {REPORT, LEDGER, COORDINATOR, *(party.name for party in report.parties)}
+
+
+def _move_up(folder: Path, out: Path, old: set[str]) -> None:
+    """Swap the new run in for the old one, the reports first out and last in; then delete the old one."""
+    aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=out))
+    for name in sorted(old, key=lambda name: name != REPORT):
+        (out / name).rename(aside / name)
+    for name in sorted(os.listdir(folder), key=lambda name: name == REPORT):
+        (folder / name).rename(out / name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unusable(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"--out {out}: cannot be written ({error.strerror}); choose another directory")

@@ -103,10 +103,10 @@ def play_party(
         alignment = align_party(endpoint, loaded.ids, _alignment_settings(job), workers=2)
     with clock.phase("preparing"):
         n_train = alignment.intersection - count_test_rows(job, alignment.intersection)
-        labels = _aligned_labels(job, spec, table, alignment.rows, n_train)
+        labels = aligned_labels(job, spec, table, alignment.rows, n_train)
         columns = encode_columns(spec, table, alignment.rows, n_train, guards)
         block = own_block(job, spec, columns, n_train)
-        outputs = _outputs(job, labels)
+        outputs = count_outputs(job, labels)
         terms = exchange_shapes_as_party(endpoint, job, spec, block.width, outputs, n_train)
         check_consent_to_terms(terms, spec, guards)
     with clock.phase("training"):
@@ -263,7 +263,7 @@ def _alignment_settings(job: Job) -> AlignmentSettings:
     )
 
 
-def _aligned_labels(job: Job, spec: PartySpec, table: PartyTable, rows: Integers, n_train: int) -> EncodedLabels | None:
+def aligned_labels(job: Job, spec: PartySpec, table: PartyTable, rows: Integers, n_train: int) -> EncodedLabels | None:
     """Labels of the aligned rows; every class must be in both parts."""
     if table.labels is None:
         return None
@@ -277,6 +277,6 @@ def _aligned_weights(table: PartyTable, alignment: Alignment, n_train: int) -> V
     return None if table.weights is None else np.asarray(table.weights[alignment.rows[:n_train]])
 
 
-def _outputs(job: Job, labels: EncodedLabels | None) -> int:
+def count_outputs(job: Job, labels: EncodedLabels | None) -> int:
     """Scores per row: the number of classes for softmax."""
     return len(labels.classes) if labels is not None and job.model == "softmax" else 1

@@ -115,9 +115,10 @@ def load_shard(folder: Path) -> Shard:
 
 def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, n_train: int) -> None:
     """Write ``ids.csv``: this party's ids as in its CSV, in the agreed row order, with the part they fell into."""
-    frame = _id_frame(spec, table, rows)
-    frame["part"] = ["train"] * n_train + ["test"] * (len(rows) - n_train)
-    frame.to_csv(folder / "ids.csv", index=False)
+    columns = _id_columns(spec, table, rows)
+    part = "part" if "part" not in columns else "part of the run"
+    columns[part] = ["train"] * n_train + ["test"] * (len(rows) - n_train)
+    pd.DataFrame(columns).to_csv(folder / "ids.csv", index=False)
 
 
 def save_test_scores(
@@ -128,21 +129,23 @@ def save_test_scores(
     predicted: Vector,
     classes: list[str],
 ) -> None:
-    """Write ``test_scores.csv``: id and label as in the CSV, and the score or one score per class."""
-    frame = _id_frame(spec, table, rows)
+    """Write ``test_scores.csv``: id and label as in the CSV, and the score or one score per class.
+
+    An id or label column that bears the name of a score is called "CSV score" there.
+    """
+    scores = {f"score_{name}": predicted[:, code] for code, name in enumerate(classes)}
+    if predicted.ndim == 1:
+        scores = {"score": predicted}
+    columns: dict[str, object] = dict(_id_columns(spec, table, rows))
     if table.labels is not None and spec.label is not None:
-        frame[spec.label] = [table.labels[row] for row in rows]
-    if predicted.ndim == 2:
-        for code, name in enumerate(classes):
-            frame[f"score_{name}"] = predicted[:, code]
-    else:
-        frame["score"] = predicted
-    frame.to_csv(folder / "test_scores.csv", index=False)
+        columns[spec.label] = [table.labels[row] for row in rows]
+    columns = {f"CSV {name}" if name in scores else name: cells for name, cells in columns.items()}
+    pd.DataFrame(columns | scores).to_csv(folder / "test_scores.csv", index=False)
 
 
-def _id_frame(spec: PartySpec, table: PartyTable, rows: Integers) -> pd.DataFrame:
+def _id_columns(spec: PartySpec, table: PartyTable, rows: Integers) -> dict[str, list[str]]:
     cells = zip(spec.id_columns, table.id_columns, strict=True)
-    return pd.DataFrame({name: [column[row] for row in rows] for name, column in cells}, dtype=str)
+    return {name: [column[row] for row in rows] for name, column in cells}
 
 
 def _write_json(path: Path, value: object) -> None:

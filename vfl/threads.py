@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from parties.data import PartyTable, read_party
+from parties.errors import VflError
 from parties.ledger import Ledger
 from parties.link import COORDINATOR, Endpoint
 from parties.local import run_local
@@ -13,7 +14,7 @@ from vfl import session
 from vfl.events import Played, Report, RoleResult
 from vfl.job import Scenario, job_fields
 from vfl.paillier import kernel_name, operation_counts
-from vfl.role import own_folder, role_types
+from vfl.role import internal_error, own_folder, role_types
 
 
 def play_in_threads(
@@ -37,6 +38,14 @@ def play_in_threads(
     ledgers = {name: Ledger(own_folder(folder, name) / "ledger.jsonl") for name in role_types(job)}
 
     def play(endpoint: Endpoint) -> RoleResult:
+        try:
+            return play_role(endpoint)
+        except VflError:
+            raise
+        except Exception as error:
+            raise internal_error(endpoint.name, error) from error
+
+    def play_role(endpoint: Endpoint) -> RoleResult:
         if endpoint.name == COORDINATOR:
             return session.play_coordinator(endpoint, job, report)
         spec, own = specs[endpoint.name], folder / endpoint.name
