@@ -68,6 +68,7 @@ from vfl.optim import Pair, Vector, basis_products, combine, lbfgs_direction, li
 from vfl.paillier import (
     CipherVector,
     InnerProductPlan,
+    ObfuscatorPool,
     PrivateKey,
     PublicKey,
     choose_rows_per_ciphertext,
@@ -83,6 +84,7 @@ from vfl.paillier import (
 RESIDUAL_BITS = 26
 _HEADROOM = 2  # residuals of unbounded families may grow to this power of two times those at the start
 _MAX_PACKING = 64
+_MAX_POOL = 1 << 14  # obfuscators kept, about 1 kB each
 _MAX_BOUND_BITS = 128
 _ESTIMATE = 0.1  # -g'd / 2 estimates the decrease that is left and falls short of it by up to ten times (measured)
 
@@ -158,8 +160,14 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
     -------
     Fit
     """
-    training = terms.job.training
     run = _start_active(endpoint, terms, block, target)
+    with run.pool:
+        return _descend(run, terms, block, target, guards, progress)
+
+
+def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards: Guards, progress: Progress) -> Fit:
+    """The active party's rounds."""
+    training = terms.job.training
     w, own = run.start, glm.forward(block, run.start)
     z = glm.to_scores(own)
     penalty = glm.penalty_value(block, w, w)
@@ -208,7 +216,7 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
     lead, hub = endpoint.link(Passive, Active, terms.job.active), endpoint.link(Passive, Coordinator, COORDINATOR)
     key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
     setup = _read_setup(lead.recv(Wire.setup).facts, lead.peer)
-    plan = _plan(key, terms, setup)
+    plan = _plan(key, terms, setup.rows_per_ciphertext)
     masks = pairwise_masks(endpoint, "glm")
     matrix = glm.block_preconditioner(block, _curvature(terms))
     w = np.zeros((block.width, terms.outputs))
@@ -269,6 +277,7 @@ class _ActiveRun:
     hub: Link[Active, Coordinator]
     passives: list[Link[Active, Passive]]
     key: PrivateKey = field(repr=False)
+    pool: ObfuscatorPool = field(repr=False)
     setup: Setup
     plan: InnerProductPlan
     masks: Masks
@@ -284,18 +293,20 @@ def _start_active(endpoint: Endpoint, terms: Terms, block: Block, target: Target
     )
     for link in passives:
         link.send(Wire.key, send_key(key.public))
-    start = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
-    largest = float(np.abs(target.residual(glm.to_scores(glm.forward(block, start)))).max())
-    bound_bits = _bound_bits(target, largest)
     per_ciphertext = choose_rows_per_ciphertext(
         key.public.bits, terms.rows, _product_bound(terms), max(terms.passive_columns)
     )
+    plan = _plan(key.public, terms, per_ciphertext)
+    # Obfuscators for a whole round, made while this party waits for the others (and for its own start).
+    pool = ObfuscatorPool(key, capacity=min(plan.ciphertexts * terms.outputs, _MAX_POOL))
+    start = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
+    largest = float(np.abs(target.residual(glm.to_scores(glm.forward(block, start)))).max())
+    bound_bits = _bound_bits(target, largest)
     setup = Setup(bound_bits, target.label_bits, per_ciphertext)
     for link in passives:
         link.send(Wire.setup, Revealed(setup.facts(), np.zeros(0)))
     hub = endpoint.link(Active, Coordinator, COORDINATOR)
-    plan = _plan(key.public, terms, setup)
-    return _ActiveRun(hub, passives, key, setup, plan, pairwise_masks(endpoint, "glm"), start)
+    return _ActiveRun(hub, passives, key, pool, setup, plan, pairwise_masks(endpoint, "glm"), start)
 
 
 def _bound_bits(target: Target, largest: float) -> int:
@@ -308,7 +319,7 @@ def _bound_bits(target: Target, largest: float) -> int:
 def _serve_gradients(run: _ActiveRun, terms: Terms, residuals: Integers) -> None:
     """Send [[r]], decrypt the masked products, return to each party exactly its agreed slots."""
     packed = [value for column in residuals.T for value in pack_rows(run.plan, np.ascontiguousarray(column))]
-    run.hub.send(Wire.residual, send_ciphers(encrypt(run.key, packed)))
+    run.hub.send(Wire.residual, send_ciphers(encrypt(run.key, packed, pool=run.pool)))
     counts = [width * terms.outputs for width in terms.passive_columns]
     gathered = run.hub.recv(Wire.all_products)
     if len(gathered.body) != sum(counts):
@@ -459,8 +470,8 @@ def _product_bound(terms: Terms) -> int:
     return (1 << RESIDUAL_BITS) * glm.column_bound(terms.rows)
 
 
-def _plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
-    return plan_inner_product(key.bits, terms.rows, _product_bound(terms), setup.rows_per_ciphertext)
+def _plan(key: PublicKey, terms: Terms, rows_per_ciphertext: int) -> InnerProductPlan:
+    return plan_inner_product(key.bits, terms.rows, _product_bound(terms), rows_per_ciphertext)
 
 
 def _read_setup(facts: Mapping[str, bool | int | float | str | None], sender: str) -> Setup:
