@@ -74,6 +74,7 @@ from vfl.optim import Vector, dot
 from vfl.paillier import (
     CipherVector,
     InnerProductPlan,
+    ObfuscatorPool,
     PrivateKey,
     PublicKey,
     add,
@@ -94,6 +95,7 @@ STEP_SCORE_LIMIT = 10  # |X_k p| <= 2^10 for every party
 CURVATURE_BITS = 16
 _MAX_WEIGHT_BITS = 16  # sample weights have mean 1; curvatures per row stay below 2^16
 _MAX_PACKING = 64
+_MAX_POOL = 1 << 14  # obfuscators kept, about 1 kB each
 _MAX_BOUND_BITS = 128
 
 
@@ -191,8 +193,9 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
         loss = target.loss(z) + glm.penalty_value(block, w, w) / 2
         hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [loss, dot(state.g, state.Pg)]))
         curvatures = _row_curvatures(target, z) if training.curvature == "row" else None
-        multiply = partial(_active_product, hub, passives, key, terms, setup, block, curvatures)
-        rounds = _walk(hub, masks, block, state, multiply, newton, rounds, progress)
+        with _pool(key, terms, setup) as pool:
+            multiply = partial(_active_product, hub, passives, pool, terms, setup, block, curvatures)
+            rounds = _walk(hub, masks, block, state, multiply, newton, rounds, progress)
         w = state.w
         if newton < training.newton_steps:
             z = _open_scores(hub, masks, terms, guards, block, w, newton)
@@ -220,8 +223,9 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
         state = _begin(block, setup, w, g)
         penalty = glm.penalty_value(block, w, w) / 2
         hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [penalty, dot(state.g, state.Pg)]))
-        multiply = partial(_passive_product, hub, lead, key, terms, setup, block)
-        rounds = _walk(hub, masks, block, state, multiply, newton, rounds, _silent)
+        with _pool(key, terms, setup) as pool:
+            multiply = partial(_passive_product, hub, lead, pool, terms, setup, block)
+            rounds = _walk(hub, masks, block, state, multiply, newton, rounds, _silent)
         w = state.w
         if newton < newton_steps:
             scores = glm.disclosed_scores(terms, guards, block, w, newton + 1)
@@ -330,7 +334,7 @@ def _walk(
 def _active_product(
     hub: Link[Active, Coordinator],
     passives: Sequence[Link[Active, Passive]],
-    key: PublicKey,
+    pool: ObfuscatorPool,
     terms: Terms,
     setup: Setup,
     block: Block,
@@ -338,14 +342,14 @@ def _active_product(
     p: Vector,
 ) -> Vector:
     """H p of the active party's block; on the way it adds up the encrypted scores for everybody."""
-    plan = _score_plan(key, terms, setup)
+    key, plan = pool.key, _score_plan(pool.key, terms, setup)
     others = [receive_ciphers(key, link.recv(Wire.step_scores), plan.ciphertexts, link.peer) for link in passives]
     total = reduce(add, others)
     own = _step_scores(block, p)
     if curvatures is not None:
         total, own = scale(total, curvatures.tolist()), own * curvatures
     # Adding a fresh encryption re-randomises the sum: no passive party can recognise its own part in it.
-    dz = add(encrypt(key, pack_rows(plan, own)), total)
+    dz = add(encrypt(key, pack_rows(plan, own), pool=pool), total)
     for link in passives:
         link.send(Wire.direction_scores, send_ciphers(dz))
     return _apply_hessian(terms, setup, block, p, _open_own(hub, plan, dz, block) if block.width else [])
@@ -354,15 +358,16 @@ def _active_product(
 def _passive_product(
     hub: Link[Passive, Coordinator],
     lead: Link[Passive, Active],
-    key: PublicKey,
+    pool: ObfuscatorPool,
     terms: Terms,
     setup: Setup,
     block: Block,
     p: Vector,
 ) -> Vector:
     """H p of a passive party's block: its scores go out encrypted, everybody's sum comes back encrypted."""
-    plan = _score_plan(key, terms, setup)
-    lead.send(Wire.step_scores, send_ciphers(encrypt(key, pack_rows(plan, _step_scores(block, p)))))
+    key, plan = pool.key, _score_plan(pool.key, terms, setup)
+    own = encrypt(key, pack_rows(plan, _step_scores(block, p)), pool=pool)
+    lead.send(Wire.step_scores, send_ciphers(own))
     dz = receive_ciphers(key, lead.recv(Wire.direction_scores), plan.ciphertexts, lead.peer)
     return _apply_hessian(terms, setup, block, p, _open_own(hub, plan, dz, block))
 
@@ -497,6 +502,11 @@ def _score_bound(terms: Terms) -> int:
     if terms.job.training.curvature == "row":
         bits += CURVATURE_BITS + _MAX_WEIGHT_BITS
     return len(terms.columns) * (1 << bits) * glm.column_bound(terms.rows)
+
+
+def _pool(key: PublicKey, terms: Terms, setup: Setup) -> ObfuscatorPool:
+    """Obfuscators for the next direction's scores, made while this party waits for the others."""
+    return ObfuscatorPool(key, capacity=min(_score_plan(key, terms, setup).ciphertexts, _MAX_POOL))
 
 
 def _deviation_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
