@@ -191,9 +191,21 @@ def test_opened_products_come_back_exact_or_not_at_all(packing: int, key: Privat
         open_products(plan, key, masked, count=1)
 
 
+def test_the_line_search_keeps_residuals_below_their_bound() -> None:
+    """The minimum is at t = 4 / 14, where the last residual is 8 / 14; below 2^-1 it is up to t = 1 / 4 only."""
+    y, dz = np.array([0.4] * 10 + [0.0]), np.array([1.0] * 10 + [2.0])[:, None]
+    target = glm.Target(glm.FAMILIES["linear"], y, None, 0, 1)
+    slope = float((-y * dz[:, 0]).mean())
+    for bound_bits, expected in ((-1, 1 / 4), (0, 4 / 14)):
+        setup = glm_exact.Setup(bound_bits, 0, 1)
+        t = glm_exact._search(target, setup, np.zeros((11, 1)), dz, slope, 0.0, 0.0)
+        assert t == pytest.approx(expected, rel=0.01)
+        assert np.abs(t * dz[:, 0] - y).max() <= 2.0**bound_bits
+
+
 @pytest.mark.parametrize("model", ["poisson", "linear"])
 def test_residuals_stay_below_their_announced_bound(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where one label is far out: the line search shortens steps, and the run still ends at the optimum."""
+    """Also where one label is far out."""
     largest: list[int] = []
     honest = glm_exact._quantised
 
