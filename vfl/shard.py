@@ -133,9 +133,8 @@ def save_test_scores(
 
     An id or label column that bears the name of a score is called "CSV score" there.
     """
-    scores = {f"score_{name}": predicted[:, code] for code, name in enumerate(classes)}
-    if predicted.ndim == 1:
-        scores = {"score": predicted}
+    several = predicted.ndim == 2
+    scores = {f"score_{n}": predicted[:, j] for j, n in enumerate(classes)} if several else {"score": predicted}
     columns: dict[str, object] = dict(_id_columns(spec, table, rows))
     if table.labels is not None and spec.label is not None:
         columns[spec.label] = [table.labels[row] for row in rows]
