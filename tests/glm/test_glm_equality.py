@@ -16,7 +16,7 @@ from vfl.glm import Fit
 from vfl.losses import FAMILIES, mean_loss
 
 SHAPES = {"2 parties": (3, 4), "3 parties": (2, 3, 2), "label only": (0, 3, 2), "4 parties": (2, 3, 2, 1)}
-ROWS = 160
+ROWS = 120
 EQUAL = 1e-3  # of ||w*||, at the default tol
 
 shapes = pytest.mark.parametrize("cuts", SHAPES.values(), ids=SHAPES)
@@ -179,7 +179,7 @@ def test_coordinator_key_linear_with_sample_weights(curvature: str) -> None:
     federation = make_federation("linear", ROWS, (2, 3), key_holder="coordinator", training={"curvature": curvature})
     federation.weights = np.random.default_rng(1).exponential(size=ROWS)
     error = federation.error(federation.fit())
-    assert error <= EQUAL if curvature == "row" else 1e-3 < error < 0.3
+    assert error <= EQUAL if curvature == "row" else 1e-3 < error < 0.5
 
 
 @pytest.mark.parametrize("cuts", [(2, 3, 2), (0, 3, 2)], ids=["features", "label only"])

@@ -16,7 +16,7 @@ from vfl.paillier import CipherVector, PrivateKey, generate_keypair
 
 
 def play(key_holder: str, model: str = "logistic", **training: object) -> None:
-    make_federation(model, 60, (1, 2, 2), key_holder=key_holder, training={"max_iter": 3} | training).fit()
+    make_federation(model, 30, (1, 2, 2), key_holder=key_holder, training={"max_iter": 3} | training).fit()
 
 
 def more(payload: Payload) -> Payload:

@@ -21,7 +21,7 @@ from vfl import glm, glm_exact, glm_quadratic
 from vfl.glm import Fit
 from vfl.paillier import PrivateKey, centred
 
-ROWS, SEED = 90, 5
+ROWS, SEED = 60, 5
 PROTOCOLS = {"active": glm_exact, "coordinator": glm_quadratic}
 SHAPES = {
     ("active", "logistic"): {},
