@@ -64,7 +64,11 @@ class Check:
         """Raise ``DataError`` unless there are enough common rows."""
         if not self.enough:
             least = self.job.alignment.min_intersection
-            raise DataError(f"alignment: got {self.common} common ids, expected at least min_intersection = {least}")
+            raise DataError(
+                f"alignment: fewer than min_intersection ids in common: got {self.common}, expected at least "
+                f"min_intersection = {least}; check that the id columns mean the same and are written alike, "
+                "or lower it"
+            )
 
 
 @dataclass(frozen=True, slots=True)

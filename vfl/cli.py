@@ -5,6 +5,7 @@ Exit codes: 0; 2 for a user's mistake; 1 when a role is lost or breaks the proto
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -37,13 +38,19 @@ Overrides = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Guards refuse, as between companies, instead of warning.")]
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _say_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"vfl {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog="Example: vfl run scenarios/credit_default --set training.l2=0.01 --out runs/first")
@@ -111,14 +118,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)  # through every ``finally``, so that nothing is left behind
-    sys.exit(_main(arguments))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
+    sys.exit(execute(arguments))
 
 
 def _leave(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _main(arguments: list[str] | None) -> int:
+def execute(arguments: list[str] | None = None) -> int:
+    """Run one command line; returns its exit code, errors said in one line."""
     try:
         given = sys.argv[1:] if arguments is None else arguments
         code = app(args=given or ["--help"], standalone_mode=False)

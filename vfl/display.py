@@ -71,7 +71,8 @@ class Display:
     ) -> None:
         if kind is None:
             self._finish_phase()
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def report(self, event: Event) -> None:
         """Show one event; the phase is that of the role furthest on."""

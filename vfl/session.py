@@ -135,7 +135,14 @@ def play_party(
         rounds=fit.rounds,
         converged=fit.converged,
         losses=list(fit.losses),
-        warnings=[*table.warnings, *columns.warnings, *guards.warnings, *fit.warnings, *result.warnings],
+        warnings=[
+            *table.warnings,
+            *columns.warnings,
+            *guards.warnings,
+            *fit.warnings,
+            *_warn_of_mean_curvature(terms, table),
+            *result.warnings,
+        ],
         seconds=clock.seconds,
         csv_rows=table.n_rows,
         features=len({columns.preprocessor.sources[j] for j in columns.kept}),
@@ -260,6 +267,16 @@ def _alignment_settings(job: Job) -> AlignmentSettings:
         protocol=job.alignment.protocol,
         min_intersection=job.alignment.min_intersection,
         tell_small_count=not job.privacy.enforce,
+    )
+
+
+def _warn_of_mean_curvature(terms: Terms, table: PartyTable) -> tuple[str, ...]:
+    """Sample weights are curvatures: their mean is a poor stand-in for all of them."""
+    if table.weights is None or terms.key_holder == "active" or terms.job.training.curvature == "row":
+        return ()
+    return (
+        "training.curvature = 'mean' with sample weights only approximates the weighted loss (the loss reported may "
+        "even be negative); set training.curvature = 'row', or privacy.key_holder = 'active'",
     )
 
 
