@@ -254,7 +254,7 @@ def test_a_payload_of_another_type_does_not_leave(monkeypatch: pytest.MonkeyPatc
 
 
 def test_ciphertexts_that_were_not_rerandomised_do_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(plan: object, v: CipherVector) -> tuple[CipherVector, list[int]]:
+    def forgetful(plan: object, v: CipherVector, *, pool: object = None) -> tuple[CipherVector, list[int]]:
         return v, [0] * len(v)
 
     monkeypatch.setattr(glm_exact, "mask_products", forgetful)
