@@ -213,18 +213,21 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
     PolicyError
         The active party asks for more evaluations than its score budget, and guards are enforced.
     """
-    lead, hub = endpoint.link(Passive, Active, terms.job.active), endpoint.link(Passive, Coordinator, COORDINATOR)
-    key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
-    setup = _read_setup(lead.recv(Wire.setup).facts, lead.peer)
-    plan = _plan(key, terms, setup.rows_per_ciphertext)
-    masks = pairwise_masks(endpoint, "glm")
+    run = _start_passive(endpoint, terms, block)
+    with run.pool:
+        return _follow(run, terms, block, guards)
+
+
+def _follow(run: _PassiveRun, terms: Terms, block: Block, guards: Guards) -> Fit:
+    """A passive party's rounds."""
+    lead, hub, masks = run.lead, run.hub, run.masks
     matrix = glm.block_preconditioner(block, _curvature(terms))
     w = np.zeros((block.width, terms.outputs))
     pairs: list[Pair] = []
     step_taken = previous = None
     round_number = 0
     while True:
-        g = _own_gradient(hub, lead, key, plan, block, terms, setup) + block.penalty[:, None] * w
+        g = _own_gradient(run, terms, block) + block.penalty[:, None] * w
         if step_taken is not None and previous is not None:
             pairs = _extend(pairs, step_taken, g - previous, matrix, terms)
         Pg = glm.precondition(matrix, g)
@@ -243,7 +246,7 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
         step_taken, previous = t * d, g
         w = w + step_taken
         round_number += 1
-    return Fit(w, setup.label_bits, (), round_number, converged=True)
+    return Fit(w, run.setup.label_bits, (), round_number, converged=True)
 
 
 def coordinator(endpoint: Endpoint, terms: Terms) -> Fit:
@@ -309,6 +312,28 @@ def _start_active(endpoint: Endpoint, terms: Terms, block: Block, target: Target
     return _ActiveRun(hub, passives, key, pool, setup, plan, pairwise_masks(endpoint, "glm"), start)
 
 
+@dataclass(slots=True)
+class _PassiveRun:
+    """What a passive party keeps through all rounds; its pool is for what goes to the key's owner."""
+
+    lead: Link[Passive, Active]
+    hub: Link[Passive, Coordinator]
+    pool: ObfuscatorPool = field(repr=False)
+    setup: Setup
+    plan: InnerProductPlan
+    masks: Masks
+
+
+def _start_passive(endpoint: Endpoint, terms: Terms, block: Block) -> _PassiveRun:
+    """Hear the key and the packing."""
+    lead, hub = endpoint.link(Passive, Active, terms.job.active), endpoint.link(Passive, Coordinator, COORDINATOR)
+    key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
+    setup = _read_setup(lead.recv(Wire.setup).facts, lead.peer)
+    plan = _plan(key, terms, setup.rows_per_ciphertext)
+    pool = ObfuscatorPool(key, capacity=min(block.width * terms.outputs, _MAX_POOL), towards_owner=True)
+    return _PassiveRun(lead, hub, pool, setup, plan, pairwise_masks(endpoint, "glm"))
+
+
 def _bound_bits(target: Target, largest: float) -> int:
     """Power of two above every residual: by the weights where the family bounds it, else with headroom."""
     if target.family.name in ("logistic", "softmax"):
@@ -334,27 +359,20 @@ def _serve_gradients(run: _ActiveRun, terms: Terms, residuals: Integers) -> None
         link.send(Wire.opened, Opened(open_products(run.plan, run.key, vector, count=count)))
 
 
-def _own_gradient(
-    hub: Link[Passive, Coordinator],
-    lead: Link[Passive, Active],
-    key: PublicKey,
-    plan: InnerProductPlan,
-    block: Block,
-    terms: Terms,
-    setup: Setup,
-) -> Vector:
+def _own_gradient(run: _PassiveRun, terms: Terms, block: Block) -> Vector:
     """A passive party's X'r / n: multiply, mask, have it opened, take the mask off."""
-    payload = hub.recv(Wire.residual_copy)
-    residual = receive_ciphers(key, payload, plan.ciphertexts * terms.outputs, hub.peer)
+    plan, key = run.plan, run.pool.key
+    payload = run.hub.recv(Wire.residual_copy)
+    residual = receive_ciphers(key, payload, plan.ciphertexts * terms.outputs, run.hub.peer)
     products = [
         transposed_product(plan, residual[i * plan.ciphertexts : (i + 1) * plan.ciphertexts], block.training)
         for i in range(terms.outputs)
     ]
-    masked, masks = mask_products(plan, CipherVector.concat(products))
-    hub.send(Wire.products, send_ciphers(masked))
-    exact = receive_opened(plan, key, lead.recv(Wire.opened), masks, lead.peer)
+    masked, masks = mask_products(plan, CipherVector.concat(products), pool=run.pool)
+    run.hub.send(Wire.products, send_ciphers(masked))
+    exact = receive_opened(plan, key, run.lead.recv(Wire.opened), masks, run.lead.peer)
     columns = [exact[i * block.width : (i + 1) * block.width] for i in range(terms.outputs)]
-    return glm.mean_gradient(block, columns, setup.residual_scale)
+    return glm.mean_gradient(block, columns, run.setup.residual_scale)
 
 
 def _gather(passives: Sequence[Link[Coordinator, Passive]], terms: Terms, residual: Encrypted) -> Encrypted:
