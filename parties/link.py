@@ -72,6 +72,7 @@ class Endpoint:
     observe: Callable[[Delivery], None] | None = field(default=None, repr=False)
     waiting: Callable[[str], None] | None = field(default=None, repr=False)
     _links: dict[str, Link[Any, Any]] = field(default_factory=dict, repr=False)
+    _claimed: set[str] = field(default_factory=set, repr=False)
 
     def link(self, me: type[Me], peer: type[Peer], name: str) -> Link[Me, Peer]:
         """The link to a peer, typed by both roles; there is one per peer, however often it is asked for."""
@@ -85,6 +86,12 @@ class Endpoint:
     def pair_secret(self, peer: str, purpose: str) -> bytes:
         """32 bytes that this party and ``peer`` share and nobody else has, another for every purpose and run."""
         return self.channels[peer].secret(purpose)
+
+    def claim(self, purpose: str) -> None:
+        """Take a purpose of shared streams for oneself; taking it again would repeat them, and is refused."""
+        if purpose in self._claimed:
+            raise LocalProtocolError(f"the shared streams for {purpose!r} were taken before; name another purpose")
+        self._claimed.add(purpose)
 
     def peers(self, role: type[Role]) -> list[str]:
         """Names of the other roles of a kind, in job order."""

@@ -9,9 +9,10 @@ import numpy as np
 
 from parties.columns import encode_labels
 from parties.data import PartyTable, read_party
-from parties.errors import DataError
+from parties.errors import ConfigError
 from parties.policy import Guards
 from parties.spec import PartySpec
+from psi.ecdh import Limit, too_few
 from psi.ids import PreparedIds
 from vfl.glm import Integers
 from vfl.job import Job, Scenario
@@ -63,12 +64,7 @@ class Check:
     def refuse_too_few(self) -> None:
         """Raise ``DataError`` unless there are enough common rows."""
         if not self.enough:
-            least = self.job.alignment.min_intersection
-            raise DataError(
-                f"alignment: fewer than min_intersection ids in common: got {self.common}, expected at least "
-                f"min_intersection = {least}; check that the id columns mean the same and are written alike, "
-                "or lower it"
-            )
+            raise too_few(self.common, Limit(self.job.alignment.min_intersection, tell_count=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +87,7 @@ def check_scenario(scenario: Scenario) -> Check:
     """
     job = scenario.job
     owns = [_read(job, spec) for spec in scenario.parties]
+    _check_rules(owns)
     rows = plain_alignment({own.spec.name: own.ids for own in owns}, job.seed)
     check = Check(job, tuple(_party(job, own) for own in owns), len(rows[job.active]))
     return replace(check, warnings=_prepare(job, owns, rows)) if check.enough else check
@@ -101,6 +98,17 @@ def _read(job: Job, spec: PartySpec) -> _Own:
     check_consent_to_job(job, spec, guards)
     table = read_party(spec)
     return _Own(spec, table, read_ids(job, spec, table), guards)
+
+
+def _check_rules(owns: list[_Own]) -> None:
+    """Keys of so many columns at one party and so many at another never match."""
+    expected = len(owns[0].spec.id_columns)
+    for own in owns:
+        if len(own.spec.id_columns) != expected:
+            raise ConfigError(
+                f"alignment: party '{own.spec.name}', id columns: got {len(own.spec.id_columns)}, expected {expected}; "
+                "all parties need the same id rules and settings"
+            )
 
 
 def _party(job: Job, own: _Own) -> PartyCheck:

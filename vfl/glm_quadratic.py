@@ -142,6 +142,7 @@ class Setup:
     """One expansion, as the active party settles it."""
 
     curvature: float  # mean of mu(1 - mu)
+    by_row: bool  # [[dz]] carries one curvature per row
     bound_bits: int
     label_bits: int
     packed_deviation: int  # rows per ciphertext of [[d0]]
@@ -161,8 +162,8 @@ class Setup:
 class Expansion:
     """A party's block of the quadratic model: point w, gradient g, and the direction p.
 
-    The model's Hessian is c X'X / n + l2; with ``curvature = "row"`` c is one number per row, which only the active
-    party knows and multiplies into [[dz]].
+    The model's Hessian is c X'X / n + l2; with ``curvature = "row"``, or with sample weights, c is one
+    number per row, which only the active party knows and multiplies into [[dz]].
     """
 
     matrix: Vector = field(repr=False)
@@ -192,7 +193,7 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
         state = _begin(block, setup, w, g)
         loss = target.loss(z) + glm.penalty_value(block, w, w) / 2
         hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [loss, dot(state.g, state.Pg)]))
-        curvatures = _row_curvatures(target, z) if training.curvature == "row" else None
+        curvatures = _row_curvatures(target, z) if setup.by_row else None
         with _pool(key, terms, setup) as pool:
             multiply = partial(_active_product, hub, passives, pool, terms, setup, block, curvatures)
             rounds = _walk(hub, masks, block, state, multiply, newton, rounds, progress)
@@ -374,10 +375,9 @@ def _passive_product(
 
 def _apply_hessian(terms: Terms, setup: Setup, block: Block, p: Vector, products: Sequence[int]) -> Vector:
     """C X'dz / n + l2 p; per-row curvatures are in the products already."""
-    per_row = terms.job.training.curvature == "row"
-    bits = STEP_SCORE_BITS + (CURVATURE_BITS if per_row else 0)
+    bits = STEP_SCORE_BITS + (CURVATURE_BITS if setup.by_row else 0)
     mean = glm.mean_gradient(block, [products], bits)
-    return (mean if per_row else setup.curvature * mean) + block.penalty[:, None] * p
+    return (mean if setup.by_row else setup.curvature * mean) + block.penalty[:, None] * p
 
 
 def _open_own(
@@ -420,13 +420,16 @@ def _expand(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Se
     if target.family.name == "logistic":  # bounded by the weights: the bound then tells nothing of the labels
         bound_bits = 0 if target.weights is None else math.ceil(math.log2(float(target.weights.max())))
     widest = max(terms.columns.values())
-    by_row = terms.job.training.curvature == "row"
+    by_row = terms.job.training.curvature == "row" or target.weights is not None  # weights are curvatures too
     setup = Setup(
         curvature=max(curvature, 2.0**-40),
+        by_row=by_row,
         bound_bits=bound_bits,
         label_bits=target.label_bits,
         packed_deviation=choose_rows_per_ciphertext(key.bits, terms.rows, _deviation_bound(terms), widest),
-        packed_scores=1 if by_row else choose_rows_per_ciphertext(key.bits, terms.rows, _score_bound(terms), widest),
+        packed_scores=1
+        if by_row
+        else choose_rows_per_ciphertext(key.bits, terms.rows, _score_bound(terms, by_row=False), widest),
     )
     return setup, np.rint(np.ldexp(residual, setup.deviation_scale)).astype(np.int64)
 
@@ -496,10 +499,10 @@ def _deviation_bound(terms: Terms) -> int:
     return (1 << RESIDUAL_BITS) * glm.column_bound(terms.rows)
 
 
-def _score_bound(terms: Terms) -> int:
+def _score_bound(terms: Terms, *, by_row: bool) -> int:
     """Largest |X'dz| as integers, every party contributing its share of dz."""
     bits = STEP_SCORE_BITS + STEP_SCORE_LIMIT
-    if terms.job.training.curvature == "row":
+    if by_row:
         bits += CURVATURE_BITS + _MAX_WEIGHT_BITS
     return len(terms.columns) * (1 << bits) * glm.column_bound(terms.rows)
 
@@ -514,7 +517,7 @@ def _deviation_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductP
 
 
 def _score_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
-    return plan_inner_product(key.bits, terms.rows, _score_bound(terms), setup.packed_scores)
+    return plan_inner_product(key.bits, terms.rows, _score_bound(terms, by_row=setup.by_row), setup.packed_scores)
 
 
 def _read_setup(told: Revealed, sender: str) -> Setup:
@@ -524,10 +527,11 @@ def _read_setup(told: Revealed, sender: str) -> Setup:
     bounds = (-_MAX_BOUND_BITS, _MAX_BOUND_BITS)
     limits = (bounds, (-1100, 1100), (1, _MAX_PACKING), (1, _MAX_PACKING))
     fitting = all(type(value) is int and low <= value <= high for value, (low, high) in zip(whole, limits, strict=True))
-    curvature = facts.get("curvature")
+    curvature, by_row = facts.get("curvature"), facts.get("by_row")
+    fitting = fitting and isinstance(by_row, bool) and (not by_row or facts["packed_scores"] == 1)
     if not fitting or type(curvature) is not float or not 0 < curvature <= 2.0**_MAX_WEIGHT_BITS:
         raise RemoteProtocolError(f"{sender} sent an expansion out of range")
-    return Setup(curvature, *[value for value in whole if type(value) is int])
+    return Setup(curvature, by_row is True, *[value for value in whole if type(value) is int])
 
 
 def _silent(rounds: int, loss: float | None) -> None:

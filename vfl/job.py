@@ -93,7 +93,10 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0
     curvature: Annotated[
         Literal["mean", "row"],
-        Meta(description="Key at the coordinator: curvature of the quadratic model, one mean or one per row."),
+        Meta(
+            description="Key at the coordinator: curvature of the quadratic model, one mean or one per row; "
+            "with sample weights always one per row."
+        ),
     ] = "mean"
 
 

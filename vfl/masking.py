@@ -106,7 +106,8 @@ class Masks:
 
 
 def pairwise_masks(endpoint: Endpoint, purpose: str) -> Masks:
-    """The masks of this party with all others, under secrets of this run only."""
+    """The masks of this party with all others, under secrets of this run only; once per purpose."""
+    endpoint.claim(f"masks|{purpose}")
     order = list(endpoint.roles)
     me = order.index(endpoint.name)
     return Masks(

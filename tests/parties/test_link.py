@@ -319,3 +319,16 @@ def test_the_type_checker_refuses_what_the_run_would_refuse(tmp_path):
     refused = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
     expected = {number for number, line in enumerate(TYPED.splitlines(), 1) if "# refused" in line}
     assert refused == expected, done.stdout + done.stderr
+
+
+def test_a_purpose_of_shared_streams_is_claimed_once() -> None:
+    """Two sets of masks for one purpose would repeat the streams with nobody remembering what was used."""
+
+    def play(endpoint: Endpoint) -> None:
+        if endpoint.name != COORDINATOR:
+            endpoint.claim("masks|glm")
+            endpoint.claim("masks|scoring")
+            with pytest.raises(LocalProtocolError, match="taken before"):
+                endpoint.claim("masks|glm")
+
+    run_local(dict.fromkeys(ROLES, play), roles=ROLES)

@@ -1,0 +1,205 @@
+"""Guards: their figures, their effect with and without enforcement, and what a policy objects to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parties.errors import PolicyError
+from parties.policy import (
+    Guards,
+    Level,
+    Policy,
+    Verdict,
+    label_rank,
+    least_rows,
+    objections,
+    score_budget,
+    scores_are_rounded,
+    single_passive,
+    small_batch,
+)
+
+BETWEEN_COMPANIES = Guards(enforce=True, small_data=False)
+ONE_MACHINE = Guards(enforce=False, small_data=False)
+
+
+def level(verdict: Verdict | None) -> Level | None:
+    return None if verdict is None else verdict.level
+
+
+# score budget: with 5 + 5 columns 3 of 10 features leak at 4 evaluations, 6 at 8, all from 10 on
+@pytest.mark.parametrize(
+    ("evaluations", "expected"), [(1, None), (5, None), (6, "warn"), (9, "warn"), (10, "stop"), (11, "stop")]
+)
+def test_score_budget_warns_above_half_and_stops_at_one(evaluations: int, expected: Level | None) -> None:
+    verdict = score_budget(evaluations=evaluations, scores=1, passive_columns=[5, 5], party="bank", consent=False)
+    assert level(verdict) == expected
+
+
+def test_score_budget_counts_every_class() -> None:
+    spent = {"passive_columns": [9, 9], "party": "bank", "consent": False}
+    assert level(score_budget(evaluations=4, scores=4, **spent)) == "warn"  # type: ignore[arg-type]
+    assert level(score_budget(evaluations=5, scores=4, **spent)) == "stop"  # type: ignore[arg-type]
+
+
+def test_consent_turns_the_stop_into_rounding() -> None:
+    verdict = score_budget(evaluations=10, scores=1, passive_columns=[5, 5], party="bank", consent=True)
+    assert level(verdict) == "warn"
+    spent: dict[str, Any] = {"scores": 1, "passive_columns": [5, 5]}
+    assert scores_are_rounded(BETWEEN_COMPANIES, evaluations=10, consent=True, **spent)
+    assert not scores_are_rounded(BETWEEN_COMPANIES, evaluations=9, consent=True, **spent)
+    assert not scores_are_rounded(BETWEEN_COMPANIES, evaluations=10, consent=False, **spent)
+    assert not scores_are_rounded(ONE_MACHINE, evaluations=10, consent=True, **spent), "one machine never rounds"
+
+
+def test_score_budget_without_passive_columns_is_spent_at_once() -> None:
+    assert level(score_budget(evaluations=1, scores=1, passive_columns=[], party="bank", consent=False)) == "stop"
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "expected"),
+    [(250, 1000, None), (251, 1000, "warn"), (999, 1000, "warn"), (1000, 1000, "refuse"), (5, 0, "refuse")],
+)
+def test_label_rank_warns_above_a_quarter_and_refuses_from_one(columns: int, rows: int, expected: Level | None) -> None:
+    assert level(label_rank(columns=columns, rows=rows, party="biller")) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "fine"),
+    [(2, 512, True), (2, 511, False), (32, 512, True), (33, 527, False), (33, 528, True), (2, 32, False)],
+)
+def test_batches_need_sixteen_rows_per_column_and_512(columns: int, rows: int, fine: bool) -> None:
+    assert (small_batch(ONE_MACHINE, rows=rows, columns=columns, party="biller") is None) == fine
+    assert (rows >= least_rows(columns)) == fine
+
+
+def test_small_data_is_let_through_where_job_and_policy_allow_it() -> None:
+    allowed = Guards(enforce=True, small_data=True)
+    assert small_batch(allowed, rows=20, columns=4, party="biller") is None
+    with pytest.raises(PolicyError, match="small data: party 'biller' has 4 columns.* 20 rows, expected at least 512"):
+        BETWEEN_COMPANIES.heed(small_batch(BETWEEN_COMPANIES, rows=20, columns=4, party="biller"))
+
+
+@pytest.mark.parametrize(
+    ("key_holder", "parties", "consent", "refused"),
+    [
+        ("active", 1, False, True),
+        ("active", 1, True, False),
+        ("active", 2, False, False),
+        ("coordinator", 1, False, False),
+    ],
+)
+def test_a_single_passive_party_must_consent(key_holder: Any, parties: int, consent: bool, refused: bool) -> None:
+    verdict = single_passive(key_holder=key_holder, party="biller", passive_parties=parties, consent=consent)
+    assert (level(verdict) == "refuse") == refused
+
+
+JOB: dict[str, Any] = {
+    "model": "logistic",
+    "key_bits": 2048,
+    "key_holder": "active",
+    "min_intersection": 100,
+    "max_rounds": 100,
+}
+
+
+def test_the_default_policy_has_nothing_against_the_default_job() -> None:
+    assert objections(Policy(), party="biller", **JOB) == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "change", "parts"),
+    [
+        (Policy(models=("linear",)), {}, ["models", "'logistic'", "linear"]),
+        (Policy(key_bits=3072), {}, ["key_bits", "2048 bits", "at least 3072"]),
+        (Policy(), {"key_bits": 1024}, ["key_bits", "1024 bits", "at least 2048"]),
+        (Policy(key_holder=("coordinator",)), {}, ["key_holder", "'active'", "coordinator"]),
+        (Policy(min_intersection=1000), {}, ["min_intersection", "100", "at least 1000"]),
+        (Policy(max_rounds=99), {}, ["max_rounds", "100 rounds", "at most 99"]),
+    ],
+)
+def test_each_key_of_a_policy_has_its_objection(policy: Policy, change: dict[str, Any], parts: list[str]) -> None:
+    (verdict,) = objections(policy, party="biller", **(JOB | change))
+    assert verdict.level == "refuse"
+    assert [part for part in [*parts, "party 'biller'", "got", "expected"] if part not in str(verdict)] == []
+    with pytest.raises(PolicyError):
+        BETWEEN_COMPANIES.heed(verdict)
+
+
+def test_bounds_of_a_policy_are_accepted() -> None:
+    strict = Policy(models=("logistic",), key_holder=("active",), min_intersection=100, max_rounds=100)
+    assert objections(strict, party="biller", **JOB) == ()
+
+
+def test_several_objections_come_together() -> None:
+    policy = Policy(models=("linear",), max_rounds=1, key_bits=4096)
+    assert len(objections(policy, party="biller", **JOB)) == 3
+
+
+def test_on_one_machine_every_verdict_warns_once_and_stops_nothing() -> None:
+    guards = Guards(enforce=False, small_data=False)
+    levels: tuple[Level, ...] = ("warn", "drop", "stop", "refuse")
+    for name in levels:
+        for figure in (1, 2):
+            assert guards.heed(Verdict("test", "biller", name, f"got {figure}")) is False
+    assert guards.warnings == [
+        "guard: test: party 'biller' got 1",
+        "guard: between companies columns would be left out because test: party 'biller' got 1",
+        "guard: between companies training would stop here because test: party 'biller' got 1",
+        "guard: between companies this would be refused because test: party 'biller' got 1",
+    ]
+
+
+def test_the_same_guard_warns_for_each_party() -> None:
+    guards = Guards(enforce=False, small_data=False)
+    for party in ("a", "b", "a"):
+        guards.heed(Verdict("test", party, "warn", "got 1"))
+    assert len(guards.warnings) == 2
+
+
+@pytest.mark.parametrize(("name", "acts"), [("warn", False), ("drop", True), ("stop", True)])
+def test_enforced_verdicts_tell_the_caller_to_act(name: Level, acts: bool) -> None:
+    guards = Guards(enforce=True, small_data=False)
+    assert guards.heed(Verdict("test", "biller", name, "got 1")) is acts
+    assert guards.warnings == ["guard: test: party 'biller' got 1"]
+
+
+def test_enforced_refusals_raise_and_leave_no_warning() -> None:
+    guards = Guards(enforce=True, small_data=False)
+    with pytest.raises(PolicyError, match="^test: party 'biller' got 1$"):
+        guards.heed(Verdict("test", "biller", "refuse", "got 1"))
+    assert guards.warnings == []
+
+
+def test_no_verdict_no_effect() -> None:
+    guards = Guards(enforce=True, small_data=False)
+    assert guards.heed(None) is False
+    assert guards.warnings == []
+
+
+def test_two_processes_do_not_share_warnings() -> None:
+    one, other = Guards(enforce=False, small_data=False), Guards(enforce=False, small_data=False)
+    one.heed(Verdict("test", "a", "warn", "got 1"))
+    assert other.warnings == []
+
+
+@given(
+    evaluations=st.integers(1, 200),
+    scores=st.integers(1, 10),
+    columns=st.lists(st.integers(0, 300), max_size=4),
+    consent=st.booleans(),
+)
+def test_score_budget_only_gets_worse(evaluations: int, scores: int, columns: list[int], consent: bool) -> None:
+    order = [None, "warn", "stop"]
+    found = [
+        order.index(
+            level(score_budget(evaluations=t, scores=scores, passive_columns=columns, party="bank", consent=consent))
+        )
+        for t in (evaluations, evaluations + 1)
+    ]
+    assert found == sorted(found)
+    assert not (consent and 2 in found)

@@ -1,0 +1,45 @@
+"""The README's example runs as it stands, and its links and commands exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own README
+    out = capsys.readouterr().out
+    assert "active_only" in out
+    assert "pooled" in out
+    figures = names["model"].evaluate()  # type: ignore[attr-defined]
+    assert figures.metrics["rmse"] == pytest.approx(figures.pooled["rmse"], rel=1e-3)
+    assert figures.metrics["rmse"] < 0.8 * figures.active_only["rmse"]
+
+
+def test_scenario_example_is_a_scenario() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert [party["role"] for party in tomllib.loads(text)["party"]] == ["active", "passive"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/protocols/README.md", "docs/report.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
