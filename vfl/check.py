@@ -64,7 +64,7 @@ class Check:
     def refuse_too_few(self) -> None:
         """Raise ``DataError`` unless there are enough common rows."""
         if not self.enough:
-            raise too_few(self.common, Limit(self.job.alignment.min_intersection, tell_count=True))
+            raise too_few(self.common, Limit(self.job.alignment.min_intersection, tell_small_count=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,6 @@ def test_check_counts_and_warns(vfl: Command, companies: Companies) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--set", "alignment.min_intersection=129"),
         ("--strict",),
         ("--set", "split.test_fraction=0.999"),
         ("--set", 'party.bank.label="x0"', "--set", 'model="logistic"'),
@@ -223,6 +222,12 @@ def test_check_refuses_what_run_refuses(
     ran = vfl("run", companies.folder, *arguments, "--out", tmp_path / "out", *QUICK)
     assert checked.code == ran.code == 2
     assert checked.error == ran.error
+
+
+def test_check_refuses_too_few_common_rows(vfl: Command, companies: Companies) -> None:
+    said = vfl("check", companies.folder, "--set", "alignment.min_intersection=129")
+    assert said.code == 2 and "got 120" in said.error
+    assert "120 common rows" in said.stdout and "ready" not in said.stdout
 
 
 def test_audit_says_who_learnt_what(vfl: Command, companies: Companies, tmp_path: Path) -> None:
