@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from parties.errors import LocalProtocolError, PolicyError
 from parties.policy import SCORE_BITS as ROUNDED_BITS
 from parties.policy import Guards, KeyHolder, Verdict, score_budget, scores_are_rounded
+from vfl.exact import exact_matmul
 from vfl.job import Job
 from vfl.losses import FAMILIES, Family, Labels, normalise_weights
 from vfl.masking import check_scores
 from vfl.optim import Vector, dot, preconditioner
-from vfl.preprocess import exact_matmul
 
 Integers = NDArray[np.int64]
 Progress = Callable[[int, float | None], None]

@@ -22,9 +22,9 @@ from parties.policy import Guards, label_rank, least_rows, score_budget, small_b
 from parties.wire import Encrypted
 from tests.glm.federations import Federation, make_federation, standardised
 from vfl import glm, glm_quadratic
+from vfl.exact import quantise
 from vfl.masking import Masks
 from vfl.paillier import PrivateKey, centred
-from vfl.preprocess import quantise
 
 RNG = np.random.default_rng
 

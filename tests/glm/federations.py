@@ -17,8 +17,8 @@ from parties.policy import Guards
 from parties.wire import Active, Coordinator, Passive, Payload
 from vfl import glm, glm_exact, glm_quadratic
 from vfl.baselines import fit_glm
+from vfl.exact import quantise
 from vfl.job import Job, Member, Privacy, Training
-from vfl.preprocess import quantise
 
 TASKS = {"logistic": "binary", "linear": "regression", "poisson": "count", "softmax": "multiclass"}
 

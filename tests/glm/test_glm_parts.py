@@ -13,6 +13,7 @@ from parties.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from parties.wire import Encrypted, Opened, PaillierKey, Revealed
 from tests.glm.federations import make_federation
 from vfl import glm, glm_exact
+from vfl.exact import quantise
 from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
 from vfl.paillier import (
     PrivateKey,
@@ -23,7 +24,6 @@ from vfl.paillier import (
     plan_inner_product,
     transposed_product,
 )
-from vfl.preprocess import quantise
 
 ROWS, TRAINING = 40, 30
 QUICK = settings(max_examples=30, deadline=None)
