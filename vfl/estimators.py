@@ -48,46 +48,34 @@ class LogisticRegression(BaseEstimator):  # type: ignore[misc]
         self.curvature = curvature
 
 
-class LinearRegression(BaseEstimator):  # type: ignore[misc]
+class _LinearModel(BaseEstimator):  # type: ignore[misc]
+    """The parameters that models share whose result does not depend on the quadratic expansion."""
+
+    def __init__(
+        self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
+    ) -> None:
+        self.l2 = l2
+        self.tol = tol
+        self.max_iter = max_iter
+        self.fit_intercept = fit_intercept
+
+
+class LinearRegression(_LinearModel):
     """Least squares, linear in all parties' columns; parameters as in `LogisticRegression`."""
 
     model: ClassVar[str] = "linear"
 
-    def __init__(
-        self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
-    ) -> None:
-        self.l2 = l2
-        self.tol = tol
-        self.max_iter = max_iter
-        self.fit_intercept = fit_intercept
 
-
-class PoissonRegressor(BaseEstimator):  # type: ignore[misc]
+class PoissonRegressor(_LinearModel):
     """Counts with log mean linear in all parties' columns; parameters as in `LogisticRegression`."""
 
     model: ClassVar[str] = "poisson"
 
-    def __init__(
-        self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
-    ) -> None:
-        self.l2 = l2
-        self.tol = tol
-        self.max_iter = max_iter
-        self.fit_intercept = fit_intercept
 
-
-class SoftmaxRegression(BaseEstimator):  # type: ignore[misc]
+class SoftmaxRegression(_LinearModel):
     """Multiclass classification, multinomial; parameters as in `LogisticRegression`."""
 
     model: ClassVar[str] = "softmax"
-
-    def __init__(
-        self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
-    ) -> None:
-        self.l2 = l2
-        self.tol = tol
-        self.max_iter = max_iter
-        self.fit_intercept = fit_intercept
 
 
 Estimator = LogisticRegression | LinearRegression | PoissonRegressor | SoftmaxRegression

@@ -5,6 +5,7 @@ The same functions play over the local network and over processes; ``vfl.launch`
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ def play_party(
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards)
     with clock.phase("aligning"):
-        alignment = align_party(endpoint, loaded.ids, _alignment_settings(job), workers=2)
+        alignment = align_party(endpoint, loaded.ids, _alignment_settings(job), workers=_alignment_threads())
     with clock.phase("preparing"):
         n_train = alignment.intersection - count_test_rows(job, alignment.intersection)
         labels = aligned_labels(job, spec, table, alignment.rows, n_train)
@@ -259,6 +260,11 @@ def _judge(
             weights=_aligned_weights(table, alignment, n_train),
         )
     return _Judgement(predicted, evaluate(job.task, y_test, predicted, labels.classes), alone)
+
+
+def _alignment_threads() -> int:
+    """Threads for curve operations; hashing holds the interpreter, so that more than five gain nothing."""
+    return min(os.cpu_count() or 1, 5)
 
 
 def _alignment_settings(job: Job) -> AlignmentSettings:
