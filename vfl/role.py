@@ -89,7 +89,12 @@ def internal_error(who: str, error: Exception) -> VflError:
 
 def main() -> int:
     """Play one role as ordered on standard input."""
-    out = _take_standard_output()
+    with _take_standard_output() as out:
+        return _play_to(out)
+
+
+def _play_to(out: IO[bytes]) -> int:
+    """Play, and say everything on ``out``; returns the exit code."""
     orders = msgspec.json.decode(_read_line(), type=Orders)
     threading.Thread(target=_end_with_launcher, daemon=True).start()
 

@@ -57,9 +57,9 @@ class Companies:
         return "\n".join(lines) + "\n"
 
     def secrets(self) -> set[str]:
-        """Every id, and every cell long enough not to occur by chance."""
+        """Every id, every label with a text of its own, and every cell too long to occur by chance."""
         cells = {str(cell) for table in self.tables.values() for column in table for cell in table[column]}
-        return {cell for cell in cells if len(cell) >= 6}
+        return {cell for cell in cells if len(cell) >= 8 or cell.startswith("zq-")}
 
 
 def toml(value: object) -> str:
@@ -106,7 +106,7 @@ def make_companies(
             data["outcome"] = label
             parties[name] |= {"role": "active", "label": "outcome"}
         if not (label_only and name == "bank"):
-            data |= {f"x{j}": [f"{value:.6f}" for value in X[name][:, j]] for j in range(columns)}
+            data |= {f"x{j}": [f"{value:.9f}" for value in X[name][:, j]] for j in range(columns)}
             data |= _mess(rows, rng) if messy else {}
         if weights and name == "bank":
             data["importance"] = [f"{value:.4f}" for value in rng.uniform(0.2, 3, rows)]
@@ -132,7 +132,7 @@ def _labels(model: str, z: np.ndarray, classes: tuple[str, ...] | None, rng: np.
         return [(classes or ("a", "b", "c"))[code] for code in (2 * z + rng.gumbel(size=z.shape)).argmax(axis=1)]
     if model == "poisson":
         return [str(count) for count in rng.poisson(np.exp(np.clip(0.5 * z[:, 0], -3, 2)))]
-    return [f"{value:.5f}" for value in 100 + 20 * z[:, 0] + rng.normal(size=len(z))]
+    return [f"{value:.8f}" for value in 100 + 20 * z[:, 0] + rng.normal(size=len(z))]
 
 
 def _mess(rows: int, rng: np.random.Generator) -> dict[str, list[str]]:

@@ -383,7 +383,7 @@ def test_refused_in_one_line(vfl: Command, companies: Companies, tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["missing file", "text among numbers", "no common ids", "constant columns alone"])
+@pytest.mark.parametrize("name", ["text among numbers", "no common ids"])
 def test_refused_in_one_line_by_the_role_that_finds_it(companies: Companies, tmp_path: Path, name: str) -> None:
     """A process's error reaches the terminal as it is; the others leave without a word."""
     change, told = CASES[name]

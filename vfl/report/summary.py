@@ -94,6 +94,7 @@ def summarise(
     """Build the report of a run on one machine from what its roles know."""
     job = scenario.job
     lead, hub = played.results[job.active], played.results[COORDINATOR]
+    names = [COORDINATOR, *(spec.name for spec in scenario.parties)]  # processes end in any order
     metrics = {"joint": lead.joint or {}}
     if lead.active_only is not None:
         metrics["active_only"] = lead.active_only
@@ -132,8 +133,8 @@ def summarise(
             "training": round(lead.seconds["training"], 3),
             "evaluation": round(lead.seconds["evaluating"], 3),
         },
-        disclosures=disclosures(ledger),
-        warnings=list(dict.fromkeys(line for result in played.results.values() for line in result.warnings)),
+        disclosures=sorted(disclosures(ledger), key=lambda line: (names.index(line.to), names.index(line.source))),
+        warnings=list(dict.fromkeys(line for name in names for line in played.results[name].warnings)),
     )
 
 
