@@ -95,7 +95,10 @@ def main() -> int:
 
 def _play_to(out: IO[bytes]) -> int:
     """Play, and say everything on ``out``; returns the exit code."""
-    orders = msgspec.json.decode(_read_line(), type=Orders)
+    line = _read_line()
+    if not line.endswith(b"\n"):
+        return 1  # the launcher ended before it said who to be
+    orders = msgspec.json.decode(line, type=Orders)
     threading.Thread(target=_end_with_launcher, daemon=True).start()
 
     def write(line: Line) -> None:

@@ -305,6 +305,6 @@ def test_ascii_terminals_and_closed_pipes(companies: Companies) -> None:
     env = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     done = subprocess.run([VFL, "check", companies.folder], capture_output=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
-    with subprocess.Popen([VFL, "check", companies.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([VFL, "run", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
