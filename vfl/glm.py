@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,11 @@ from parties.policy import SCORE_BITS as ROUNDED_BITS
 from parties.policy import Guards, KeyHolder, Verdict, score_budget, scores_are_rounded
 from vfl.exact import exact_matmul
 from vfl.job import Job
-from vfl.losses import FAMILIES, Family, Labels, normalise_weights
 from vfl.masking import check_scores
 from vfl.optim import Vector, dot, preconditioner
+
+if TYPE_CHECKING:
+    from vfl.losses import Family, Labels
 
 Integers = NDArray[np.int64]
 Progress = Callable[[int, float | None], None]
@@ -166,6 +169,8 @@ def make_target(model: str, y: Labels, weights: Vector | None, outputs: int) -> 
 
     The stopping rule and the fixed-point residuals then mean the same whatever unit the label has.
     """
+    from vfl.losses import FAMILIES, normalise_weights  # scipy takes its time to import, and only this role needs it
+
     family = FAMILIES[model]
     bits = 0
     if model == "linear":

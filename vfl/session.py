@@ -25,7 +25,6 @@ from vfl import glm, glm_exact, glm_quadratic
 from vfl.events import Event, Metrics, Report, RoleResult
 from vfl.glm import Fit, Integers, Progress, Terms
 from vfl.job import Job
-from vfl.losses import FAMILIES
 from vfl.optim import Vector
 from vfl.prepare import (
     Columns,
@@ -141,7 +140,6 @@ def play_party(
             *columns.warnings,
             *guards.warnings,
             *fit.warnings,
-            *_warn_of_mean_curvature(terms, table),
             *result.warnings,
         ],
         seconds=clock.seconds,
@@ -240,6 +238,7 @@ def _judge(
     if labels is None:
         return _Judgement()
     from vfl.baselines import baseline_metrics  # scikit-learn takes seconds to import, and only this role needs it
+    from vfl.losses import FAMILIES
     from vfl.metrics import evaluate
 
     if scores is None:
@@ -273,16 +272,6 @@ def _alignment_settings(job: Job) -> AlignmentSettings:
         protocol=job.alignment.protocol,
         min_intersection=job.alignment.min_intersection,
         tell_small_count=not job.privacy.enforce,
-    )
-
-
-def _warn_of_mean_curvature(terms: Terms, table: PartyTable) -> tuple[str, ...]:
-    """Sample weights are curvatures: their mean is a poor stand-in for all of them."""
-    if table.weights is None or terms.key_holder == "active" or terms.job.training.curvature == "row":
-        return ()
-    return (
-        "training.curvature = 'mean' with sample weights only approximates the weighted loss (the loss reported may "
-        "even be negative); set training.curvature = 'row', or privacy.key_holder = 'active'",
     )
 
 

@@ -15,6 +15,7 @@ from tests.glm.federations import make_federation
 from vfl import glm, glm_exact
 from vfl.exact import quantise
 from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
+from vfl.losses import FAMILIES
 from vfl.paillier import (
     PrivateKey,
     encrypt,
@@ -194,7 +195,7 @@ def test_opened_products_come_back_exact_or_not_at_all(packing: int, key: Privat
 def test_the_line_search_keeps_residuals_below_their_bound() -> None:
     """The minimum is at t = 4 / 14, where the last residual is 8 / 14; below 2^-1 it is up to t = 1 / 4 only."""
     y, dz = np.array([0.4] * 10 + [0.0]), np.array([1.0] * 10 + [2.0])[:, None]
-    target = glm.Target(glm.FAMILIES["linear"], y, None, 0, 1)
+    target = glm.Target(FAMILIES["linear"], y, None, 0, 1)
     slope = float((-y * dz[:, 0]).mean())
     for bound_bits, expected in ((-1, 1 / 4), (0, 4 / 14)):
         setup = glm_exact.Setup(bound_bits, 0, 1)

@@ -384,11 +384,6 @@ def test_the_score_is_that_of_the_positive_class(vfl: Command, tmp_path: Path, p
     assert sk.roc_auc_score(scores["outcome"] == positive, scores["score"]) > 0.7
 
 
-def test_weights_with_a_mean_curvature_warn(vfl: Command, tmp_path: Path) -> None:
-    run = play(vfl, tmp_path, CASES["logistic, label alone, weights"])
-    assert any("curvature = 'row'" in line for line in run.report["warnings"])
-
-
 def test_columns_called_like_ours_survive(vfl: Command, tmp_path: Path) -> None:
     companies = make_companies(tmp_path / "scenario", "linear", passive=1)
     renamed = companies.tables["bank"].rename(columns={"outcome": "score", "customer": "part"})
