@@ -17,7 +17,7 @@ from parties.errors import ConfigError, DataError, VflError
 from parties.spec import PartySpec
 from vfl.job_file import load_scenario
 
-SCENARIOS = Path(__file__).parent.parent / "scenarios"
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 SECRET = "s3cr3t"
 
 

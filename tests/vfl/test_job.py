@@ -255,7 +255,7 @@ def test_figures_of_the_contract() -> None:
 
 
 def test_docs_hold_the_table_of_this_version() -> None:
-    written = Path(__file__).parent.parent / "docs" / "reference.md"
+    written = Path(__file__).parents[2] / "docs" / "reference.md"
     assert written.read_text("utf-8") == reference(), "run: python -m vfl.reference > docs/reference.md"
 
 
