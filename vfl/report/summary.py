@@ -60,13 +60,12 @@ class CryptoPart(msgspec.Struct, frozen=True):
 
 
 class Disclosure(msgspec.Struct, frozen=True):
-    """Something that a role learnt: ``count`` messages with ``values`` values in all."""
+    """Something that a role learnt: in ``count`` messages."""
 
     to: str
     what: str
     count: int
     source: str = msgspec.field(name="from")
-    values: int = 0
 
 
 class RunReport(msgspec.Struct, frozen=True):
@@ -150,7 +149,7 @@ def disclosures(ledger: Sequence[Entry]) -> list[Disclosure]:
         if entry.discloses:
             groups.setdefault((entry.receiver, entry.discloses, entry.sender), []).append(entry)
     return [
-        Disclosure(to=to, what=what, count=len(entries), source=source, values=sum(entry.values for entry in entries))
+        Disclosure(to=to, what=what, count=len(entries), source=source)
         for (to, what, source), entries in groups.items()
     ]
 
