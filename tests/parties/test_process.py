@@ -182,7 +182,7 @@ def test_waiting_for_the_coordinator_that_has_ended_cleanly():
         started = time.monotonic()
         ended = star.play(bank=awaits(COORDINATOR, "plan"), shop=ends, biller=ends, coordinator=ends)
     assert ended["bank"] == "coordinator ended its run while plan was awaited from it"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # not for ever, on a busy machine either
 
 
 def test_the_last_words_before_a_clean_end_arrive():
@@ -224,7 +224,7 @@ def test_a_dead_party_is_named_by_all_others(victim):
 def test_a_dead_party_ends_the_coordinators_last_wait():
     with Star() as star:
         threading.Timer(0.05, star.kill, ["shop"]).start()
-        ended = star.play(bank=awaits("shop"), biller=ends, coordinator=ends, within=5)
+        ended = star.play(bank=awaits("shop"), biller=ends, coordinator=ends, within=20)
     assert ended[COORDINATOR] == "shop is gone"
     assert ended["bank"].startswith("shop is gone")
 
@@ -243,7 +243,7 @@ def test_a_dead_party_wakes_who_floods_it():
 
     with Star() as star:
         threading.Timer(0.1, star.kill, ["shop"]).start()
-        ended = star.play(bank=flood, biller=echo, coordinator=awaits("bank"), within=5)
+        ended = star.play(bank=flood, biller=echo, coordinator=awaits("bank"), within=20)
     assert all(text.startswith("shop is gone") for text in ended.values()), ended
 
 
@@ -263,7 +263,7 @@ def test_a_dead_party_is_named_while_another_takes_nothing_in():
             time.sleep(0.1)
             assert stuck.is_alive()
             star.kill("shop")
-            ended = star.play(bank=awaits("shop"), within=5)
+            ended = star.play(bank=awaits("shop"), within=20)
     assert ended["bank"].startswith("shop is gone")
 
 
@@ -281,7 +281,7 @@ def test_a_dead_coordinator_is_named_by_all():
             hub._release()
 
         threading.Timer(0.05, die).start()
-        ended = star.play(bank=awaits("shop"), shop=awaits(COORDINATOR), biller=awaits("bank"), within=5)
+        ended = star.play(bank=awaits("shop"), shop=awaits(COORDINATOR), biller=awaits("bank"), within=20)
     assert all(text.startswith("the coordinator is gone") for text in ended.values()), ended
 
 
@@ -291,8 +291,8 @@ def test_sending_and_ending_after_the_coordinators_death():
         hub._inbox.fail("dead")
         hub._release()
         started = time.monotonic()
-        ended = star.play(bank=sends("bank", "shop", b""), shop=ends, within=5)
-        assert time.monotonic() - started < 2
+        ended = star.play(bank=sends("bank", "shop", b""), shop=ends, within=20)
+        assert time.monotonic() - started < 20
     assert ended == {"bank": "the coordinator is gone", "shop": "the coordinator is gone"}
 
 
@@ -387,7 +387,7 @@ def test_everybody_names_the_same_first_cause():
         with Star() as star:
             for name in ("bank", "shop"):
                 threading.Timer(0.01, star.kill, [name]).start()
-            ended = star.play(biller=awaits(COORDINATOR), coordinator=awaits("biller"), within=5)
+            ended = star.play(biller=awaits(COORDINATOR), coordinator=awaits("biller"), within=20)
         causes = {text.split(" (")[0] for text in ended.values()}
         assert len(causes) == 1
         assert causes < {"bank is gone", "shop is gone"}
@@ -412,7 +412,7 @@ def test_a_forgery_is_laid_at_the_door_of_its_sender(forgery):
     with Star(raw=["biller"]) as star:
         star.raw["biller"].sendall(data)
         star.raw["biller"].shutdown(socket.SHUT_WR)
-        ended = star.play(bank=awaits("shop"), shop=awaits("bank"), coordinator=awaits("biller"), within=5)
+        ended = star.play(bank=awaits("shop"), shop=awaits("bank"), coordinator=awaits("biller"), within=20)
     assert {text.split(" (")[0] for text in ended.values()} == {cause}
 
 
@@ -450,7 +450,7 @@ def test_an_unforeseen_error_in_a_reader_leaves_nobody_waiting(monkeypatch):
     monkeypatch.setattr(HubTransport, "_route", broken)
     with Star() as star:
         star.at["bank"].send(frame("bank", "shop"))
-        ended = star.play(shop=awaits("bank"), coordinator=awaits("shop"), within=5)
+        ended = star.play(shop=awaits("bank"), coordinator=awaits("shop"), within=20)
     assert {text.split(" (")[0] for text in ended.values()} == {"bank could not be read"}
 
 
@@ -464,7 +464,7 @@ def test_random_bytes_to_the_coordinator_hang_nobody():
         with Star(raw=["biller"]) as star:
             star.raw["biller"].sendall(data)
             star.raw["biller"].shutdown(socket.SHUT_WR)
-            ended = star.play(bank=awaits("biller"), coordinator=awaits("biller"), within=5)
+            ended = star.play(bank=awaits("biller"), coordinator=awaits("biller"), within=20)
         assert {text.split(" (")[0] for text in ended.values()} <= {
             "biller sent what is no frame",
             "biller is gone",
@@ -489,7 +489,7 @@ def test_a_later_loss_ends_the_grace_of_a_stop():
     started = time.monotonic()
     with pytest.raises(PeerLost, match="^bank stopped"):
         inbox.take("shop", "m")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # not for ever, on a busy machine either
 
 
 def test_transports_end_once_and_again():
