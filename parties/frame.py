@@ -16,7 +16,8 @@ import msgspec
 from parties.errors import LocalProtocolError, RemoteProtocolError
 
 CHUNK = 1 << 20
-MAX_BODY = CHUNK + 16  # a sealed chunk carries a 16-byte tag
+SEAL_BYTES = 16  # what sealing adds to a chunk
+MAX_BODY = CHUNK + SEAL_BYTES
 MAX_HEADER = 512
 _PREFIX = struct.Struct("<2sBBII")  # magic, version, kind, header length, body length
 _CHECKSUM = struct.Struct("<I")

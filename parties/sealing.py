@@ -27,8 +27,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from parties.errors import CryptoError
 from parties.frame import Header
 
-OVERHEAD = 16
-
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:

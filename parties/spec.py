@@ -50,7 +50,11 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = ()
     encoding: Annotated[str, Meta(min_length=1, description="Text encoding of the CSV.")] = "utf-8"
     unknown_category: Annotated[
-        Literal["refuse", "ignore"], Meta(description="A category that was not in the training rows.")
+        Literal["refuse", "ignore"],
+        Meta(
+            description="A category of new data that the training rows lack; kept in the model shard for scoring. "
+            "Within a run the test rows' unknown categories are all zeros, with a warning."
+        ),
     ] = "refuse"
     policy: Annotated[Policy, Meta(description="What the party consents to.")] = msgspec.field(default_factory=Policy)
 

@@ -7,13 +7,12 @@ from the version on in which it has an effect; `LATER` names those that the cont
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
 from parties.errors import ConfigError
-from parties.greeting import job_digest as digest_of
 from parties.policy import KeyHolder, Model
 from parties.spec import PartyName, PartyRole, PartySpec
 
@@ -28,7 +27,6 @@ TASKS: dict[Model, Task] = {
 }
 EXPECTED_ROUNDS: dict[Model, int] = {"logistic": 12, "softmax": 40, "linear": 12, "poisson": 12}
 COORDINATOR_MODELS: tuple[Model, ...] = ("logistic", "linear")
-S = TypeVar("S", bound=msgspec.Struct)
 
 KEY_BITS = (2048, 3072, 4096)
 TEST_KEY_BITS = (512, 1024)
@@ -326,36 +324,3 @@ def job_fields(job: Job) -> dict[str, str]:
 def _text(value: object) -> str:
     """Text as it is, everything else as JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def job_digest(job: Job) -> str:
-    """SHA-256 of `job_fields` in canonical order, hexadecimal."""
-    return digest_of(job_fields(job)).hex()
-
-
-def encode_job(job: Job) -> bytes:
-    """Write a job as JSON, for the process of a role."""
-    return msgspec.json.encode(job)
-
-
-def decode_job(text: bytes) -> Job:
-    """Read a job as `encode_job` writes it, types and ranges checked again."""
-    return _decode(text, Job)
-
-
-def encode_party(spec: PartySpec) -> bytes:
-    """Write one party's own part as JSON, for its process alone."""
-    return msgspec.json.encode(spec)
-
-
-def decode_party(text: bytes) -> PartySpec:
-    """Read a party as `encode_party` writes it, types and ranges checked again."""
-    return _decode(text, PartySpec)
-
-
-def _decode(text: bytes, kind: type[S]) -> S:
-    """One struct from JSON."""
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{kind.__name__} handed to a process cannot be read: {error}") from None

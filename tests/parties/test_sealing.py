@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from parties.errors import CryptoError
-from parties.frame import Header
-from parties.sealing import OVERHEAD, KeyPair, open_channel
+from parties.frame import SEAL_BYTES, Header
+from parties.sealing import KeyPair, open_channel
 
 JOB = b"digest of the job"
 HEADER = Header("bank", "shop", "glm.share", 0, 0, True)
@@ -68,7 +68,7 @@ def test_a_seal_hides_and_costs_its_overhead(pair):
     bank, _ = pair.channels()
     text = b"a value that nobody else may read"
     sealed = bank.seal(HEADER, text)
-    assert len(sealed) == len(text) + OVERHEAD
+    assert len(sealed) == len(text) + SEAL_BYTES
     assert text[:8] not in sealed
     assert bank.seal(HEADER, text) != sealed  # another nonce
 

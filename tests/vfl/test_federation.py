@@ -60,7 +60,8 @@ def test_joint_is_nearly_pooled_and_better_than_alone(
     model = federation(frames, label).fit(estimator, seed=5)
     evaluation = model.evaluate()
     joint, alone, pooled = (evaluation.to_frame()[name][metric] for name in ("joint", "active_only", "pooled"))
-    assert joint == pytest.approx(pooled, abs=0.01)
+    # With one passive party logistic runs the quadratic protocol, which only comes near; the others reach the optimum.
+    assert joint == pytest.approx(pooled, abs=0.01 if label == "bought" else 1e-3)
     assert (joint < alone) if metric == "poisson_deviance" else (joint > alone)
     assert model.n_iter_ == len(model.loss_curve_) - 1 > 0
     assert set(model.coef_) == {"bank", "shop"}
@@ -129,7 +130,6 @@ def test_repr_shows_no_data(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
 
 
 def test_public_names() -> None:
-    assert set(vfl.__all__) <= set(dir(vfl)) | set(vfl.__all__)
     for name in vfl.__all__:
         assert getattr(vfl, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Boosting'"):
