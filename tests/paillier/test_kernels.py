@@ -1,10 +1,13 @@
-"""The kernel against Python integers; a further kernel joins the parametrisation here."""
+"""Kernels against Python integers; a further kernel joins ``KERNELS``."""
 
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parties.errors import ConfigError
 from vfl.paillier import gmpy2_kernel, kernel_name
@@ -12,6 +15,10 @@ from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
 from vfl.paillier.kernels import Kernel, open_kernel
 
 RNG = random.Random(5)
+KERNELS: list[Callable[[int], Kernel]] = [Gmpy2Kernel]
+MODULI = [3, 15, 2**61 - 1, 2**512 - 569, 2**1024 + 643]
+PRIMES = [(3, 5), (2**61 - 1, 2**89 - 1), (2**521 - 1, 2**607 - 1)]
+each_kernel = pytest.mark.parametrize("open_", KERNELS)
 
 
 def samples(n: int) -> list[int]:
@@ -26,9 +33,10 @@ def product(factors: list[int], modulus: int) -> int:
     return result
 
 
-@pytest.fixture(params=[3, 15, 2**61 - 1, 2**512 - 569, 2**1024 + 643])
+@pytest.fixture(params=[(open_, n) for open_ in KERNELS for n in MODULI], ids=lambda p: f"{p[0].__name__}-{p[1] % 997}")
 def kernel(request: pytest.FixtureRequest) -> Kernel:
-    return Gmpy2Kernel(request.param)
+    open_, n = request.param
+    return open_(n)
 
 
 def test_pack_and_unpack(kernel: Kernel) -> None:
@@ -111,6 +119,83 @@ def test_take_and_join(kernel: Kernel) -> None:
     assert kernel.unpack(kernel.take(packed, slice(3, 9, 2))) == a[3:9:2]
     assert kernel.unpack(kernel.take(packed, np.array([5, 5, 0]))) == [a[5], a[5], a[0]]
     assert kernel.unpack(kernel.join([packed, kernel.pack([]), packed])) == a + a
+
+
+def in_rows(numbers: list[int], width: int) -> np.ndarray:
+    return np.frombuffer(b"".join(x.to_bytes(width) for x in numbers), np.uint8).reshape(len(numbers), width)
+
+
+def test_rows_are_canonical(kernel: Kernel) -> None:
+    nn = kernel.modulus**2
+    numbers = [x % nn for x in samples(kernel.modulus)]
+    width = (nn.bit_length() + 7) // 8
+    rows = kernel.to_rows(kernel.pack(numbers))
+    assert (rows.dtype, rows.shape) == (np.uint8, (len(numbers), width))
+    assert (rows == in_rows(numbers, width)).all()
+    assert kernel.to_rows(kernel.pack([])).shape == (0, width)
+    products = kernel.mul_pairs(kernel.pack(numbers), np.arange(8), kernel.pack(numbers), np.arange(8))
+    assert (kernel.to_rows(products) == in_rows([x * x % nn for x in numbers[:8]], width)).all()
+
+
+@pytest.mark.parametrize("times", [0.5, 1, 2, 2.5, 3, 4, 5])
+def test_rows_of_any_width_are_reduced(kernel: Kernel, times: float) -> None:
+    """From narrower than n^2 to 5 |n| bits, with all bits set and around the multiples of n and n^2."""
+    n = kernel.modulus
+    width = max(1, int(times * n.bit_length()) // 8)
+    edges = [0, 1, n - 1, n, n + 1, n * n - 1, n * n, n * n + 1, 2 * n * n - 1, n**3, 256**width - 1]
+    numbers = [x % 256**width for x in (*edges, *(RNG.getrandbits(8 * width) for _ in range(20)))]
+    assert kernel.unpack(kernel.from_rows(in_rows(numbers, width))) == [x % (n * n) for x in numbers]
+    assert len(kernel.from_rows(np.zeros((0, width), np.uint8))) == 0
+
+
+def test_rows_in_any_memory_order(kernel: Kernel) -> None:
+    numbers = [x % kernel.modulus**2 for x in samples(kernel.modulus)]
+    rows = kernel.to_rows(kernel.pack(numbers))
+    assert kernel.unpack(kernel.from_rows(np.asfortranarray(rows))) == numbers
+    assert kernel.unpack(kernel.from_rows(rows[::-3])) == numbers[::-3]
+
+
+def test_one_plus_and_logarithms(kernel: Kernel) -> None:
+    n = kernel.modulus
+    k = [0, 1, -1, n - 1, n, n + 1, -n, n * n, -(n**3) - 2, *(RNG.randrange(-n * n, n * n) for _ in range(20))]
+    values = kernel.one_plus(k)
+    assert kernel.unpack(values) == [(1 + x * n) % n**2 for x in k]
+    assert kernel.logarithms(values) == [x % n for x in k]
+    assert kernel.logarithms(kernel.pack([1 + x % n * n for x in k])) == [x % n for x in k]
+    squares = kernel.pow_uniform(values, 2)
+    assert kernel.logarithms(squares) == [2 * x % n for x in k]
+    assert (len(kernel.one_plus([])), kernel.logarithms(kernel.pack([]))) == (0, [])
+
+
+@each_kernel
+@pytest.mark.parametrize(("p", "q"), PRIMES)
+def test_recombine(open_: Callable[[int], Kernel], p: int, q: int) -> None:
+    kernel, kernel_p, kernel_q = open_(p * q), open_(p), open_(q)
+    n = p * q
+    numbers = [x % n**2 for x in (*samples(n), p, q, p * p, q * q, n * n - p * p)]
+    at_p, at_q = kernel_p.pack([x % p**2 for x in numbers]), kernel_q.pack([x % q**2 for x in numbers])
+    assert kernel.unpack(kernel.recombine(kernel_p, at_p, kernel_q, at_q)) == numbers
+    assert kernel.unpack(kernel.recombine(kernel_q, at_q, kernel_p, at_p)) == numbers
+    assert len(kernel.recombine(kernel_p, kernel_p.pack([]), kernel_q, kernel_q.pack([]))) == 0
+
+
+@each_kernel
+@given(st.sampled_from(MODULI), st.lists(st.integers(0, 2**5130), max_size=5))
+@settings(deadline=None, max_examples=60)
+def test_any_numbers_through_rows(open_: Callable[[int], Kernel], n: int, numbers: list[int]) -> None:
+    kernel, width = open_(n), (5 * n.bit_length() + 7) // 8
+    wide = [x % 256**width for x in numbers]
+    values = kernel.from_rows(in_rows(wide, width))
+    assert kernel.unpack(values) == [x % n**2 for x in wide]
+    assert kernel.unpack(kernel.from_rows(kernel.to_rows(values))) == kernel.unpack(values)
+
+
+def test_costs_are_in_products(kernel: Kernel) -> None:
+    costs = kernel.costs
+    assert 0 < costs.squaring <= 1 <= costs.many_uses
+    assert 0 < costs.reused <= 1
+    assert min(costs.plaintext, costs.prepared) >= 0
+    assert costs.at_once >= 1
 
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,16 @@
 """What a kernel computes for the rest of this package, and which kernel this process uses.
 
-A kernel works modulo n^2 for one odd n (N for everybody; p and q for the owner of a key). It computes five things:
+A kernel works modulo n^2 for one odd n (N for everybody; p and q for the owner of a key). It computes:
 
     mul_pairs(a, ai, b, bi)         a[ai[i]] * b[bi[i]]
     seg_prod(src, idx, offsets)     one product per segment of src[idx]
     fixed_base(table, digits)       powers of one base, from a table of its windows (`window_table`)
     pow_uniform(a, e)               powers with exponents of one length
-    pack / unpack                   integers to values and back
+    one_plus(k)                     1 + k n = (1 + n)^k, and `logarithms` back
+    recombine(...)                  numbers mod n^2 from their residues mod p^2 and q^2
 
-and moves values about (`take`, `join`). `Values` is opaque: only the kernel that made a container looks into it.
+and takes numbers in and out, as integers (`pack`, `unpack`) or as rows of bytes (`from_rows`, `to_rows`), and moves
+values about (`take`, `join`). `Values` is opaque: only the kernel that made a container looks into it.
 Everything above is written as index arrays over these, so that a kernel for other hardware changes no line above.
 """
 
@@ -16,17 +18,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import ConfigError
+from vfl.paillier.rows import Rows
 
 Index = NDArray[np.int64]
 Digits = NDArray[np.uint8]
 
 _CHOICES = ("gmpy2",)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a kernel's work costs, in units of one product; the cost models above choose by it.
+
+    Attributes
+    ----------
+    squaring : float
+        One squaring.
+    plaintext : float
+        Encoding one plaintext and multiplying it in.
+    many_uses, reused, prepared : float
+        A factor used ``many_uses`` times or more costs ``prepared`` once and ``reused`` per use, others 1 per use.
+    at_once : int
+        As many numbers as one call should get, if it can be had, to be worth its overhead.
+    """
+
+    squaring: float
+    plaintext: float
+    many_uses: float
+    reused: float
+    prepared: float
+    at_once: int = 256
 
 
 class Values(Protocol):
@@ -41,6 +69,10 @@ class Table(Protocol):
 
 class Kernel(Protocol):
     """Arithmetic modulo n^2; see the module's docstring."""
+
+    @property
+    def costs(self) -> Costs:
+        """What its work costs."""
 
     @property
     def modulus(self) -> int:
@@ -61,11 +93,26 @@ class Kernel(Protocol):
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
         """Return a[i]^e or a[i]^e[i], e >= 0; ``secret`` asks for time that tells nothing about e."""
 
+    def one_plus(self, k: Sequence[int]) -> Values:
+        """Return 1 + k n for any integers k (taken mod n)."""
+
+    def logarithms(self, values: Values) -> list[int]:
+        """Return (x - 1) / n in [0, n) for values x = 1 mod n."""
+
+    def recombine(self, kernel_p: Kernel, at_p: Values, kernel_q: Kernel, at_q: Values) -> Values:
+        """Return the values that are at_p mod p^2 and at_q mod q^2, for n = p q."""
+
     def pack(self, numbers: Sequence[int]) -> Values:
         """Return numbers of [0, n^2) as values."""
 
     def unpack(self, values: Values) -> list[int]:
         """Return values as numbers of [0, n^2)."""
+
+    def from_rows(self, body: Rows) -> Values:
+        """Return the numbers in rows of bytes, taken mod n^2; of at most 5 |n| bits."""
+
+    def to_rows(self, values: Values) -> Rows:
+        """Return values as numbers of [0, n^2) in rows of as many bytes as n^2 has."""
 
     def take(self, values: Values, idx: slice | Index) -> Values:
         """Return values[idx]."""
