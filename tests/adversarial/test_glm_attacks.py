@@ -289,5 +289,5 @@ def test_the_coordinator_reads_scores_only_if_relayed_messages_were_not_sealed(m
 
 
 def read(key: PrivateKey, payload: Encrypted) -> list[int]:
-    residues = key.decrypt_numbers([int.from_bytes(row.tobytes()) for row in payload.body])
+    residues = key.decrypt_values(key.public.kernel.from_rows(payload.body))
     return [centred(m, key.public.n) for m in residues]

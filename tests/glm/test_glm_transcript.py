@@ -93,6 +93,11 @@ def run(request: pytest.FixtureRequest) -> Run:
     return Run(federation, fits, key, maker, products, gradients, scores)
 
 
+def residues(key: PrivateKey, body: np.ndarray) -> list[int]:
+    """What the key's holder reads in rows of ciphertexts."""
+    return key.decrypt_values(key.public.kernel.from_rows(body))
+
+
 def same_federation(run: Run) -> Federation:
     federation = run.federation
     options = {"key_holder": federation.key_holder, "training": federation.training}
@@ -189,7 +194,7 @@ def test_equal_plaintexts_differ(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     again.fit()
     first = next(d for d, _ in run.ciphertexts()).payload.body
     second = next(d for d in again.deliveries if isinstance(d.payload, Encrypted)).payload.body
-    read = [run.key.decrypt_numbers([int.from_bytes(row.tobytes()) for row in body]) for body in (first, second)]
+    read = [residues(run.key, body) for body in (first, second)]
     assert read[0] == read[1]
     assert not {c for _, c in run.ciphertexts()} & {c for _, c in replace(run, federation=again).ciphertexts()}
 
@@ -299,12 +304,7 @@ def test_the_scan_finds_what_a_naive_party_sends(run: Run, monkeypatch: pytest.M
 def test_what_the_key_holder_decrypts_is_masked(run: Run) -> None:
     """Plaintexts of all products opened: none is a product, and they spread over the whole range of their masks."""
     holder = run.key_made_by
-    opened = [
-        m
-        for d in run.to(holder)
-        if isinstance(d.payload, Encrypted)
-        for m in run.key.decrypt_numbers([int.from_bytes(row.tobytes()) for row in d.payload.body])
-    ]
+    opened = [m for d in run.to(holder) if isinstance(d.payload, Encrypted) for m in residues(run.key, d.payload.body)]
     everything = set().union(*run.products.values())
     n = run.key.public.n
     assert not everything & {centred(m, n) for m in opened}

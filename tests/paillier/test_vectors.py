@@ -4,6 +4,8 @@ import pickle
 import gmpy2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import vfl.paillier as paillier
 from parties.errors import CryptoError, LocalProtocolError
@@ -55,6 +57,21 @@ def test_wire_round_trip(key: PrivateKey) -> None:
     received = paillier.from_bytes(key.public, body, count=3)
     assert numbers(key, received) == [1, -2, 3]
     assert not received.fresh
+
+
+@given(st.integers(2, 600), st.integers(0, 1))
+def test_a_ciphertext_is_as_wide_as_a_row_of_the_kernel(bits: int, top: int) -> None:
+    """N^2 has 2 |N| or 2 |N| - 1 bits, which are as many bytes."""
+    n = 2 ** (bits - 1) + 1 if top == 0 else 2**bits - 1
+    key = paillier.PublicKey(n, 2, 1)
+    assert key.kernel.to_rows(key.kernel.pack([1])).shape == (1, key.ciphertext_bytes)
+
+
+def test_the_largest_numbers_in_range_are_read(key: PrivateKey) -> None:
+    """N^2 - 1 has the symbol of -1, which is +1 here (p = q = 3 mod 4); 1 and N^2 - 1 are the ends of the range."""
+    nn = key.public.n**2
+    received = paillier.from_bytes(key.public, body_of(key, [1, nn - 1]), count=2)
+    assert key.public.kernel.unpack(received.values) == [1, nn - 1]
 
 
 def test_an_empty_vector(key: PrivateKey) -> None:

@@ -62,19 +62,19 @@ def encrypt(
     [6, -8]
     """
     public = key.public if isinstance(key, PrivateKey) else key
-    integers = [int(v) for v in plaintexts]
-    if any(2 * abs(v) >= public.n for v in integers):
+    integers = list(map(int, plaintexts))
+    if not _fit_half(public, integers):
         raise CryptoError("Encryption: a plaintext does not fit into half the key's modulus.")
     obfuscators = _obfuscators(key, len(integers), pool, towards_owner=False)
     record(encryptions=len(integers))
-    return fresh_vector(public, multiply(public.kernel, obfuscators, _plain(public, integers)))
+    return fresh_vector(public, multiply(public.kernel, obfuscators, public.kernel.one_plus(integers)))
 
 
 def decrypt(key: PrivateKey, v: CipherVector) -> list[int]:
     """Return the plaintexts as residues in [0, N); see `centred` for signed ones."""
     same_key(key.public, v.key)
     record(decryptions=len(v))
-    return key.decrypt_numbers(key.public.kernel.unpack(v.values))
+    return key.decrypt_values(v.values)
 
 
 def centred(x: int, modulus: int) -> int:
@@ -103,7 +103,8 @@ def add(a: CipherVector, b: CipherVector) -> CipherVector:
 def add_plain(a: CipherVector, integers: Sequence[int]) -> CipherVector:
     """Add integers (any residues modulo N) elementwise; not fresh."""
     same_length("add_plain", len(a), len(integers))
-    return stale_vector(a.key, multiply(a.key.kernel, a.values, _plain(a.key, integers)))
+    kernel = a.key.kernel
+    return stale_vector(a.key, multiply(kernel, a.values, kernel.one_plus(list(map(int, integers)))))
 
 
 def scale(a: CipherVector, integers: Sequence[int]) -> CipherVector:
@@ -113,8 +114,8 @@ def scale(a: CipherVector, integers: Sequence[int]) -> CipherVector:
     decryption.
     """
     same_length("scale", len(a), len(integers))
-    factors = [int(k) for k in integers]
-    if any(2 * abs(k) >= a.key.n for k in factors):
+    factors = list(map(int, integers))
+    if not _fit_half(a.key, factors):
         raise CryptoError("Scaling: a factor does not fit into half the key's modulus.")
     kernel, values = a.key.kernel, a.values
     negative = np.flatnonzero(np.array([k < 0 for k in factors], dtype=bool))
@@ -161,27 +162,33 @@ def rerandomise(v: CipherVector, *, towards_owner: bool, pool: ObfuscatorPool | 
 
 def invert_all(kernel: Kernel, values: Values) -> Values:
     """Return all inverses mod N^2 for one inversion and three products each (Montgomery's trick, as a tree)."""
-    if len(values) <= 1:
+    count = len(values)
+    if count <= 1:
         square = kernel.modulus**2
         return kernel.pack([int(invert(x, square)) for x in kernel.unpack(values)])
-    half = len(values) // 2
-    low, high = np.arange(half, dtype=np.int64), np.arange(half, 2 * half, dtype=np.int64)
-    odd = kernel.take(values, slice(2 * half, None))
-    products = kernel.join([kernel.mul_pairs(values, low, values, high), odd])
-    inverses = invert_all(kernel, products)
-    return kernel.join(
-        [
-            kernel.mul_pairs(inverses, low, values, high),
-            kernel.mul_pairs(inverses, low, values, low),
-            kernel.take(inverses, slice(half, None)),
-        ]
-    )
+    if count % 2:
+        values = kernel.join([values, kernel.pack([1])])
+    levels = [values]
+    while len(levels[-1]) > 1:
+        levels.append(_products_of_neighbours(kernel, levels[-1]))
+    inverses = invert_all(kernel, levels.pop())
+    for level in reversed(levels):
+        place = everything(level)
+        inverses = kernel.mul_pairs(inverses, place >> 1, level, place ^ 1)
+    return kernel.take(inverses, slice(0, count))
 
 
-def _plain(key: PublicKey, integers: Sequence[int]) -> Values:
-    """Return (1 + N)^k = 1 + k N, k modulo N."""
-    n = key.n
-    return key.kernel.pack([1 + int(k) % n * n for k in integers])
+def _products_of_neighbours(kernel: Kernel, values: Values) -> Values:
+    """Return v0 v1, v2 v3, ... of an even number of values; above one product, a one fills up to an even number."""
+    offsets = np.arange(0, len(values) + 1, 2, dtype=np.int64)
+    if len(offsets) > 2 and len(offsets) % 2 == 0:
+        offsets = np.append(offsets, offsets[-1])  # an empty segment is a one
+    return kernel.seg_prod(values, everything(values), offsets)
+
+
+def _fit_half(key: PublicKey, integers: list[int]) -> bool:
+    """Return whether all integers lie in (-N/2, N/2)."""
+    return not integers or (2 * max(integers) < key.n and -2 * min(integers) < key.n)
 
 
 def _obfuscators(

@@ -19,8 +19,9 @@ from typing import NoReturn
 
 from parties.errors import ConfigError, CryptoError, LocalProtocolError
 from vfl.paillier.gmp import gcd, invert, is_prime, is_square, jacobi, mpz, powmod
-from vfl.paillier.kernels import Kernel, open_kernel
+from vfl.paillier.kernels import Kernel, Values, open_kernel
 from vfl.paillier.obfuscators import Obfuscators, OwnerObfuscators
+from vfl.paillier.rows import Rows
 
 MIN_KEY_BITS = 2048
 MAX_KEY_BITS = 8192
@@ -114,15 +115,13 @@ class PrivateKey:
         """Return p and q, for interchange. Secret."""
         return int(self._p), int(self._q)
 
-    def decrypt_numbers(self, ciphertexts: list[int]) -> list[int]:
-        """Return the plaintexts in [0, N) of numbers mod N^2, by CRT with side-channel silent powers."""
-        p, q = self._p, self._q
-        residues = zip(
-            _logarithms(self._kernel_p, ciphertexts, p, self._h_p),
-            _logarithms(self._kernel_q, ciphertexts, q, self._h_q),
-            strict=True,
-        )
-        return [int(m_p + p * ((m_q - m_p) * self._p_inverse % q)) for m_p, m_q in residues]
+    def decrypt_values(self, ciphertexts: Values) -> list[int]:
+        """Return the plaintexts in [0, N) of values of the public key's kernel, by CRT with secret powers."""
+        p, q, p_inverse = self._p, self._q, self._p_inverse
+        rows = self.public.kernel.to_rows(ciphertexts)
+        at_p = _logarithms(self._kernel_p, rows, self._h_p)
+        at_q = _logarithms(self._kernel_q, rows, self._h_q)
+        return [int(m_p + p * ((m_q - m_p) * p_inverse % q)) for m_p, m_q in zip(at_p, at_q, strict=True)]
 
     def __repr__(self) -> str:
         return f"PrivateKey(of {self.public!r})"
@@ -136,12 +135,11 @@ def _log_factor(prime: mpz, n: int) -> mpz:
     return invert((powmod(n + 1, prime - 1, prime * prime) - 1) // prime, prime)
 
 
-def _logarithms(kernel: Kernel, ciphertexts: list[int], prime: mpz, factor: mpz) -> list[mpz]:
-    """Return L(c^(p-1) mod p^2) factor mod p for every ciphertext."""
-    square = prime * prime
-    values = kernel.pack([int(c % square) for c in map(mpz, ciphertexts)])
-    powers = kernel.pow_uniform(values, int(prime - 1), secret=True)
-    return [(u - 1) // prime * factor % prime for u in map(mpz, kernel.unpack(powers))]
+def _logarithms(kernel: Kernel, rows: Rows, factor: mpz) -> list[mpz]:
+    """Return L(c^(p-1) mod p^2) factor mod p for the ciphertext in every row."""
+    p = kernel.modulus
+    powers = kernel.pow_uniform(kernel.from_rows(rows), p - 1, secret=True)
+    return [factor * u % p for u in kernel.logarithms(powers)]
 
 
 def generate_keypair(

@@ -11,7 +11,6 @@ import threading
 
 import numpy as np
 
-from vfl.paillier.gmp import invert, mpz
 from vfl.paillier.kernels import Digits, Kernel, Table, Values
 
 # Towards the key's owner an exponent is |N| + 40 bits long: shorter ones leave the top bits of a sum of exponents
@@ -80,14 +79,12 @@ class OwnerObfuscators:
         self, kernel: Kernel, kernel_p: Kernel, kernel_q: Kernel, h_s: int, exponent_bits: int, key_bits: int
     ) -> None:
         self._kernel, self._kernel_p, self._kernel_q = kernel, kernel_p, kernel_q
-        self._pp, self._qq = mpz(kernel_p.modulus) ** 2, mpz(kernel_q.modulus) ** 2
-        self._pp_inverse = invert(self._pp, self._qq)
         self._bits = {False: exponent_bits, True: key_bits + OWNER_EXTRA_BITS}
         self._width = {False: _WIDTH, True: _LONG_WIDTH}
         self._fixed = {
             long: (
-                FixedBase(kernel_p, int(h_s % self._pp), self._bits[long], self._width[long]),
-                FixedBase(kernel_q, int(h_s % self._qq), self._bits[long], self._width[long]),
+                FixedBase(kernel_p, h_s % kernel_p.modulus**2, self._bits[long], self._width[long]),
+                FixedBase(kernel_q, h_s % kernel_q.modulus**2, self._bits[long], self._width[long]),
             )
             for long in (False, True)
         }
@@ -96,10 +93,4 @@ class OwnerObfuscators:
         """Return ``count`` obfuscators that nobody has seen; each may be used once."""
         digits = random_digits(count, self._bits[towards_owner], self._width[towards_owner])
         base_p, base_q = self._fixed[towards_owner]
-        residues = zip(
-            self._kernel_p.unpack(base_p.powers(digits)),
-            self._kernel_q.unpack(base_q.powers(digits)),
-            strict=True,
-        )
-        pp, qq, inverse = self._pp, self._qq, self._pp_inverse
-        return self._kernel.pack([int(r_p + pp * ((r_q - r_p) * inverse % qq)) for r_p, r_q in residues])
+        return self._kernel.recombine(self._kernel_p, base_p.powers(digits), self._kernel_q, base_q.powers(digits))

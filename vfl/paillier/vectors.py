@@ -29,6 +29,7 @@ from parties.errors import CryptoError, LocalProtocolError
 from vfl.paillier.gmp import jacobi, mpz
 from vfl.paillier.kernels import Values
 from vfl.paillier.keys import PublicKey
+from vfl.paillier.rows import below, numbers_in
 
 STALE, PUBLISHED, FRESH = np.uint8(0), np.uint8(1), np.uint8(2)
 
@@ -122,9 +123,7 @@ def to_bytes(v: CipherVector) -> NDArray[np.uint8]:
     if not v.fresh:
         raise LocalProtocolError("Ciphertexts were about to leave without re-randomising; call rerandomise first.")
     v.marks[v.marks == FRESH] = PUBLISHED
-    width = v.key.ciphertext_bytes
-    body = b"".join(x.to_bytes(width) for x in v.key.kernel.unpack(v.values))
-    return np.frombuffer(body, dtype=np.uint8).reshape(len(v), width)
+    return v.key.kernel.to_rows(v.values)
 
 
 def from_bytes(key: PublicKey, body: NDArray[np.uint8], *, count: int) -> CipherVector:
@@ -150,11 +149,9 @@ def from_bytes(key: PublicKey, body: NDArray[np.uint8], *, count: int) -> Cipher
     if not isinstance(body, np.ndarray) or body.dtype != np.uint8 or body.shape != expected:
         got = (body.dtype, body.shape) if isinstance(body, np.ndarray) else type(body).__name__
         raise CryptoError(f"Received ciphertexts: got {got}, expected uint8 of shape {expected}.")
-    raw, width = np.ascontiguousarray(body).tobytes(), key.ciphertext_bytes
-    numbers = [int.from_bytes(raw[i * width : (i + 1) * width]) for i in range(count)]
-    limit, n = key.n * key.n, mpz(key.n)
-    if any(not 0 < x < limit for x in numbers):
+    if not body.any(axis=1).all() or not below(body, key.n * key.n).all():
         raise CryptoError("Received ciphertexts: a number is zero or not below N^2.")
-    if any(jacobi(x % n, n) != 1 for x in numbers):
+    n = mpz(key.n)
+    if any(jacobi(x % n, n) != 1 for x in numbers_in(body)):
         raise CryptoError("Received ciphertexts: a number is no unit or has Jacobi symbol -1 modulo N.")
-    return stale_vector(key, key.kernel.pack(numbers))
+    return stale_vector(key, key.kernel.from_rows(body))
