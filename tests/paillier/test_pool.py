@@ -24,6 +24,15 @@ def test_every_obfuscator_is_used_once(key: PrivateKey) -> None:
     assert len(seen) == 200
 
 
+@pytest.mark.parametrize("counts", [[1] * 70, [33, 0, 5, 32], [70], [71], [0, 200]])
+def test_draws_of_all_sizes_cut_the_batches(key: PrivateKey, counts: list[int]) -> None:
+    with ObfuscatorPool(key, capacity=70) as pool:
+        assert pool.wait_full(30.0)
+        drawn = [key.public.kernel.unpack(pool.draw(count, towards_owner=False)) for count in counts]
+    assert [len(numbers) for numbers in drawn] == counts
+    assert len({x for numbers in drawn for x in numbers}) == sum(counts)
+
+
 def test_encrypting_and_rerandomising_from_pools(key: PrivateKey) -> None:
     with (
         ObfuscatorPool(key, capacity=10) as mine,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from types import TracebackType
 from typing import NoReturn
 
@@ -11,7 +12,7 @@ from parties.errors import ConfigError, LocalProtocolError
 from vfl.paillier.kernels import Values
 from vfl.paillier.keys import PrivateKey, PublicKey
 
-_BATCH = 32
+_LEAST_BATCH = 32  # made at once: small enough for a draw not to find the store empty, and see Costs.at_once
 
 
 class ObfuscatorPool:
@@ -41,15 +42,16 @@ class ObfuscatorPool:
         self._source = key.obfuscators
         self._kernel = self.key.kernel
         self._towards_owner, self._capacity = towards_owner, capacity
-        self._ready: Values = self._kernel.pack([])
-        self._planned, self._closed, self._process = 0, False, os.getpid()
+        self._batch = max(_LEAST_BATCH, self._kernel.costs.at_once)
+        self._batches: deque[Values] = deque()
+        self._stored, self._planned, self._closed, self._process = 0, 0, False, os.getpid()
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._fill, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return self._stored
 
     def draw(self, count: int, *, towards_owner: bool) -> Values:
         """Return ``count`` obfuscators and forget them."""
@@ -58,18 +60,32 @@ class ObfuscatorPool:
         if os.getpid() != self._process:
             raise LocalProtocolError("Obfuscator pool: crossed a fork; its obfuscators would be used twice.")
         with self._changed:
-            stored = self._kernel.take(self._ready, slice(0, count))
-            self._ready = self._kernel.take(self._ready, slice(count, None))
-            self._planned -= len(stored)
+            parts = self._remove(count)
+            missing = count - sum(map(len, parts))
+            self._planned -= count - missing
             self._changed.notify_all()
-        if len(stored) == count:
-            return stored
-        return self._kernel.join([stored, self._source.draw(count - len(stored), towards_owner=towards_owner)])
+        if missing or not parts:
+            parts.append(self._source.draw(missing, towards_owner=towards_owner))
+        return parts[0] if len(parts) == 1 else self._kernel.join(parts)
+
+    def _remove(self, count: int) -> list[Values]:
+        """Take up to ``count`` obfuscators out of the store; the last batch touched is cut in two."""
+        parts: list[Values] = []
+        wanted = count = min(count, self._stored)
+        while wanted:
+            batch = self._batches.popleft()
+            if len(batch) > wanted:
+                self._batches.appendleft(self._kernel.take(batch, slice(wanted, None)))
+                batch = self._kernel.take(batch, slice(0, wanted))
+            parts.append(batch)
+            wanted -= len(batch)
+        self._stored -= count
+        return parts
 
     def wait_full(self, timeout_s: float) -> bool:
         """Wait until the pool is full; return whether it is."""
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._ready) >= self._capacity, timeout_s)
+            return self._changed.wait_for(lambda: self._stored >= self._capacity, timeout_s)
 
     def close(self) -> None:
         """Stop the threads and drop what is left."""
@@ -78,7 +94,8 @@ class ObfuscatorPool:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        self._ready = self._kernel.pack([])
+        self._batches.clear()
+        self._stored = 0
 
     def __enter__(self) -> ObfuscatorPool:
         return self
@@ -97,9 +114,10 @@ class ObfuscatorPool:
                 self._changed.wait_for(lambda: self._closed or self._planned < self._capacity)
                 if self._closed:
                     return
-                batch = min(_BATCH, self._capacity - self._planned)
+                batch = min(self._batch, self._capacity - self._planned)
                 self._planned += batch
             made = self._source.draw(batch, towards_owner=self._towards_owner)
             with self._changed:
-                self._ready = self._kernel.join([self._ready, made])
+                self._batches.append(made)
+                self._stored += len(made)
                 self._changed.notify_all()
