@@ -28,7 +28,10 @@ from vfl.run import run_scenario
 
 GAPS = (1e-3, 1e-4, 1e-6)
 SAMPLE = 60
-KERNEL = ("pack", "unpack", "mul_pairs", "seg_prod", "window_table", "fixed_base", "pow_uniform")
+KERNEL = (
+    *("mul_pairs", "seg_prod", "window_table", "fixed_base", "pow_uniform", "one_plus", "logarithms", "recombine"),
+    *("pack", "unpack", "from_rows", "to_rows"),
+)
 
 
 class KernelTime:

@@ -123,7 +123,7 @@ def inner_products(key: PrivateKey, products: float, rounds: int) -> None:
     numbers = [gmpy2.mpz(c) for c in key.public.kernel.unpack(v.values)]
     inverses = [gmpy2.invert(c, nn) for c in numbers]
     naive = best(lambda: naive_products(numbers, inverses, few, nn), rounds) * COLUMNS / 2
-    chosen = paillier.choose_rows_per_ciphertext(key.public.bits, ROWS, bound, COLUMNS)
+    chosen = paillier.choose_rows_per_ciphertext(key.public.bits, ROWS, bound, COLUMNS, key.public.kernel.costs)
     print(f"\nX'[[r]], {ROWS} x {COLUMNS}, 16 bits; naive gmpy2 {naive:.2f} s; the cost model packs {chosen} rows")
     for k in sorted({1, max(chosen, 2)}):
         plan = paillier.plan_inner_product(key.public.bits, ROWS, bound, k)

@@ -297,7 +297,7 @@ def _start_active(endpoint: Endpoint, terms: Terms, block: Block, target: Target
     for link in passives:
         link.send(Wire.key, send_key(key.public))
     per_ciphertext = choose_rows_per_ciphertext(
-        key.public.bits, terms.rows, _product_bound(terms), max(terms.passive_columns)
+        key.public.bits, terms.rows, _product_bound(terms), max(terms.passive_columns), key.public.kernel.costs
     )
     plan = _plan(key.public, terms, per_ciphertext)
     # Obfuscators for a whole round, made while this party waits for the others (and for its own start).

@@ -419,19 +419,21 @@ def _expand(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Se
     bound_bits = math.ceil(math.log2(max(float(np.abs(residual).max()), 2.0**-20)))
     if target.family.name == "logistic":  # bounded by the weights: the bound then tells nothing of the labels
         bound_bits = 0 if target.weights is None else math.ceil(math.log2(float(target.weights.max())))
-    widest = max(terms.columns.values())
     by_row = terms.job.training.curvature == "row" or target.weights is not None  # weights are curvatures too
     setup = Setup(
         curvature=max(curvature, 2.0**-40),
         by_row=by_row,
         bound_bits=bound_bits,
         label_bits=target.label_bits,
-        packed_deviation=choose_rows_per_ciphertext(key.bits, terms.rows, _deviation_bound(terms), widest),
-        packed_scores=1
-        if by_row
-        else choose_rows_per_ciphertext(key.bits, terms.rows, _score_bound(terms, by_row=False), widest),
+        packed_deviation=_rows_per_ciphertext(key, terms, _deviation_bound(terms)),
+        packed_scores=1 if by_row else _rows_per_ciphertext(key, terms, _score_bound(terms, by_row=False)),
     )
     return setup, np.rint(np.ldexp(residual, setup.deviation_scale)).astype(np.int64)
+
+
+def _rows_per_ciphertext(key: PublicKey, terms: Terms, bound: int) -> int:
+    """Return the cheapest packing for the party with the most columns."""
+    return choose_rows_per_ciphertext(key.bits, terms.rows, bound, max(terms.columns.values()), key.kernel.costs)
 
 
 def _begin(block: Block, setup: Setup, w: Vector, mean_gradient: Vector) -> Expansion:

@@ -1,10 +1,15 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfl.paillier.columns import Windows, choose_windows, reduce_columns, signed_digits
+from vfl.paillier.kernels import Costs, open_kernel
 
+OURS = open_kernel(15).costs
+FLAT = Costs(squaring=0.8, plaintext=5.0, many_uses=math.inf, reused=1.0, prepared=0.0)  # no use is cheaper
 LARGEST = 1 << 62
 entries = st.one_of(st.integers(-9, 9), st.integers(-LARGEST, LARGEST), st.sampled_from([LARGEST, -LARGEST]))
 
@@ -48,11 +53,11 @@ def test_digits_add_up(values: list[int], width: int, count: int) -> None:
         assert (d < max(1 << (width - 1), 1)).all()
 
 
-@given(st.integers(0, LARGEST), st.integers(1, 50), st.sampled_from([1, 2, 16]))
+@given(st.integers(0, LARGEST), st.integers(1, 50), st.sampled_from([1, 2, 16]), st.sampled_from([OURS, FLAT]))
 @settings(deadline=None)
-def test_table_digits_stay_within_the_table(largest: int, d: int, k: int) -> None:
+def test_table_digits_stay_within_the_table(largest: int, d: int, k: int, costs: Costs) -> None:
     nonzero, tops = np.full(d, 5000), np.full(d, largest)
-    _, cuts = choose_windows(nonzero, tops, 300, k)
+    _, cuts = choose_windows(nonzero, tops, 300, k, costs)
     for windows in set(cuts):
         bounds = np.array([largest, -largest, largest - 1, 1 - largest], dtype=np.int64)
         top = signed_digits(bounds, windows)[-1]
@@ -60,20 +65,28 @@ def test_table_digits_stay_within_the_table(largest: int, d: int, k: int) -> Non
         assert np.abs(top).max() <= limit
 
 
+@pytest.mark.parametrize("costs", [OURS, FLAT])
 @pytest.mark.parametrize(("k", "tabled"), [(1, False), (16, True)])
-def test_many_slots_ask_for_tables(k: int, tabled: bool) -> None:
-    _, cuts = choose_windows(np.full(64, 2000), np.full(64, 2**15), 2000 // k, k)
+def test_many_slots_ask_for_tables(k: int, tabled: bool, costs: Costs) -> None:
+    _, cuts = choose_windows(np.full(64, 2000), np.full(64, 2**15), 2000 // k, k, costs)
     assert {windows.tabled for windows in cuts} == {tabled}
 
 
 def test_binary_columns_cost_their_ones() -> None:
-    cost, cuts = choose_windows(np.array([300]), np.array([1]), 2000, 1)
+    cost, cuts = choose_windows(np.array([300]), np.array([1]), 2000, 1, OURS)
     assert (cost, cuts) == (300.0, [Windows(1, 1, tabled=False)])
 
 
 @pytest.mark.parametrize("k", [1, 16])
 def test_more_columns_cost_more_and_each_of_them_less(k: int) -> None:
-    costs = [choose_windows(np.full(d, 2000), np.full(d, 2**15), 2000 // k, k)[0] for d in (1, 4, 16, 64, 256)]
+    costs = [choose_windows(np.full(d, 2000), np.full(d, 2**15), 2000 // k, k, OURS)[0] for d in (1, 4, 16, 64, 256)]
     assert costs == sorted(costs)
     each = [cost / d for cost, d in zip(costs, (1, 4, 16, 64, 256), strict=True)]
     assert each[-1] < each[0]
+
+
+def test_a_kernel_that_gains_nothing_from_many_uses_pays_no_preparation() -> None:
+    """64 columns of single-digit buckets: every nonzero entry is one use, and nothing else costs."""
+    nonzero, largest = np.full(64, 2000), np.full(64, 1)
+    assert choose_windows(nonzero, largest, 2000, 1, FLAT)[0] == 64 * 2000
+    assert choose_windows(nonzero, largest, 2000, 1, OURS)[0] == OURS.reused * 64 * 2000 + OURS.prepared * 4000

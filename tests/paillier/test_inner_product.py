@@ -11,6 +11,7 @@ from vfl.paillier import InnerProductPlan, PrivateKey, generate_keypair, plan_in
 from vfl.paillier import inner_product as module
 
 KEY = generate_keypair(256, insecure_test_mode=True)
+COSTS = KEY.public.kernel.costs
 
 
 def largest_product(X: np.ndarray, R: int) -> int:
@@ -142,12 +143,33 @@ def test_senseless_plans_are_refused(rows: int, bound: int, k: int) -> None:
 
 
 def test_few_columns_are_packed_and_the_choice_fits() -> None:
-    assert paillier.choose_rows_per_ciphertext(2048, 30_000, 2**51, 4) > 8
-    assert paillier.choose_rows_per_ciphertext(512, 100, 2**400, 4) == 1
+    assert paillier.choose_rows_per_ciphertext(2048, 30_000, 2**51, 4, COSTS) > 8
+    assert paillier.choose_rows_per_ciphertext(512, 100, 2**400, 4, COSTS) == 1
     for features in (1, 10, 100, 1000):
         for bits in (512, 1024, 2048, 3072):
-            k = paillier.choose_rows_per_ciphertext(bits, 5000, 2**50, features)
+            k = paillier.choose_rows_per_ciphertext(bits, 5000, 2**50, features, COSTS)
             assert plan_inner_product(bits, 5000, 2**50, k).rows_per_ciphertext == k
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 62), st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=40), st.data()
+)
+@settings(deadline=None, max_examples=200)
+def test_rows_are_packed_as_the_sum_says(k: int, bits: int, values: list[int], data: st.DataObject) -> None:
+    """Slots of every width, those beyond 64 bits and the edges of the bound included."""
+    bound = 2**bits
+    r = [*(v % (2 * bound + 1) - bound for v in values), data.draw(st.sampled_from([bound, -bound, 0]))]
+    plan = plan_inner_product(4096, len(r), bound, k)
+    blocks = [r[i : i + k] for i in range(0, len(r), k)]
+    expected = [sum(x << (plan.slot_bits * i) for i, x in enumerate(block)) for block in blocks]
+    assert paillier.pack_rows(plan, np.array(r, dtype=np.int64)) == (expected if k > 1 else r)
+
+
+def test_the_largest_int64_is_packed() -> None:
+    r = np.array([-(2**63), 2**63 - 1, -1], dtype=np.int64)
+    for slot_bits in (75, 128):
+        plan = InnerProductPlan(4096, 3, 2**63, 2, slot_bits)
+        assert paillier.pack_rows(plan, r) == [-(2**63) + ((2**63 - 1) << slot_bits), -1]
 
 
 def test_rows_that_do_not_fit_the_plan_are_refused() -> None:

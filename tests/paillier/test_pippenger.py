@@ -1,6 +1,7 @@
 """Products of powers against plain integers, for both ways of raising and all layouts of rows."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,11 +85,42 @@ def test_both_ways_in_batches(tabled: bool, width: int, monkeypatch: pytest.Monk
     check(X, 4, 30)
 
 
+@pytest.mark.parametrize("at_once", [1, 50, 256, 10**6])
+@pytest.mark.parametrize("largest", [1, 2, 31, 32, 33, 100, 4095])
+def test_digits_in_slices(at_once: int, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains of all lengths, cut so that a call gets enough numbers."""
+    costs = replace(KERNEL.costs, at_once=at_once)
+    monkeypatch.setattr(Gmpy2Kernel, "costs", property(lambda self: costs))
+    monkeypatch.setattr(
+        pippenger, "choose_windows", lambda nonzero, *_: (0.0, [Windows(12, 2, tabled=False)] * len(nonzero))
+    )
+    X = np.random.default_rng(largest).integers(-largest, largest + 1, (60, 2))
+    X[0] = largest, -largest
+    check(X)
+    check(X, 3, 30)
+
+
+@given(st.integers(1, 5000), st.integers(0, 300), st.integers(1, 2000))
+def test_slices_cover_the_digits(largest: int, chains: int, at_once: int) -> None:
+    slices, size = pippenger._cut_digits(largest, chains, at_once)
+    assert 0 <= slices * size - largest < slices
+    assert slices == 1 or size >= pippenger._SHORTEST_SLICE
+    assert slices == 1 or chains * (slices - 1) < at_once
+
+
+@given(st.lists(st.integers(0, 2**20), max_size=300), st.sampled_from([1, 40, 2**16, 2**31]))
+def test_sorting_is_stable(keys: list[int], top: int) -> None:
+    array = np.array([key % top for key in keys], dtype=np.int64)
+    assert (pippenger._sorting(array) == np.argsort(array, kind="stable")).all()
+
+
 def test_zeros_cost_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    inner = Gmpy2Kernel.seg_prod
+    inner = pippenger._segments
     monkeypatch.setattr(
-        Gmpy2Kernel, "seg_prod", lambda self, src, idx, off: counted.append(len(idx)) or inner(self, src, idx, off)
+        pippenger,
+        "_segments",
+        lambda kernel, v, keys, *rest: counted.append(len(keys)) or inner(kernel, v, keys, *rest),
     )
     X = np.zeros((500, 2), dtype=np.int64)
     X[::50, 0] = 3 * 2**14

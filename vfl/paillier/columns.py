@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.paillier.kernels import Costs
+
 Integers = NDArray[np.int64]
 
 _WIDEST_BUCKETS, _WIDEST_TABLE = 12, 8
 _LEAST_ZEROS_GAINED = 64  # an offset costs two short powers, some 40 products
 _LARGEST_TO_SHIFT = 1 << 61
-_MANY_USES, _REUSED, _PREPARED = 5, 0.6, 1.6  # in products; measured with gmpy2 at 2048 bits
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def _offset(column: Integers) -> int:
     return int(values[commonest]) if counts[commonest] - zeros >= _LEAST_ZEROS_GAINED else 0
 
 
-def choose_windows(nonzero: Integers, largest: Integers, ciphertexts: int, k: int) -> tuple[float, list[Windows]]:
+def choose_windows(
+    nonzero: Integers, largest: Integers, ciphertexts: int, k: int, costs: Costs
+) -> tuple[float, list[Windows]]:
     """Return the cost in products of all columns together, and every column's windows.
 
     Parameters
@@ -82,25 +85,29 @@ def choose_windows(nonzero: Integers, largest: Integers, ciphertexts: int, k: in
         Rows that are not zero, and the largest magnitude, per column.
     ciphertexts, k : int
         How many ciphertexts there are, with k rows each.
+    costs : Costs
+        Those of the kernel that will do the work.
     """
     columns = list(zip(nonzero.tolist(), largest.tolist(), strict=True))
     distinct = Counter(columns)
     digits = int(nonzero.sum())
-    factor, preparing = _factor(digits, 2 * ciphertexts)
+    factor, preparing = _factor(digits, 2 * ciphertexts, costs)
     bucketed = {column: _buckets(*column, k, factor) for column in distinct}
     best, shared = bucketed, preparing
     for width in range(2, _WIDEST_TABLE + 1):
         entries = ciphertexts * ((1 << width) - 2)
-        factor, preparing = _factor(digits * _tabled(1, int(largest.max(initial=0)), width, 1.0)[1].count, entries)
+        uses = digits * _tabled(1, int(largest.max(initial=0)), width, 1.0)[1].count
+        factor, preparing = _factor(uses, entries, costs)
         tabled = {column: min(_tabled(*column, width, factor), bucketed[column], key=_cost) for column in distinct}
         if entries + preparing + _total(tabled, distinct) < shared + _total(best, distinct):
             best, shared = tabled, entries + preparing
     return shared + _total(best, distinct), [best[column][1] for column in columns]
 
 
-def _factor(uses: int, values: int) -> tuple[float, float]:
-    """Return what one use of a value costs, and preparing all values, where many uses pay for it (`gmpy2_kernel`)."""
-    return (_REUSED, _PREPARED * values) if uses >= _MANY_USES * values else (1.0, 0.0)
+def _factor(uses: int, values: int, costs: Costs) -> tuple[float, float]:
+    """Return what one use of a value costs, and preparing all values, where many uses pay for it."""
+    many = values > 0 and uses >= costs.many_uses * values
+    return (costs.reused, costs.prepared * values) if many else (1.0, 0.0)
 
 
 def _cost(choice: Choice) -> float:

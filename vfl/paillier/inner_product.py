@@ -39,15 +39,16 @@ from numpy.typing import NDArray
 from parties.errors import CryptoError, LocalProtocolError
 from vfl.paillier.cipher import add_plain, centred, decrypt, rerandomise
 from vfl.paillier.columns import choose_windows
+from vfl.paillier.kernels import Costs
 from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pippenger import powers_of_columns
 from vfl.paillier.pool import ObfuscatorPool
+from vfl.paillier.rows import below, numbers_in, rows_of
 from vfl.paillier.vectors import CipherVector, same_length, stale_vector
 
 GUARD_BITS, GAP_BITS, SIGMA = 2, 10, 40
 _LARGEST = 1 << 62
 _DENSE_ENTRY = 1 << 15
-_SQUARING, _PER_PLAINTEXT = 0.8, 5.0  # in products
 
 
 @dataclass(frozen=True)
@@ -141,30 +142,31 @@ def plan_inner_product(modulus_bits: int, rows: int, bound: int, rows_per_cipher
     return plan
 
 
-def choose_rows_per_ciphertext(modulus_bits: int, rows: int, bound: int, features: int) -> int:
+def choose_rows_per_ciphertext(modulus_bits: int, rows: int, bound: int, features: int, costs: Costs) -> int:
     """Return the k that costs least for ``features`` dense columns over all owners of X, by counting products.
 
     One encryption is one product per 8 bits of exponent (|N| / 2 of them) and some for the plaintext; columns cost what
-    `vfl.paillier.columns` counts for 16-bit entries, and the squarings between slots. The constants were measured
-    at 2048 bits; bytes, which always speak for packing, are not counted.
+    `vfl.paillier.columns` counts for 16-bit entries, and the squarings between slots. Bytes, which always speak for
+    packing, are not counted.
 
     Examples
     --------
-    >>> choose_rows_per_ciphertext(2048, rows=30000, bound=2**51, features=4)
+    >>> from vfl.paillier.kernels import open_kernel
+    >>> choose_rows_per_ciphertext(2048, rows=30000, bound=2**51, features=4, costs=open_kernel(15).costs)
     16
     """
     slot = bound.bit_length() + 1 + GAP_BITS
     largest = ((modulus_bits - SIGMA - 2) // slot + 1) // 2
-    return min(range(1, max(1, largest) + 1), key=lambda k: _cost(modulus_bits, rows, slot, features, k))
+    return min(range(1, max(1, largest) + 1), key=lambda k: _cost(modulus_bits, rows, slot, features, k, costs))
 
 
-def _cost(modulus_bits: int, rows: int, slot_bits: int, features: int, k: int) -> float:
+def _cost(modulus_bits: int, rows: int, slot_bits: int, features: int, k: int, costs: Costs) -> float:
     """Return the products that one encrypted pass costs."""
     ciphertexts = -(-rows // k)
     dense = np.full(features, rows, dtype=np.int64)
-    columns, _ = choose_windows(dense, np.full(features, _DENSE_ENTRY, dtype=np.int64), ciphertexts, k)
-    squarings = features * _SQUARING * slot_bits * (k - 1)
-    return ciphertexts * (modulus_bits / 16 + _PER_PLAINTEXT) + columns + squarings
+    columns, _ = choose_windows(dense, np.full(features, _DENSE_ENTRY, dtype=np.int64), ciphertexts, k, costs)
+    squarings = features * costs.squaring * slot_bits * (k - 1)
+    return ciphertexts * (modulus_bits / 16 + costs.plaintext) + columns + squarings
 
 
 def pack_rows(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:
@@ -181,16 +183,25 @@ def pack_rows(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:
     """
     if values.shape != (plan.rows,) or values.dtype != np.int64:
         raise CryptoError(f"Inner product: got {values.dtype} {values.shape}, expected int64 ({plan.rows},).")
-    listed: list[int] = values.tolist()
-    if max(max(listed), -min(listed)) > plan.bound:
+    if max(int(values.max()), -int(values.min())) > plan.bound:
         raise CryptoError("Inner product: a value exceeds the plan's bound on whole products.")
+    return _join_slots(plan, values) if plan.packed else values.tolist()
+
+
+def _join_slots(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:
+    """Return sum_i r_i 2^(beta i): slots of r_i + 2^(w - 1) >= 0 lie side by side, and what was added is taken off."""
     k, beta = plan.rows_per_ciphertext, plan.slot_bits
-    if not plan.packed:
-        return listed
-    return [
-        sum(value << (beta * i) for i, value in enumerate(listed[start : start + k]))
-        for start in range(0, plan.rows, k)
-    ]
+    half = 1 << (min(beta, 64) - 1)
+    slots = np.full(plan.ciphertexts * k, half, dtype=np.uint64)
+    slots[: plan.rows] += values.view(np.uint64)  # modulo 2^64
+    words = np.zeros((plan.ciphertexts, beta * k // 64 + 2), dtype="<u8")
+    for i, column in enumerate(slots.reshape(-1, k).T):
+        word, shift = divmod(beta * i, 64)
+        words[:, word] |= column << np.uint64(shift)
+        if shift:
+            words[:, word + 1] |= column >> np.uint64(64 - shift)
+    added = sum(half << (beta * i) for i in range(k))
+    return [int.from_bytes(row.tobytes(), "little") - added for row in words]
 
 
 def transposed_product(plan: InnerProductPlan, v: CipherVector, X: NDArray[np.int64]) -> CipherVector:
@@ -271,8 +282,7 @@ def open_products(plan: InnerProductPlan, key: PrivateKey, v: CipherVector, *, c
     answers = decrypt(key, v)
     if plan.packed:
         answers = [(x >> plan.shift) & ((1 << plan.answer_bits) - 1) for x in answers]
-    body = b"".join(x.to_bytes(plan.answer_bytes) for x in answers)
-    return np.frombuffer(body, dtype=np.uint8).reshape(count, plan.answer_bytes)
+    return rows_of(answers, plan.answer_bytes)
 
 
 def unmask_products(
@@ -294,10 +304,9 @@ def unmask_products(
         raise CryptoError(f"Inner product: the opened answer must be uint8 of shape {expected}.")
     if key.bits != plan.modulus_bits:
         raise LocalProtocolError("Inner product: the key is not the plan's.")
-    answers = [int.from_bytes(row.tobytes()) for row in opened]
-    limit = 1 << plan.answer_bits if plan.packed else key.n
-    if any(answer >= limit for answer in answers):
+    if not below(opened, 1 << plan.answer_bits if plan.packed else key.n).all():
         raise CryptoError("Inner product: an opened answer is out of range.")
+    answers = list(map(int, numbers_in(opened)))
     same_length("unmask_products", len(answers), len(masks))
     products = [_unmask(plan, key, q, mask) for q, mask in zip(answers, masks, strict=True)]
     if any(abs(product) > plan.bound for product in products):

@@ -23,6 +23,7 @@ from vfl.paillier.kernels import Index, Kernel, Values, everything, multiply
 
 _DIGITS_AT_ONCE = 1 << 22
 _TABLE_ENTRIES = 1 << 16  # 40 MB at 2048 bits
+_SHORTEST_SLICE = 16  # digits; two more products on 32
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def powers_of_columns(
 def _powers(source: _Source, X: Integers) -> Values:
     """Raise to all columns, those of one cut together."""
     nonzero, largest = np.count_nonzero(X, axis=0), np.abs(X).max(axis=0, initial=0)
-    _, cuts = choose_windows(nonzero, largest, source.ciphertexts, source.rows_per_value)
+    _, cuts = choose_windows(nonzero, largest, source.ciphertexts, source.rows_per_value, source.kernel.costs)
     groups: dict[Windows, list[int]] = {}
     for j, windows in enumerate(cuts):
         groups.setdefault(windows, []).append(j)
@@ -99,16 +100,16 @@ def _digits(source: _Source, X: Integers, windows: Windows) -> tuple[Index, Inde
 def _by_buckets(source: _Source, X: Integers, windows: Windows) -> Values:
     """Return the value of every chain, through one bucket per digit value."""
     chain, block, digit = _digits(source, X, windows)
-    size = max(1, int(np.abs(digit).max(initial=0)))
     chains = X.shape[1] * source.rows_per_value * windows.count
+    slices, size = _cut_digits(int(np.abs(digit).max(initial=1)), chains, source.kernel.costs.at_once)
     buckets = _segments(
         source.kernel,
         source.signed,
-        chain * size + np.abs(digit) - 1,
+        chain * (slices * size) + np.abs(digit) - 1,
         block + source.ciphertexts * (digit < 0),
-        chains * size,
+        chains * slices * size,
     )
-    return _running_products(source.kernel, buckets, chains, size)
+    return _join_buckets(source.kernel, buckets, chains, slices, size)
 
 
 def _by_tables(source: _Source, X: Integers, windows: Windows) -> Values:
@@ -116,43 +117,77 @@ def _by_tables(source: _Source, X: Integers, windows: Windows) -> Values:
     chain, block, digit = _digits(source, X, windows)
     count = X.shape[1] * source.rows_per_value * windows.count
     half, step = 1 << (windows.width - 1), max(1, _TABLE_ENTRIES >> windows.width)
-    entry = np.abs(digit) - 1 + half * (digit < 0)  # 1 .. half, then the inverses' 1 .. half
     totals: Values | None = None
     for start in range(0, source.ciphertexts, step):
-        here = (block >= start) & (block < start + step)
-        table = _table(source, start, min(start + step, source.ciphertexts), half)
-        part = _segments(source.kernel, table, chain[here], (block[here] - start) * 2 * half + entry[here], count)
+        stop = min(start + step, source.ciphertexts)
+        here = (block >= start) & (block < stop)
+        signed = block[here] - start + (stop - start) * (digit[here] < 0)
+        entry = 2 * (stop - start) * (np.abs(digit[here]) - 1) + signed
+        part = _segments(source.kernel, _table(source, start, stop, half), chain[here], entry, count)
         totals = part if totals is None else multiply(source.kernel, totals, part)
     return totals if totals is not None else source.kernel.pack([1] * count)
 
 
 def _table(source: _Source, start: int, stop: int, half: int) -> Values:
-    """Return c^1 .. c^half, c^-1 .. c^-half for the ciphertexts from start to stop."""
-    kernel, rows = source.kernel, np.arange(start, stop, dtype=np.int64)
-    bases = kernel.take(source.signed, np.stack([rows, rows + source.ciphertexts], axis=1).ravel())
+    """Return c and c^-1 for the ciphertexts from start to stop, then their squares, and so on to power half."""
+    kernel, c = source.kernel, source.ciphertexts
+    bases = kernel.join([kernel.take(source.signed, slice(at + start, at + stop)) for at in (0, c)])
     powers = [bases]
     for _ in range(half - 1):
         powers.append(multiply(kernel, powers[-1], bases))
-    order = np.arange(half * len(bases), dtype=np.int64).reshape(half, len(bases)).T.ravel()
-    return kernel.take(kernel.join(powers), order)
+    return kernel.join(powers)
 
 
 def _segments(kernel: Kernel, values: Values, keys: Index, idx: Index, count: int) -> Values:
     """Return the product of values[idx] for every key below count."""
-    order = np.argsort(keys, kind="stable")
     offsets = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(np.bincount(keys, minlength=count), out=offsets[1:])
-    return kernel.seg_prod(values, idx[order], offsets)
+    return kernel.seg_prod(values, idx[_sorting(keys)], offsets)
 
 
-def _running_products(kernel: Kernel, buckets: Values, chains: int, size: int) -> Values:
-    """Return prod_d B_d^d for every chain of ``size`` buckets (digits 1 .. size)."""
+def _sorting(keys: Index) -> Index:
+    """Return the stable order of keys in [0, 2^32), by 16 bits at a time: that is when numpy sorts by counting."""
+    order = np.argsort(keys.astype(np.uint16), kind="stable")
+    high = (keys >> 16).astype(np.uint16)
+    return order[np.argsort(high[order], kind="stable")] if high.any() else order
+
+
+def _cut_digits(largest: int, chains: int, at_once: int) -> tuple[int, int]:
+    """Return in how many slices the digits 1 .. largest of every chain are joined side by side, and their length.
+
+    The fewer chains, the more slices keep the kernel busy; but each costs two products, so they stay long.
+    """
+    slices = max(1, min(-(-at_once // max(chains, 1)), largest // _SHORTEST_SLICE))
+    return slices, -(-largest // slices)
+
+
+def _join_buckets(kernel: Kernel, buckets: Values, chains: int, slices: int, size: int) -> Values:
+    """Return prod_d B_d^d for every chain of slices * size buckets (digits 1 .. slices * size).
+
+    With T_s = prod_i B_(s size + i)^i and R_s = prod_i B_(s size + i) of slice s it is prod_s T_s (prod_s R_s^s)^size.
+    """
+    total, run = _running_products(kernel, buckets, chains * slices, size)
+    if slices == 1:
+        return total
+    tops = np.arange(chains, dtype=np.int64) * slices
+    rest, _ = _running_products(kernel, kernel.take(run, _without_first(chains, slices)), chains, slices - 1)
+    total = kernel.seg_prod(total, everything(total), np.append(tops, chains * slices))
+    return multiply(kernel, total, kernel.pow_uniform(rest, size))
+
+
+def _without_first(chains: int, slices: int) -> Index:
+    """Return the places of all slices but the first of every chain."""
+    return np.arange(chains * slices, dtype=np.int64).reshape(chains, slices)[:, 1:].ravel()
+
+
+def _running_products(kernel: Kernel, buckets: Values, chains: int, size: int) -> tuple[Values, Values]:
+    """Return prod_d B_d^d and prod_d B_d for every chain of ``size`` buckets (digits 1 .. size)."""
     tops = np.arange(chains, dtype=np.int64) * size
     run = total = kernel.take(buckets, tops + size - 1)
     for digit in range(size - 2, -1, -1):
         run = kernel.mul_pairs(run, everything(run), buckets, tops + digit)
         total = multiply(kernel, total, run)
-    return total
+    return total, run
 
 
 def _join_windows(source: _Source, totals: Values, columns: int, windows: Windows) -> Values:
