@@ -157,7 +157,7 @@ def _play_over(orders: Orders, transport: HubTransport | PartyTransport, write: 
         result=result,
         encryptions=counts.encryptions,
         decryptions=counts.decryptions,
-        kernel=kernel_name(),
+        kernel=kernel_name(orders.job.privacy.key_bits),
     )
 
 

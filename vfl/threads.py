@@ -58,4 +58,4 @@ def play_in_threads(
         for ledger in ledgers.values():
             ledger.close()
     counts = operation_counts() - before
-    return Played(results, counts.encryptions, counts.decryptions, kernel_name())
+    return Played(results, counts.encryptions, counts.decryptions, kernel_name(job.privacy.key_bits))

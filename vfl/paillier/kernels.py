@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import ConfigError
-from vfl.paillier.rows import Rows
+from vfl.paillier.rows import Rows as Rows
 
 Index = NDArray[np.int64]
 Digits = NDArray[np.uint8]
 
-_CHOICES = ("gmpy2",)
+_CHOICES = ("ifma", "gmpy2")
 
 
 @dataclass(frozen=True)
@@ -121,30 +121,41 @@ class Kernel(Protocol):
         """Return the parts one after the other."""
 
 
-def kernel_name() -> str:
-    """Name the kernel that this process uses; the environment variable ``VFL_KERNEL`` chooses.
+def kernel_name(modulus_bits: int = 0) -> str:
+    """Name the kernel that this process uses for moduli of so many bits.
+
+    The environment variable ``VFL_KERNEL`` chooses; without it, ``ifma`` where it can work, else ``gmpy2``.
 
     Raises
     ------
     ConfigError
-        If ``VFL_KERNEL`` names a kernel that does not exist.
+        If ``VFL_KERNEL`` names a kernel that does not exist, or ``ifma`` where it can't work.
 
     Examples
     --------
-    >>> kernel_name()
-    'gmpy2'
+    >>> kernel_name() in ("ifma", "gmpy2")
+    True
     """
-    name = os.environ.get("VFL_KERNEL") or _CHOICES[0]
+    from vfl.paillier.ifma_kernel import why_not_ifma
+
+    name, obstacle = os.environ.get("VFL_KERNEL"), why_not_ifma(modulus_bits)
+    if not name:
+        return "gmpy2" if obstacle else "ifma"
     if name not in _CHOICES:
         raise ConfigError(f"VFL_KERNEL: no kernel named {name!r}; choose one of: {', '.join(_CHOICES)}.")
+    if name == "ifma" and obstacle:
+        raise ConfigError(f"VFL_KERNEL: ifma can't be used here: {obstacle}. Unset it or choose gmpy2.")
     return name
 
 
 def open_kernel(modulus: int) -> Kernel:
     """Return the chosen kernel, ready for numbers mod ``modulus``^2 (odd)."""
+    if kernel_name(modulus.bit_length()) == "ifma":
+        from vfl.paillier.ifma_kernel import IfmaKernel
+
+        return IfmaKernel(modulus)
     from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
 
-    kernel_name()
     return Gmpy2Kernel(modulus)
 
 

@@ -1,0 +1,393 @@
+"""The kernel on AVX-512 IFMA: ``ifma.c``, which says how numbers are held, called through ctypes.
+
+A number is a row of 2 L words; values are arrays of shape (count, 2 L). The C code releases the interpreter's lock, so
+that threads share the work (`vfl.paillier.split`).
+
+Time. What depends on the length of an exponent, on counts, indices and the modulus may be seen in the time; nothing
+depends on a digit of a number or of an exponent: `fixed_base` and `pow_uniform` read whole tables and skip no zero,
+whether ``secret`` is asked for or not. Integers on their way in and out of rows pass through Python's own arithmetic,
+which promises nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parties.errors import CryptoError
+from vfl.paillier.gmp import invert
+from vfl.paillier.kernels import Costs, Digits, Index, Kernel, Table, Values
+from vfl.paillier.rows import Rows, numbers_in, rows_of
+from vfl.paillier.split import even_cuts, run_parts, thread_count
+
+Words = NDArray[np.uint64]
+
+_DIGIT_BITS, _LANES = 52, 8
+_LENGTHS = (20, 30, 40, 60, 80)  # digits; one instance of the C code each
+_SLACK_BITS = 8  # R >= 2^8 n
+_ENTRIES, _ENTRY_BYTES = 256, 7  # of a window's table, as the C code reads it
+_MOST_PIECES = 6
+_LEAST_PER_THREAD = 128  # products; below, handing work to a thread costs more than it saves
+_SHORTEST_PIECE = 32  # products; a longer segment may be cut, at one more product per cut
+_PIECES_PER_LANE = 4  # cut so that every lane of every thread gets about so many pieces
+_WIDEST_WINDOW = 5
+_SECRET_WINDOW = 4  # its table of sixteen powers mod p^2 nearly stays in the first cache
+
+
+@dataclass(frozen=True, repr=False)
+class _WindowTable:
+    """Bytes of shape (windows, 2 L, 7, 256): of every digit of the entries, byte 0 of all of them, then byte 1."""
+
+    planes: NDArray[np.uint8]
+
+
+class IfmaKernel:
+    """Arithmetic modulo n^2 on AVX-512 IFMA (`vfl.paillier.kernels.Kernel`).
+
+    Parameters
+    ----------
+    modulus : int
+        Odd n of at most `MOST_BITS` bits.
+    """
+
+    def __init__(self, modulus: int) -> None:
+        bits = modulus.bit_length() + _SLACK_BITS
+        self._n, self._nn = modulus, modulus * modulus
+        self._length = next(length for length in _LENGTHS if _DIGIT_BITS * length >= bits)
+        self._width = 2 * self._length
+        self._r_bits = _DIGIT_BITS * self._length
+        self._n_bytes, self._row_bytes = ((x.bit_length() + 7) // 8 for x in (self._n, self._nn))
+        inverse = -pow(modulus, -1, 1 << _DIGIT_BITS) % (1 << _DIGIT_BITS)
+        self._context = np.array([self._length, inverse, *_digits(modulus, self._length)], dtype=np.uint64)
+        self._one = self._number(1)
+        self._powers_of_r = np.stack([self._number(1 << self._r_bits * (k + 1)) for k in range(_MOST_PIECES)])
+
+    @property
+    def modulus(self) -> int:
+        """The odd n; numbers are taken modulo n^2."""
+        return self._n
+
+    @property
+    def costs(self) -> Costs:
+        """What its work costs; measured at 2048 bits."""
+        return Costs(squaring=0.8, plaintext=3.0, many_uses=math.inf, reused=1.0, prepared=0.0)
+
+    def mul_pairs(self, a: Values, ai: Index, b: Values, bi: Index) -> Values:
+        """Return a[ai[i]] * b[bi[i]] for every i."""
+        left, right, li, ri = _words(a), _words(b), _index(ai), _index(bi)
+        if len(li) != len(ri):
+            raise CryptoError(f"Kernel: {len(li)} left factors for {len(ri)} right ones.")
+        out = self._rows(len(li))
+
+        def work(start: int, stop: int) -> None:
+            self._call(
+                "multiply_pairs", out[start:], left, len(left), li[start:], right, len(right), ri[start:], stop - start
+            )
+
+        self._run(work, len(li), len(li))
+        return out
+
+    def seg_prod(self, src: Values, idx: Index, offsets: Index) -> Values:
+        """Return the product of every segment of src[idx]; one when empty.
+
+        Eight segments go side by side, so that they are sorted by length, and long ones are cut where too few would
+        keep all lanes of all threads busy.
+        """
+        order, bounds = _index(idx), _index(offsets)
+        if len(bounds) == 0 or bounds[0] != 0 or bounds[-1] != len(order) or (np.diff(bounds) < 0).any():
+            raise CryptoError("Kernel: offsets do not ascend from 0 to the number of factors.")
+        lengths = np.diff(bounds)
+        longest = max(_SHORTEST_PIECE, len(order) // (_LANES * thread_count() * _PIECES_PER_LANE))
+        pieces = np.maximum(-(-lengths // longest), 1)
+        if (pieces == 1).all():
+            return self._segments(_words(src), order, bounds[:-1], lengths)
+        segment = np.repeat(np.arange(len(lengths)), pieces)
+        first = np.concatenate([[0], np.cumsum(pieces)])
+        within = np.arange(len(segment)) - first[segment]
+        begins = bounds[segment] + lengths[segment] * within // pieces[segment]
+        ends = bounds[segment] + lengths[segment] * (within + 1) // pieces[segment]
+        parts = self._segments(_words(src), order, begins, ends - begins)
+        return self.seg_prod(parts, np.arange(len(segment)), first)
+
+    def window_table(self, base: int, width: int, windows: int) -> Table:
+        """Return base^(d 2^(width i)) for all windows i and digits d, for `fixed_base`."""
+        if not 1 <= width <= 8:
+            raise CryptoError(f"Kernel: windows of {width} bits, expected 1 to 8.")
+        bases = [_words(self.pack([base % self._nn]))]
+        for _ in range(windows - 1):
+            bases.append(self._squared(bases[-1], width))
+        step = np.concatenate(bases)
+        every = np.arange(windows)
+        powers = [np.repeat(self._one[None], windows, axis=0), step]
+        for _ in range(2, 1 << width):
+            powers.append(_words(self.mul_pairs(powers[-1], every, step, every)))
+        planes = np.zeros((windows, self._width, _ENTRY_BYTES, _ENTRIES), dtype=np.uint8)
+        for digit, values in enumerate(powers):
+            entry = _words(values).astype("<u8").view(np.uint8).reshape(windows, self._width, 8)
+            planes[:, :, :, digit] = entry[:, :, :_ENTRY_BYTES]
+        return _WindowTable(planes)
+
+    def fixed_base(self, table: Table, digits: Digits) -> Values:
+        """Return, for every row of digits, the product of the table's entries that they name."""
+        planes = cast("_WindowTable", table).planes
+        rows = np.ascontiguousarray(digits, dtype=np.uint8)
+        if rows.ndim != 2 or rows.shape[1] != planes.shape[0] or planes.shape[1] != self._width:
+            raise CryptoError(f"Kernel: digits of shape {rows.shape} for a table of {planes.shape[0]} windows.")
+        out = self._rows(len(rows))
+
+        def work(start: int, stop: int) -> None:
+            self._call("fixed_base", out[start:], planes, len(planes), rows[start:], stop - start)
+
+        self._run(work, len(rows), rows.size)
+        return out
+
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
+        """Return a[i]^e or a[i]^e[i]; in time that tells only the length of the longest exponent."""
+        bases = _words(a)
+        if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
+            return self._squared(bases, e.bit_length() - 1)
+        exponents = [e] if isinstance(e, int) else list(e)
+        shared = isinstance(e, int)
+        if not shared and len(exponents) != len(bases):
+            raise CryptoError(f"Kernel: {len(exponents)} exponents for {len(bases)} numbers.")
+        if min(exponents, default=0) < 0:
+            raise CryptoError("Kernel: a negative exponent.")
+        bits = max(1, max((x.bit_length() for x in exponents), default=1))
+        width = _SECRET_WINDOW if secret else _cheapest_window(bits)
+        windows = -(-bits // width)
+        digits = _window_digits(exponents, width, windows)
+        out = self._rows(len(bases))
+
+        def work(start: int, stop: int) -> None:
+            own = digits if shared else digits[start:]
+            self._call("power", out[start:], bases[start:], stop - start, own, windows, width, int(shared), self._one)
+
+        self._run(work, len(bases), len(bases) * bits)
+        return out
+
+    def one_plus(self, k: Sequence[int]) -> Values:
+        """Return 1 + k n for any integers k."""
+        rows = self._rows(len(k))
+        rows[:, : self._length] = 0
+        rows[:, 0] = 1
+        rows[:, self._length :] = _from_bytes(rows_of([int(x) % self._n for x in k], self._n_bytes), self._length)
+        return self.mul_pairs(rows, np.arange(len(k)), self._powers_of_r[:1], np.zeros(len(k), dtype=np.int64))
+
+    def logarithms(self, values: Values) -> list[int]:
+        """Return (x - 1) / n in [0, n) for values x = 1 mod n: the second part of the pair."""
+        high = np.ascontiguousarray(self._leave(_words(values), whole=False)[:, self._length :])
+        return [int(x) for x in numbers_in(_to_bytes(high, self._n_bytes))]
+
+    def recombine(self, kernel_p: Kernel, at_p: Values, kernel_q: Kernel, at_q: Values) -> Values:
+        """Return the values that are at_p mod p^2 and at_q mod q^2, for n = p q."""
+        pieces, constants = [], []
+        for own, values, other in ((kernel_p, at_p, kernel_q), (kernel_q, at_q, kernel_p)):
+            square, rest = own.modulus**2, other.modulus**2
+            idempotent = rest * int(invert(rest, square))  # 1 mod p^2 and 0 mod q^2
+            count = -(-square.bit_length() // self._r_bits)
+            pieces.append(_from_bytes(own.to_rows(values), count * self._length))
+            constants += [self._number(idempotent << self._r_bits * (k + 1)) for k in range(count)]
+        return self._enter(np.concatenate(pieces, axis=1), np.stack(constants))
+
+    def pack(self, numbers: Sequence[int]) -> Values:
+        """Return numbers of [0, n^2) as values."""
+        return self.from_rows(rows_of(numbers, self._row_bytes))
+
+    def unpack(self, values: Values) -> list[int]:
+        """Return values as numbers of [0, n^2)."""
+        return [int(x) for x in numbers_in(self.to_rows(values))]
+
+    def from_rows(self, body: Rows) -> Values:
+        """Return the numbers in rows of bytes, taken mod n^2."""
+        pieces = max(1, -(-8 * body.shape[1] // self._r_bits))
+        if pieces > _MOST_PIECES:
+            raise CryptoError(f"Kernel: rows of {body.shape[1]} bytes are too long for a modulus of this length.")
+        return self._enter(_from_bytes(body, pieces * self._length), self._powers_of_r[:pieces])
+
+    def to_rows(self, values: Values) -> Rows:
+        """Return values as numbers of [0, n^2) in rows of as many bytes as n^2 has."""
+        return _to_bytes(self._leave(_words(values), whole=True), self._row_bytes)
+
+    def take(self, values: Values, idx: slice | Index) -> Values:
+        """Return values[idx]."""
+        return _words(values)[idx]
+
+    def join(self, parts: Sequence[Values]) -> Values:
+        """Return the parts one after the other."""
+        return np.concatenate([_words(part) for part in parts]) if parts else self._rows(0)
+
+    def _number(self, x: int) -> Words:
+        """Return the row of x in Montgomery form."""
+        high, low = divmod((x << self._r_bits) % self._nn, self._n)
+        return np.array(_digits(low, self._length) + _digits(high, self._length), dtype=np.uint64)
+
+    def _rows(self, count: int) -> Words:
+        return np.empty((count, self._width), dtype=np.uint64)
+
+    def _squared(self, bases: Words, times: int) -> Words:
+        out = self._rows(len(bases))
+
+        def work(start: int, stop: int) -> None:
+            self._call("square", out[start:], bases[start:], stop - start, times)
+
+        self._run(work, len(bases), len(bases) * times)
+        return out
+
+    def _segments(self, src: Words, order: Index, begins: Index, lengths: Index) -> Words:
+        """Multiply the segments order[begins[s] : begins[s] + lengths[s]], the longest first."""
+        out = self._rows(len(lengths))
+        to = np.argsort(-lengths, kind="stable")
+        begins, lengths = np.ascontiguousarray(begins[to]), np.ascontiguousarray(lengths[to])
+
+        def work(start: int, stop: int) -> None:
+            self._call(
+                "segment_products",
+                *(out, len(out), src, len(src), order, len(order)),
+                *(begins[start:], lengths[start:], to[start:], stop - start, self._one),
+            )
+
+        run_parts(work, _cuts_of_segments(lengths))
+        return out
+
+    def _enter(self, pieces: Words, constants: Words) -> Words:
+        out = self._rows(len(pieces))
+
+        def work(start: int, stop: int) -> None:
+            self._call("enter", out[start:], pieces[start:], stop - start, constants, len(constants))
+
+        self._run(work, len(pieces), len(pieces))
+        return out
+
+    def _leave(self, values: Words, *, whole: bool) -> Words:
+        out = self._rows(len(values))
+
+        def work(start: int, stop: int) -> None:
+            self._call("leave", out[start:], values[start:], stop - start, int(whole))
+
+        self._run(work, len(values), len(values))
+        return out
+
+    def _call(self, name: str, *arguments: NDArray[np.generic] | int) -> None:
+        _call(name, self._context, *arguments)
+
+    def _run(self, work: Callable[[int, int], None], count: int, products: int) -> None:
+        parts = min(thread_count(), max(1, products // _LEAST_PER_THREAD))
+        run_parts(work, even_cuts(count, parts, _LANES))
+
+
+MOST_BITS = _DIGIT_BITS * _LENGTHS[-1] - _SLACK_BITS
+
+
+def why_not_ifma(modulus_bits: int = 0) -> str | None:
+    """Return why this process can't use the kernel for moduli of so many bits, or None if it can."""
+    library = _library()
+    if library is None:
+        return "the C kernel is not built"
+    if not library.vfl_ifma_supported():
+        return "this processor has no AVX-512 IFMA"
+    if modulus_bits > MOST_BITS:
+        return f"it takes moduli of at most {MOST_BITS} bits, not {modulus_bits}"
+    return None
+
+
+def multiply_adds_per_second(rounds: int = 1_000_000) -> Callable[[], int]:
+    """Return a function that runs its result's number of IFMA instructions and nothing else, for benchmarks."""
+    library = _library()
+    if library is None:
+        raise CryptoError("Kernel: the C kernel is not built.")
+
+    def run() -> int:
+        library.vfl_ifma_ceiling(ctypes.c_int64(rounds))
+        return 24 * rounds
+
+    return run
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return the C code that setuptools built beside this file, if it did."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_ifma{suffix}")
+        if path.exists():
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def _call(name: str, *arguments: NDArray[np.generic] | int) -> None:
+    """Call a C function; arrays, which must be contiguous, go as pointers."""
+    function = getattr(_library(), f"vfl_ifma_{name}")
+    passed = [
+        ctypes.c_int64(x) if isinstance(x, int) else ctypes.c_void_p(_contiguous(x).ctypes.data) for x in arguments
+    ]
+    status = function(*passed)
+    if status == 1:
+        raise CryptoError(f"Kernel: {name} refused its arguments (an index or a length is out of range).")
+    if status:
+        raise MemoryError(f"Kernel: no memory for {name}.")
+
+
+def _contiguous(x: NDArray[np.generic]) -> NDArray[np.generic]:
+    if not x.flags.c_contiguous:
+        raise CryptoError("Kernel: an array is not contiguous.")
+    return x
+
+
+def _cuts_of_segments(lengths: Index) -> list[int]:
+    """Return cuts between vectors of segments, the longest first, so that every thread multiplies about as much."""
+    work = np.cumsum(np.maximum(lengths[::_LANES], 1))
+    total = int(work[-1]) if len(work) else 0
+    parts = min(thread_count(), max(1, total * _LANES // _LEAST_PER_THREAD))
+    cuts = [int(np.searchsorted(work, total * part / parts)) * _LANES for part in range(parts)]
+    return sorted({0, *(min(cut, len(lengths)) for cut in cuts)}) + [len(lengths)]
+
+
+def _cheapest_window(bits: int) -> int:
+    """Return the width of windows for public exponents of so many bits."""
+    return min(range(1, _WIDEST_WINDOW + 1), key=lambda width: (1 << width) + -(-bits // width))
+
+
+def _window_digits(exponents: Sequence[int], width: int, windows: int) -> Digits:
+    """Return the digits of every exponent, shape (count, windows), the highest first."""
+    size = -(-width * windows // 8)
+    body = b"".join(x.to_bytes(size) for x in exponents)
+    bits = np.unpackbits(np.frombuffer(body, dtype=np.uint8).reshape(len(exponents), size), axis=1)
+    bits = bits[:, bits.shape[1] - width * windows :].reshape(len(exponents), windows, width)
+    weights = (1 << np.arange(width - 1, -1, -1)).astype(np.uint8)
+    return np.ascontiguousarray((bits * weights).sum(axis=2, dtype=np.uint8))
+
+
+def _digits(x: int, length: int) -> list[int]:
+    return [x >> _DIGIT_BITS * j & ((1 << _DIGIT_BITS) - 1) for j in range(length)]
+
+
+def _from_bytes(body: Rows, digits: int) -> Words:
+    """Return rows of bytes as rows of digits."""
+    rows = np.ascontiguousarray(body, dtype=np.uint8)
+    out = np.empty((len(rows), digits), dtype=np.uint64)
+    _call("from_bytes", out, digits, rows, rows.shape[1], len(rows))
+    return out
+
+
+def _to_bytes(words: Words, width: int) -> Rows:
+    """Return rows of digits as rows of bytes."""
+    out = np.empty((len(words), width), dtype=np.uint8)
+    _call("to_bytes", out, width, words, words.shape[1], len(words))
+    return out
+
+
+def _words(values: Values) -> Words:
+    """Look into a container that this kernel made."""
+    return np.ascontiguousarray(cast("Words", values))
+
+
+def _index(idx: Index) -> Index:
+    return np.ascontiguousarray(idx, dtype=np.int64)
