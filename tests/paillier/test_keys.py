@@ -8,6 +8,7 @@ import pytest
 
 from parties.errors import ConfigError, CryptoError, LocalProtocolError
 from vfl.paillier import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
+from vfl.paillier.kernels import multiply
 
 
 @pytest.mark.parametrize("bits", [256, 512, 514, 1024])
@@ -61,6 +62,20 @@ def test_full_length(key2048: PrivateKey) -> None:
 def test_two_keys_differ(key: PrivateKey, other_key: PrivateKey) -> None:
     assert key.public != other_key.public
     assert key.public.fingerprint != other_key.public.fingerprint
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "3"])
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 17])
+def test_decryption_on_any_number_of_threads(
+    key: PrivateKey, count: int, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ends of [0, N) among the plaintexts; without obfuscators, so that ciphertexts are what the formula says."""
+    monkeypatch.setenv("VFL_THREADS", threads)
+    n, kernel = key.public.n, key.public.kernel
+    plaintexts = ([0, 1, n - 1, n // 2, *range(2, 20)])[:count]
+    assert key.decrypt_values(kernel.one_plus(plaintexts)) == plaintexts
+    h_s = kernel.pack([key.public.h_s] * count)
+    assert key.decrypt_values(multiply(kernel, kernel.one_plus(plaintexts), h_s)) == plaintexts
 
 
 def test_secrets_are_not_in_the_text(key: PrivateKey) -> None:

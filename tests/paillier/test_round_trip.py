@@ -6,8 +6,10 @@ import pytest
 import vfl.paillier as paillier
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_masked_products_are_exact(k: int) -> None:
+def test_masked_products_are_exact(k: int, threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFL_THREADS", threads)
     key = paillier.generate_keypair(512, insecure_test_mode=True)
     rng = np.random.default_rng(k)
     X = rng.integers(-(2**11), 2**11, (57, 4))

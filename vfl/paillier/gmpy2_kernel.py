@@ -7,17 +7,20 @@ r + ((x0 y1 + x1 y0 + q) mod n) n, three half-size products and two half-size di
 so that the second parts are only added, and two first parts fit n^2 without a reduction: one division per two
 factors. Making logs takes a batch inversion modulo n, some four uses' gain each.
 
-Powers go through gmpy2's own powmod, but for runs of squarings.
+Powers go through gmpy2's own powmod, but for runs of squarings. Only they are long enough for threads: a product takes
+some microseconds, in which the interpreter's lock cannot be handed over and back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
-from vfl.paillier.gmp import invert, mpz, powmod, powmod_sec
+from parties.errors import CryptoError
+from vfl.paillier.gmp import context, invert, mpz, powmod, powmod_sec
 from vfl.paillier.kernels import Costs, Digits, Index, Kernel, Table, Values
 from vfl.paillier.rows import Rows, numbers_in, rows_of
+from vfl.paillier.split import even_cuts, run_parts, thread_count
 
 Pair = tuple[mpz, mpz]
 Logs = tuple[list[mpz], list[mpz]]  # all first parts, all second parts
@@ -26,6 +29,7 @@ Logs = tuple[list[mpz], list[mpz]]  # all first parts, all second parts
 _COSTS = Costs(squaring=0.8, plaintext=5.0, many_uses=5, reused=0.6, prepared=1.6, at_once=1)
 _ROWS_AT_ONCE = 256
 _POWERS_FOR_LOGS = 800  # from one table of windows; measured at 2048 bits
+_SQUARINGS_FOR_THREADS = 1000  # 1 ms at 1024 bits: waking a thread costs a tenth of it
 
 
 class _WindowTable:
@@ -111,10 +115,21 @@ class Gmpy2Kernel:
         """Return a[i]^e or a[i]^e[i]; ``secret`` takes GMP's side-channel silent powering (1.4 times slower)."""
         if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
             return [self._square(pair, e.bit_length() - 1) for pair in _pairs(a)]
-        exponents: Iterable[int] = [e] * len(a) if isinstance(e, int) else e
-        n, nn = self._n, self._nn
+        pairs, n, nn = _pairs(a), self._n, self._nn
+        exponents = [e] * len(pairs) if isinstance(e, int) else e
         power = _secret_power if secret else powmod
-        return [self._split(power(x0 + x1 * n, x, nn)) for (x0, x1), x in zip(_pairs(a), exponents, strict=True)]
+        powers: list[Pair] = [self._one] * len(pairs)
+
+        def work(start: int, stop: int) -> None:
+            some = zip(pairs[start:stop], exponents[start:stop], strict=True)
+            with context(allow_release_gil=True):
+                powers[start:stop] = [self._split(power(x0 + x1 * n, x, nn)) for (x0, x1), x in some]
+
+        if len(exponents) != len(pairs):
+            raise CryptoError(f"Kernel: {len(exponents)} exponents for {len(pairs)} numbers.")
+        squarings = len(pairs) * max(exponents, default=0).bit_length()
+        run_parts(work, even_cuts(len(pairs), thread_count() if squarings >= _SQUARINGS_FOR_THREADS else 1))
+        return powers
 
     def one_plus(self, k: Sequence[int]) -> Values:
         """Return 1 + k n for any integers k (taken mod n)."""

@@ -22,12 +22,14 @@ from vfl.paillier.gmp import gcd, invert, is_prime, is_square, jacobi, mpz, powm
 from vfl.paillier.kernels import Kernel, Values, open_kernel
 from vfl.paillier.obfuscators import Obfuscators, OwnerObfuscators
 from vfl.paillier.rows import Rows
+from vfl.paillier.split import even_cuts, run_parts, thread_count
 
 MIN_KEY_BITS = 2048
 MAX_KEY_BITS = 8192
 _TEST_MIN_KEY_BITS = 256
 _SHORT_EXPONENT_BITS = 448
 _MILLER_RABIN_ROUNDS = 40
+_FEW = 8  # ciphertexts; a kernel may not be able to share so few among threads, but p and q can be taken side by side
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,15 @@ class PrivateKey:
         """Return the plaintexts in [0, N) of values of the public key's kernel, by CRT with secret powers."""
         p, q, p_inverse = self._p, self._q, self._p_inverse
         rows = self.public.kernel.to_rows(ciphertexts)
-        at_p = _logarithms(self._kernel_p, rows, self._h_p)
-        at_q = _logarithms(self._kernel_q, rows, self._h_q)
-        return [int(m_p + p * ((m_q - m_p) * p_inverse % q)) for m_p, m_q in zip(at_p, at_q, strict=True)]
+        residues: list[list[mpz]] = [[], []]
+
+        def work(start: int, stop: int) -> None:
+            for half in range(start, stop):
+                kernel, factor = ((self._kernel_p, self._h_p), (self._kernel_q, self._h_q))[half]
+                residues[half] = _logarithms(kernel, rows, factor)
+
+        run_parts(work, even_cuts(2, thread_count() if len(rows) <= _FEW else 1))
+        return [int(m_p + p * ((m_q - m_p) * p_inverse % q)) for m_p, m_q in zip(*residues, strict=True)]
 
     def __repr__(self) -> str:
         return f"PrivateKey(of {self.public!r})"
