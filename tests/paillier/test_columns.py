@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfl.paillier.columns import Windows, choose_windows, reduce_columns, signed_digits
-from vfl.paillier.kernels import Costs, open_kernel
+from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
+from vfl.paillier.kernels import Costs
 
-OURS = open_kernel(15).costs
+OURS = Gmpy2Kernel(15).costs
 FLAT = Costs(squaring=0.8, plaintext=5.0, many_uses=math.inf, reused=1.0, prepared=0.0)  # no use is cheaper
 LARGEST = 1 << 62
 entries = st.one_of(st.integers(-9, 9), st.integers(-LARGEST, LARGEST), st.sampled_from([LARGEST, -LARGEST]))

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parties.errors import ConfigError
+from parties.errors import ConfigError, CryptoError
 from vfl.paillier import gmpy2_kernel, kernel_name
 from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
+from vfl.paillier.ifma_kernel import IfmaKernel, why_not_ifma
 from vfl.paillier.kernels import Kernel, open_kernel
 
 RNG = random.Random(5)
-KERNELS: list[Callable[[int], Kernel]] = [Gmpy2Kernel]
+KERNELS: list[Callable[[int], Kernel]] = [Gmpy2Kernel, *([] if why_not_ifma() else [IfmaKernel])]
 MODULI = [3, 15, 2**61 - 1, 2**512 - 569, 2**1024 + 643]
 PRIMES = [(3, 5), (2**61 - 1, 2**89 - 1), (2**521 - 1, 2**607 - 1)]
 each_kernel = pytest.mark.parametrize("open_", KERNELS)
@@ -102,6 +103,26 @@ def test_pow_uniform(kernel: Kernel, e: int, secret: bool) -> None:
     n = kernel.modulus
     a = [x % n**2 for x in samples(n)]
     assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), e, secret=secret)) == [pow(x, e, n * n) for x in a]
+
+
+@pytest.mark.parametrize("secret", [False, True])
+def test_the_number_of_threads_changes_no_power(kernel: Kernel, secret: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts and exponents above what threads are used for, uneven parts, and one exponent or many."""
+    n = kernel.modulus
+    a = (samples(n) * 3)[:101]
+    a = [x % n**2 for x in a]
+    e = RNG.getrandbits(200) | 1 << 199
+    each = [0, 1, *(RNG.getrandbits(60) for _ in a[2:])]
+    for threads in ("1", "2", "7"):
+        monkeypatch.setenv("VFL_THREADS", threads)
+        assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), e, secret=secret)) == [pow(x, e, n * n) for x in a]
+        expected = [pow(x, y, n * n) for x, y in zip(a, each, strict=True)]
+        assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), each, secret=secret)) == expected
+
+
+def test_as_many_exponents_as_values(kernel: Kernel) -> None:
+    with pytest.raises(CryptoError, match="2 exponents for 3"):
+        kernel.pow_uniform(kernel.pack([1, 2, 3]), [1, 2])
 
 
 def test_pow_each(kernel: Kernel) -> None:
@@ -199,9 +220,11 @@ def test_costs_are_in_products(kernel: Kernel) -> None:
 
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", "gmpy2"):
-        monkeypatch.setenv("VFL_KERNEL", value)
-        assert kernel_name() == "gmpy2"
+    monkeypatch.setenv("VFL_KERNEL", "gmpy2")
+    assert kernel_name() == "gmpy2"
+    assert isinstance(open_kernel(15), Gmpy2Kernel)
+    monkeypatch.setenv("VFL_KERNEL", "")
+    assert kernel_name() in ("ifma", "gmpy2")
     monkeypatch.setenv("VFL_KERNEL", "abacus")
     for attempt in (kernel_name, lambda: open_kernel(15)):
         with pytest.raises(ConfigError, match=r"VFL_KERNEL.*'abacus'.*gmpy2"):

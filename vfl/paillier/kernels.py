@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import ConfigError
-from vfl.paillier.rows import Rows as Rows
+from vfl.paillier.rows import Rows
 
 Index = NDArray[np.int64]
 Digits = NDArray[np.uint8]
