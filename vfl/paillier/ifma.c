@@ -760,51 +760,66 @@ TARGET int64_t vfl_ifma_ceiling(int64_t rounds)
 #else /* another processor: there is nothing here but the answer that there is nothing */
 
 int vfl_ifma_supported(void) { return 0; }
+int vfl_ifma_multiply_pairs(void) { return REFUSED; }
+int vfl_ifma_segment_products(void) { return REFUSED; }
+int vfl_ifma_fixed_base(void) { return REFUSED; }
+int vfl_ifma_power(void) { return REFUSED; }
+int vfl_ifma_square(void) { return REFUSED; }
+int vfl_ifma_enter(void) { return REFUSED; }
+int vfl_ifma_leave(void) { return REFUSED; }
+int64_t vfl_ifma_ceiling(void) { return 0; }
 
 #endif
 
 /* ---- Rows of bytes, big-endian, to rows of digits and back ---- */
+
+/* Eight bytes, the last one lowest. */
+static inline uint64_t load_big_endian(const uint8_t *from)
+{
+    uint64_t word = 0;
+    for (int k = 0; k < 8; k++) word = word << 8 | from[k];
+    return word;
+}
 
 /* out[i][j] = bits 52 j .. 52 j + 51 of the number in row i; there must be digits for all bytes. */
 int vfl_ifma_from_bytes(uint64_t *out, int64_t digits, const uint8_t *in, int64_t width, int64_t count)
 {
     if (count < 0 || width < 0 || digits < 0 || 8 * width > 52 * digits) return REFUSED;
     for (int64_t i = 0; i < count; i++) {
-        const uint8_t *const last = in + i * width + width - 1;
+        const uint8_t *const row = in + i * width;
         for (int64_t j = 0; j < digits; j++) {
-            const int64_t byte = 52 * j / 8, shift = 52 * j % 8;
+            const int64_t byte = 52 * j / 8, shift = 52 * j % 8; /* 0 or 4, so that eight bytes hold all 52 bits */
             uint64_t word = 0;
-            for (int64_t k = 0; k < 7 && byte + k < width; k++) word |= (uint64_t)last[-(byte + k)] << (8 * k);
+            if (byte + 8 <= width) word = load_big_endian(row + width - byte - 8);
+            else
+                for (int64_t at = 0; at < width - byte; at++) word = word << 8 | row[at];
             out[i * digits + j] = word >> shift & ((UINT64_C(1) << 52) - 1);
         }
     }
     return DONE;
 }
 
-/* Row i = the number of the digits in[i]; what does not fit into `width` bytes must be zero, and is not looked at. */
+/* Row i = the number of the digits in[i], as far as it fits into `width` bytes; two digits are thirteen bytes. */
 int vfl_ifma_to_bytes(uint8_t *out, int64_t width, const uint64_t *in, int64_t digits, int64_t count)
 {
-    if (count < 0 || width < 0 || digits < 0) return REFUSED;
+    enum { PAIR = 13 };
+    if (count < 0 || width < 0 || digits < 0 || digits % 2) return REFUSED;
     for (int64_t i = 0; i < count; i++) {
-        uint8_t *const last = out + i * width + width - 1;
-        uint64_t held = 0;
-        int bits = 0;
-        int64_t byte = 0;
-        for (int64_t j = 0; j < digits; j++) {
-            const uint64_t digit = in[i * digits + j];
-            held |= digit << bits;
-            bits += 52;
-            while (bits >= 8 && byte < width) {
-                last[-byte++] = (uint8_t)held;
-                held >>= 8;
-                bits -= 8;
-            }
-            if (byte == width) break;
+        uint8_t *left = out + i * width + width; /* bytes are written from the right to here */
+        int64_t rest = width;
+        for (int64_t j = 0; j < digits && rest; j += 2) {
+            const uint64_t first = in[i * digits + j], second = in[i * digits + j + 1];
+            const uint64_t low = first | second << 52, high = second >> 12;
+            uint8_t bytes[PAIR];
+            for (int k = 0; k < 8; k++) bytes[PAIR - 1 - k] = (uint8_t)(low >> 8 * k);
+            for (int k = 0; k < 5; k++) bytes[PAIR - 9 - k] = (uint8_t)(high >> 8 * k);
+            const int64_t taken = rest < PAIR ? rest : PAIR;
+            left -= taken;
+            rest -= taken;
+            if (taken == PAIR) memcpy(left, bytes, PAIR);
+            else memcpy(left, bytes + PAIR - taken, (size_t)taken);
         }
-        while (byte < width) {
-            last[-byte++] = (uint8_t)held;
-            held >>= 8;
-        }
+        memset(out + i * width, 0, (size_t)rest);
     }
     return DONE;
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -40,6 +41,19 @@ _LEAST_PER_THREAD = 128  # products; below, handing work to a thread costs more 
 _SHORTEST_PIECE = 32  # products; a longer segment may be cut, at one more product per cut
 _PIECES_PER_LANE = 4  # cut so that every lane of every thread gets about so many pieces
 _WIDEST_WINDOW = 5
+_REFUSED = 1
+_SIGNATURES = {  # of the C functions: a an address, n a number
+    "multiply_pairs": "aaanaanan",
+    "segment_products": "aanananaaana",
+    "fixed_base": "aaanan",
+    "power": "aaanannna",
+    "square": "aaann",
+    "enter": "aaanan",
+    "leave": "aaann",
+    "from_bytes": "anann",
+    "to_bytes": "anann",
+    "ceiling": "n",
+}
 _SECRET_WINDOW = 4  # its table of sixteen powers mod p^2 nearly stays in the first cache
 
 
@@ -306,7 +320,7 @@ def multiply_adds_per_second(rounds: int = 1_000_000) -> Callable[[], int]:
         raise CryptoError("Kernel: the C kernel is not built.")
 
     def run() -> int:
-        library.vfl_ifma_ceiling(ctypes.c_int64(rounds))
+        library.vfl_ifma_ceiling(rounds)
         return 24 * rounds
 
     return run
@@ -314,31 +328,36 @@ def multiply_adds_per_second(rounds: int = 1_000_000) -> Callable[[], int]:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Return the C code that setuptools built beside this file, if it did."""
+    """Return the C code that setuptools built beside this file, if it did and it loads."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_ifma{suffix}")
         if path.exists():
-            return ctypes.CDLL(str(path))
+            with suppress(OSError):  # built for another machine, or cut short: as good as not built
+                return _with_signatures(ctypes.CDLL(str(path)))
     return None
+
+
+def _with_signatures(library: ctypes.CDLL) -> ctypes.CDLL:
+    kinds = {"a": ctypes.c_void_p, "n": ctypes.c_int64}
+    for name, signature in _SIGNATURES.items():
+        getattr(library, f"vfl_ifma_{name}").argtypes = [kinds[kind] for kind in signature]
+    return library
 
 
 def _call(name: str, *arguments: NDArray[np.generic] | int) -> None:
     """Call a C function; arrays, which must be contiguous, go as pointers."""
     function = getattr(_library(), f"vfl_ifma_{name}")
-    passed = [
-        ctypes.c_int64(x) if isinstance(x, int) else ctypes.c_void_p(_contiguous(x).ctypes.data) for x in arguments
-    ]
-    status = function(*passed)
-    if status == 1:
+    status = function(*(x if isinstance(x, int) else _address(x) for x in arguments))
+    if status == _REFUSED:
         raise CryptoError(f"Kernel: {name} refused its arguments (an index or a length is out of range).")
     if status:
         raise MemoryError(f"Kernel: no memory for {name}.")
 
 
-def _contiguous(x: NDArray[np.generic]) -> NDArray[np.generic]:
+def _address(x: NDArray[np.generic]) -> int:
     if not x.flags.c_contiguous:
         raise CryptoError("Kernel: an array is not contiguous.")
-    return x
+    return int(x.__array_interface__["data"][0])
 
 
 def _cuts_of_segments(lengths: Index) -> list[int]:
