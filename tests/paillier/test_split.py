@@ -1,11 +1,13 @@
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parties.errors import ConfigError
+from vfl.paillier import split
 from vfl.paillier.split import even_cuts, run_parts, thread_count
 
 
@@ -72,3 +74,13 @@ def test_an_error_in_any_part_is_raised_after_all_have_ended(failing: int) -> No
     with pytest.raises(ValueError, match=f"part {failing}"):
         run_parts(work, [0, 1, 2, 3])
     assert sorted(ended) == [i for i in range(3) if i != failing]
+
+
+def test_all_parts_are_done_when_no_thread_takes_work_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the interpreter's end, for background threads that are still at work."""
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    monkeypatch.setattr(split, "_pool", lambda process: ended)
+    done = []
+    run_parts(lambda start, stop: done.append((start, stop)), [0, 3, 5, 6])
+    assert done == [(0, 3), (3, 5), (5, 6)]

@@ -49,9 +49,15 @@ def even_cuts(count: int, parts: int, multiple: int = 1) -> list[int]:
 def run_parts(work: Callable[[int, int], None], cuts: Sequence[int]) -> None:
     """Call work(start, stop) for every range between two cuts, side by side; the first error is raised."""
     ranges = list(zip(cuts, cuts[1:], strict=False))
-    others = [_pool(os.getpid()).submit(work, start, stop) for start, stop in ranges[1:]]
+    here, others = ranges[:1], []
+    for part in ranges[1:]:
+        try:
+            others.append(_pool(os.getpid()).submit(work, *part))
+        except RuntimeError:  # the interpreter is ending: a background thread may still be at work
+            here.append(part)
     try:
-        work(*ranges[0])
+        for part in here:
+            work(*part)
     finally:
         errors = [future.exception() for future in others]
     for error in errors:
