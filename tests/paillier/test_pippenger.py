@@ -117,6 +117,16 @@ def test_sorting_is_stable(keys: list[int], top: int) -> None:
     assert (pippenger._sorting(array) == np.argsort(array, kind="stable")).all()
 
 
+@pytest.mark.parametrize("layout", [(1, 0), (3, 24)])
+def test_one_hot_columns_need_no_inverse(layout: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    X = (rng.random((300, 5)) < 0.2).astype(np.int64) * [1, 7, 1, 2**20, 1]
+    monkeypatch.setattr(pippenger, "invert_all", None)
+    check(X, *layout)
+    with pytest.raises(TypeError):
+        check(-X, *layout)
+
+
 def test_zeros_cost_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
     inner = pippenger._segments

@@ -23,7 +23,8 @@ The lower slots add less than 2^(gamma - g) to V / 2^s, so e is within 1 of 2^ga
 gives it exactly. Without the gap up to a third of the results would be off by one.
 
 Leakage. Key owner: V hides T within statistical distance 2^-40 (k = 1: perfectly). Owner of X: the products. Whoever
-times `transposed_product` learns about how many digits of X are zero, hence the share of one-hot columns.
+times `transposed_product` learns about how many digits of X are zero and whether one is negative, hence the share of
+one-hot columns.
 The two mask rules are never mixed: a plan has one or the other.
 """
 

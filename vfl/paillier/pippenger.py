@@ -14,6 +14,7 @@ Memory follows the number of digits and of table entries: columns, and for table
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,16 +29,21 @@ _SHORTEST_SLICE = 16  # digits; two more products on 32
 
 @dataclass(frozen=True)
 class _Source:
-    """The ciphertexts, then their inverses, and how rows lie in them."""
+    """The ciphertexts, and how rows lie in them."""
 
     kernel: Kernel
-    signed: Values
+    values: Values
     rows_per_value: int
     slot_bits: int
 
     @property
     def ciphertexts(self) -> int:
-        return len(self.signed) // 2
+        return len(self.values)
+
+    @cached_property
+    def signed(self) -> Values:
+        """The ciphertexts, then their inverses; made when a digit is negative (of one-hot columns none is)."""
+        return self.kernel.join([self.values, invert_all(self.kernel, self.values)])
 
 
 def powers_of_columns(
@@ -52,7 +58,7 @@ def powers_of_columns(
     X : ndarray of shape (n, d), int64
         Magnitudes up to 2^62.
     """
-    source = _Source(kernel, kernel.join([values, invert_all(kernel, values)]), rows_per_value, slot_bits)
+    source = _Source(kernel, values, rows_per_value, slot_bits)
     reduced = reduce_columns(X)
     if not reduced.offsets.any():
         return _scaled(kernel, _powers(source, reduced.small), reduced.divisors)
@@ -102,11 +108,12 @@ def _by_buckets(source: _Source, X: Integers, windows: Windows) -> Values:
     chain, block, digit = _digits(source, X, windows)
     chains = X.shape[1] * source.rows_per_value * windows.count
     slices, size = _cut_digits(int(np.abs(digit).max(initial=1)), chains, source.kernel.costs.at_once)
+    negative = digit < 0
     buckets = _segments(
         source.kernel,
-        source.signed,
+        source.signed if negative.any() else source.values,
         chain * (slices * size) + np.abs(digit) - 1,
-        block + source.ciphertexts * (digit < 0),
+        block + source.ciphertexts * negative,
         chains * slices * size,
     )
     return _join_buckets(source.kernel, buckets, chains, slices, size)
