@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import vfl.paillier as paillier
 from parties.errors import CryptoError, LocalProtocolError
 from vfl.paillier import CipherVector, PrivateKey, generate_keypair
-from vfl.paillier.cipher import invert_all
+from vfl.paillier.inverses import invert_all
 
 KEY = generate_keypair(256, insecure_test_mode=True)
 N = KEY.public.n

@@ -15,8 +15,8 @@ import numpy as np
 
 from parties.errors import CryptoError, LocalProtocolError
 from vfl.paillier.counts import record
-from vfl.paillier.gmp import invert
-from vfl.paillier.kernels import Index, Kernel, Values, everything, multiply
+from vfl.paillier.inverses import invert_all
+from vfl.paillier.kernels import Index, Values, everything, multiply
 from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pool import ObfuscatorPool
 from vfl.paillier.vectors import (
@@ -158,32 +158,6 @@ def rerandomise(v: CipherVector, *, towards_owner: bool, pool: ObfuscatorPool | 
     obfuscators = _obfuscators(v.key, len(v), pool, towards_owner=towards_owner)
     record(rerandomisations=len(v))
     return fresh_vector(v.key, multiply(v.key.kernel, v.values, obfuscators))
-
-
-def invert_all(kernel: Kernel, values: Values) -> Values:
-    """Return all inverses mod N^2 for one inversion and three products each (Montgomery's trick, as a tree)."""
-    count = len(values)
-    if count <= 1:
-        square = kernel.modulus**2
-        return kernel.pack([int(invert(x, square)) for x in kernel.unpack(values)])
-    if count % 2:
-        values = kernel.join([values, kernel.pack([1])])
-    levels = [values]
-    while len(levels[-1]) > 1:
-        levels.append(_products_of_neighbours(kernel, levels[-1]))
-    inverses = invert_all(kernel, levels.pop())
-    for level in reversed(levels):
-        place = everything(level)
-        inverses = kernel.mul_pairs(inverses, place >> 1, level, place ^ 1)
-    return kernel.take(inverses, slice(0, count))
-
-
-def _products_of_neighbours(kernel: Kernel, values: Values) -> Values:
-    """Return v0 v1, v2 v3, ... of an even number of values; above one product, a one fills up to an even number."""
-    offsets = np.arange(0, len(values) + 1, 2, dtype=np.int64)
-    if len(offsets) > 2 and len(offsets) % 2 == 0:
-        offsets = np.append(offsets, offsets[-1])  # an empty segment is a one
-    return kernel.seg_prod(values, everything(values), offsets)
 
 
 def _fit_half(key: PublicKey, integers: list[int]) -> bool:

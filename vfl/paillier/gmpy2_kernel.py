@@ -14,6 +14,7 @@ some microseconds, in which the interpreter's lock cannot be handed over and bac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from parties.errors import CryptoError
@@ -30,6 +31,16 @@ _COSTS = Costs(squaring=0.8, plaintext=5.0, many_uses=5, reused=0.6, prepared=1.
 _ROWS_AT_ONCE = 256
 _POWERS_FOR_LOGS = 800  # from one table of windows; measured at 2048 bits
 _SQUARINGS_FOR_THREADS = 1000  # 1 ms at 1024 bits: waking a thread costs a tenth of it
+
+
+@dataclass(frozen=True, repr=False)
+class _Reused:
+    """Factors of products, as logs."""
+
+    logs: Logs
+
+    def __len__(self) -> int:
+        return len(self.logs[0])
 
 
 class _WindowTable:
@@ -76,13 +87,25 @@ class Gmpy2Kernel:
 
     def seg_prod(self, src: Values, idx: Index, offsets: Index) -> Values:
         """Return the product of every segment of src[idx]; one when empty."""
-        pairs, order, bounds = _pairs(src), idx.tolist(), offsets.tolist()
+        order, bounds = idx.tolist(), offsets.tolist()
         segments = (order[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False))
+        if isinstance(src, _Reused):
+            return [self._product_of_logs(src.logs, segment) for segment in segments]
+        pairs = _pairs(src)
         if len(order) >= _COSTS.many_uses * len(pairs):
             logs = self._logs(pairs)
             if logs is not None:
                 return [self._product_of_logs(logs, segment) for segment in segments]
         return [self._product(pairs, segment) for segment in segments]
+
+    def for_reuse(self, values: Values, inverses: Values) -> Values:
+        """Return the values, then their inverses, as logs: x1 / x0 is a product where 1 / x0 is known."""
+        firsts: list[mpz] = []
+        us: list[mpz] = []
+        for xs, zs in ((_pairs(values), _pairs(inverses)), (_pairs(inverses), _pairs(values))):
+            firsts += [x0 for x0, _ in xs]
+            us += [x1 * z0 % self._n for (_, x1), (z0, _) in zip(xs, zs, strict=True)]
+        return _Reused((firsts, us))
 
     def window_table(self, base: int, width: int, windows: int) -> Table:
         """Return base^(d 2^(width i)) for all windows i and digits d, for `fixed_base`."""

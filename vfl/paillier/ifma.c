@@ -14,10 +14,14 @@
  * classes", 1999, section 7, for working in base n.) The half-size products go by Karatsuba over blocks of ten digits:
  * for m blocks m (m + 1) / 2 block products instead of m^2.
  *
+ * Factors that are used again and again are held as (y0, u), y = y0 (1 + u n), u in Montgomery form modulo n: their
+ * product is that of the y0, two half-size products each, times 1 + n sum u, once. They are called logarithmic here.
+ *
  * Why no digit overflows and no last subtraction is needed. Let x0, x1, y0, y1 < 8 n and R >= 2^8 n (`ifma_kernel`
  * chooses L so). Then x0 y0 < 2^6 n^2 <= R n / 4, so that r = (x0 y0 + m n) / R < (1/4 + 1) n, and the other sum T
  * satisfies -R < T < R n / 2, so that its reduction r1 is an integer with -1 < r1 < (1/2 + 1) n. Both are below 2 n:
- * what comes out may go in again, for ever, and what is put in (`enter`) may be as large as 8 n.
+ * what comes out may go in again, for ever, and what is put in (`enter`) may be as large as 8 n. A sum of I u's below
+ * 2 n each goes in as y1 < (2 I + 1) n beside y0 < n and x0, x1 < 2 n: T < (4 I + 4) n^2, at most R n / 2 by I's choice.
  * A column of T adds up at most 2 L low and 2 L high halves of products, each below 2^52, as much again in the
  * reduction, and in between the same amounts with either sign (Karatsuba), twice: below 12 L 2^52 < 2^62 for L <= 80.
  * Columns are signed, and carries are arithmetic shifts.
@@ -64,9 +68,13 @@ enum {
 #define KARATSUBA(digits) ((digits) / 2 >= 2 * BLOCK && (digits) / 2 % BLOCK == 0)
 
 typedef struct {
-    int digits; /* L */
+    int digits;          /* L */
+    int64_t most_summed; /* u's of logarithmic numbers that may be added up: 2^10, and (4 I + 4) n <= R / 2 */
     v8 n[MOST_DIGITS];
-    v8 n_inverse; /* -1 / n modulo 2^52 */
+    v8 n_inverse;             /* -1 / n modulo 2^52 */
+    v8 one[2 * MOST_DIGITS];  /* R modulo n^2 */
+    const uint64_t *one_row;  /* the same, and as a logarithmic number */
+    const uint64_t *one_logs;
 } modulus;
 
 /* ---- Products of L digits ---- */
@@ -284,6 +292,47 @@ INLINE void multiply_numbers(v8 *out, const v8 *x, const v8 *y, const modulus *m
     reduce_both(out, T0, T1, m, digits);
 }
 
+/* x y0 for a number y0 without second part: two half-size products instead of three. */
+INLINE void multiply_by_first(v8 *out, const v8 *x, const v8 *y, const modulus *m, const int digits)
+{
+    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
+    halves sums[3];
+    const factor x0 = {x, sums}, x1 = {x + digits, sums + 1}, y0 = {y, sums + 2};
+    if (KARATSUBA(digits)) {
+        add_halves(sums, x0.digits, digits / 2);
+        add_halves(sums + 1, x1.digits, digits / 2);
+        add_halves(sums + 2, y0.digits, digits / 2);
+    }
+    multiply(T0, x0, y0, NOTHING, NOTHING, digits);
+    multiply(T1, x1, y0, NOTHING, NOTHING, digits);
+    reduce_both(out, T0, T1, m, digits);
+}
+
+/* x (1 + u n) for the columns of a sum u of at most most_summed parts u R below 2 n: times R + u R n. */
+INLINE void multiply_by_sum(v8 *x, const v8 *sum, const modulus *m, const int digits)
+{
+    const v8 mask = _mm512_set1_epi64(DIGIT_MASK);
+    v8 y[2 * MOST_DIGITS], carry = ZERO;
+    for (int j = 0; j < digits; j++) {
+        const v8 t = ADD(ADD(m->one[digits + j], sum[j]), carry);
+        y[j] = m->one[j];
+        y[digits + j] = _mm512_and_si512(t, mask);
+        carry = CARRY(t);
+    }
+    multiply_numbers(x, x, y, m, digits);
+}
+
+/* x as a logarithmic number, x0 and (x1 / x0) R modulo n, given its inverse z: x1 z0 / R, since z0 = R^2 / x0. */
+INLINE void take_logarithm(v8 *out, const v8 *x, const v8 *z, const modulus *m, const int digits)
+{
+    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1], quotient[2 * MOST_DIGITS];
+    for (int j = 0; j <= 2 * digits; j++) T0[j] = T1[j] = ZERO;
+    multiply_digits(T0, x + digits, z, digits, 0);
+    reduce_both(quotient, T0, T1, m, digits);
+    memcpy(out, x, sizeof(v8) * digits);
+    memcpy(out + digits, quotient, sizeof(v8) * digits);
+}
+
 INLINE void square_number(v8 *out, const v8 *x, const modulus *m, const int digits)
 {
     v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
@@ -372,26 +421,39 @@ INLINE void enter_number(v8 *restrict out, const v8 *pieces, int count, const v8
 
 typedef struct {
     void (*multiply)(v8 *, const v8 *, const v8 *, const modulus *);
+    void (*multiply_by_first)(v8 *, const v8 *, const v8 *, const modulus *);
+    void (*multiply_by_sum)(v8 *, const v8 *, const modulus *);
+    void (*take_logarithm)(v8 *, const v8 *, const v8 *, const modulus *);
     void (*square)(v8 *, const v8 *, const modulus *);
     void (*enter)(v8 *, const v8 *, int, const v8 *, const modulus *);
     void (*leave)(v8 *, const v8 *, const modulus *);
     void (*whole)(v8 *, const v8 *, const modulus *);
 } arithmetic;
 
-#define LENGTH(L)                                                                                              \
-    TARGET static void multiply_##L(v8 *o, const v8 *x, const v8 *y, const modulus *m) { multiply_numbers(o, x, y, m, L); } \
-    TARGET static void square_##L(v8 *o, const v8 *x, const modulus *m) { square_number(o, x, m, L); }         \
-    TARGET static void enter_##L(v8 *o, const v8 *p, int k, const v8 *c, const modulus *m) { enter_number(o, p, k, c, m, L); } \
-    TARGET static void leave_##L(v8 *o, const v8 *x, const modulus *m) { leave_number(o, x, m, L); }           \
-    TARGET static void whole_##L(v8 *o, const v8 *x, const modulus *m) { whole_number(o, x, m, L); }           \
-    static const arithmetic length_##L = {multiply_##L, square_##L, enter_##L, leave_##L, whole_##L};
+#define LENGTH(L)                                                                                                     \
+    TARGET static void multiply_##L(v8 *o, const v8 *x, const v8 *y, const modulus *m)                               \
+    { multiply_numbers(o, x, y, m, L); }                                                                             \
+    TARGET static void multiply_by_first_##L(v8 *o, const v8 *x, const v8 *y, const modulus *m)                      \
+    { multiply_by_first(o, x, y, m, L); }                                                                            \
+    TARGET static void multiply_by_sum_##L(v8 *x, const v8 *sum, const modulus *m) { multiply_by_sum(x, sum, m, L); } \
+    TARGET static void take_logarithm_##L(v8 *o, const v8 *x, const v8 *z, const modulus *m)                         \
+    { take_logarithm(o, x, z, m, L); }                                                                               \
+    TARGET static void square_##L(v8 *o, const v8 *x, const modulus *m) { square_number(o, x, m, L); }               \
+    TARGET static void enter_##L(v8 *o, const v8 *p, int k, const v8 *c, const modulus *m)                           \
+    { enter_number(o, p, k, c, m, L); }                                                                              \
+    TARGET static void leave_##L(v8 *o, const v8 *x, const modulus *m) { leave_number(o, x, m, L); }                 \
+    TARGET static void whole_##L(v8 *o, const v8 *x, const modulus *m) { whole_number(o, x, m, L); }                 \
+    static const arithmetic length_##L = {multiply_##L,       multiply_by_first_##L, multiply_by_sum_##L,            \
+                                          take_logarithm_##L, square_##L,            enter_##L,                      \
+                                          leave_##L,          whole_##L};
 LENGTH(20)
 LENGTH(30)
 LENGTH(40)
 LENGTH(60)
 LENGTH(80)
 
-/* The caller's modulus: L, -1 / n modulo 2^52, then the L digits of n. */
+/* The caller's modulus: L, -1 / n modulo 2^52, the most u's that may be added up, the L digits of n, and the rows of
+ * one, plain and logarithmic. */
 TARGET static const arithmetic *open_modulus(modulus *m, const uint64_t *context)
 {
     const uint64_t digits = context[0];
@@ -401,10 +463,14 @@ TARGET static const arithmetic *open_modulus(modulus *m, const uint64_t *context
                                     : digits == 60 ? &length_60
                                     : digits == 80 ? &length_80
                                                    : NULL;
-    if (!known) return NULL;
+    if (!known || context[2] < 1 || context[2] > 1 << 10) return NULL;
     m->digits = (int)digits;
     m->n_inverse = _mm512_set1_epi64((long long)context[1]);
-    for (int j = 0; j < m->digits; j++) m->n[j] = _mm512_set1_epi64((long long)context[2 + j]);
+    m->most_summed = (int64_t)context[2];
+    for (int j = 0; j < m->digits; j++) m->n[j] = _mm512_set1_epi64((long long)context[3 + j]);
+    m->one_row = context + 3 + digits;
+    m->one_logs = m->one_row + 2 * digits;
+    for (int j = 0; j < 2 * m->digits; j++) m->one[j] = _mm512_set1_epi64((long long)m->one_row[j]);
     return known;
 }
 
@@ -522,11 +588,12 @@ TARGET int vfl_ifma_multiply_pairs(const uint64_t *context, uint64_t *out, const
     return DONE;
 }
 
-/* out[to[s]] = the product of src[idx[from[s]]] .. src[idx[from[s] + length[s] - 1]], or `one` if length[s] is zero.
- * Eight segments go side by side, so that neighbours should be of like length; `to` should not name a row twice. */
+/* out[to[s]] = the product of src[idx[from[s]]] .. src[idx[from[s] + length[s] - 1]], one if length[s] is zero; src is
+ * logarithmic if `logs`. Eight segments go side by side: neighbours should be of like length, and those that end early
+ * are multiplied by one. `to` should not name a row twice. */
 TARGET int vfl_ifma_segment_products(const uint64_t *context, uint64_t *out, int64_t out_count, const uint64_t *src,
-                                     int64_t src_count, const int64_t *idx, int64_t idx_count, const int64_t *from,
-                                     const int64_t *length, const int64_t *to, int64_t segments, const uint64_t *one)
+                                     int64_t src_count, int64_t logs, const int64_t *idx, int64_t idx_count,
+                                     const int64_t *from, const int64_t *length, const int64_t *to, int64_t segments)
 {
     modulus m;
     const arithmetic *const by = open_modulus(&m, context);
@@ -535,7 +602,7 @@ TARGET int vfl_ifma_segment_products(const uint64_t *context, uint64_t *out, int
     for (int64_t s = 0; s < segments; s++)
         if (from[s] < 0 || length[s] < 0 || from[s] > idx_count || length[s] > idx_count - from[s]) return REFUSED;
     const int width = 2 * m.digits;
-    v8 x[2 * MOST_DIGITS], y[2 * MOST_DIGITS];
+    v8 x[2 * MOST_DIGITS], y[2 * MOST_DIGITS], sum[MOST_DIGITS];
     for (int64_t s = 0; s < segments; s += LANES) {
         const int lanes = lanes_from(s, segments);
         int64_t longest = 1;
@@ -544,13 +611,45 @@ TARGET int vfl_ifma_segment_products(const uint64_t *context, uint64_t *out, int
         for (int64_t t = 0; t < longest; t++) {
             const uint64_t *row[LANES];
             for (int k = 0; k < LANES; k++)
-                row[k] = k < lanes && t < length[s + k] ? src + (size_t)idx[from[s + k] + t] * (size_t)width : one;
+                row[k] = k < lanes && t < length[s + k] ? src + (size_t)idx[from[s + k] + t] * (size_t)width
+                         : logs                         ? m.one_logs
+                                                        : m.one_row;
             load_rows(t ? y : x, row, width);
-            if (t) by->multiply(x, x, y, &m);
+            if (!logs) {
+                if (t) by->multiply(x, x, y, &m);
+                continue;
+            }
+            if (t) by->multiply_by_first(x, x, y, &m);
+            const int renewed = t % m.most_summed == 0;
+            for (int j = 0; j < m.digits; j++) {
+                const v8 u = t ? y[m.digits + j] : x[m.digits + j];
+                sum[j] = renewed ? u : ADD(sum[j], u);
+                if (!t) x[m.digits + j] = ZERO;
+            }
+            if (t + 1 == longest || (t + 1) % m.most_summed == 0) by->multiply_by_sum(x, sum, &m);
         }
         uint64_t *row[LANES];
         for (int k = 0; k < LANES; k++) row[k] = out + (size_t)to[s + (k < lanes ? k : 0)] * (size_t)width;
         store_rows(row, x, lanes, width);
+    }
+    return DONE;
+}
+
+/* out[i] = a[i] as a logarithmic number, given inverses: a[i] inverses[i] = 1. */
+TARGET int vfl_ifma_take_logarithms(const uint64_t *context, uint64_t *out, const uint64_t *a,
+                                    const uint64_t *inverses, int64_t count)
+{
+    modulus m;
+    const arithmetic *const by = open_modulus(&m, context);
+    if (!by || count < 0) return REFUSED;
+    const int width = 2 * m.digits;
+    v8 x[2 * MOST_DIGITS], z[2 * MOST_DIGITS], y[2 * MOST_DIGITS];
+    for (int64_t i = 0; i < count; i += LANES) {
+        const int lanes = lanes_from(i, count);
+        load_consecutive(x, a, i, lanes, width);
+        load_consecutive(z, inverses, i, lanes, width);
+        by->take_logarithm(y, x, z, &m);
+        store_consecutive(out, i, y, lanes, width);
     }
     return DONE;
 }
@@ -598,9 +697,9 @@ INLINE v8 choices(const uint8_t *digits, int64_t start, int64_t count, int64_t w
     return _mm512_loadu_si512(choice);
 }
 
-/* out[i] = prod_w table[w][digits[i][w]]: powers of one base with secret exponents, from a table of 256 entries per
- * window whose 2 L digits are stored as `look_up` wants them. Many numbers go through a row before the next, so that it
- * stays in the cache while it is read for each of them. */
+/* out[i] = prod_w table[w][digits[i][w]]: powers of one base with secret exponents, from a table of 256 logarithmic
+ * entries per window whose 2 L digits are stored as `look_up` wants them. Many numbers go through a row before the next,
+ * so that it stays in the cache while it is read for each of them. */
 TARGET int vfl_ifma_fixed_base(const uint64_t *context, uint64_t *out, const uint8_t *table, int64_t windows,
                                const uint8_t *digits, int64_t count)
 {
@@ -608,24 +707,35 @@ TARGET int vfl_ifma_fixed_base(const uint64_t *context, uint64_t *out, const uin
     modulus m;
     const arithmetic *const by = open_modulus(&m, context);
     if (!by || count < 0 || windows < 1) return REFUSED;
-    const int width = 2 * m.digits;
-    const size_t bytes = sizeof(v8) * 2 * VECTORS * (size_t)width;
+    const int width = 2 * m.digits, half = m.digits;
+    const size_t bytes = sizeof(v8) * VECTORS * (size_t)(2 * width + half);
     v8 *const memory = aligned_alloc(sizeof(v8), bytes);
     if (!memory) return NO_MEMORY;
-    v8 *const x = memory, *const y = memory + VECTORS * width;
+    v8 *const x = memory, *const y = x + VECTORS * width, *const sum = y + VECTORS * width;
     for (int64_t start = 0; start < count; start += AT_ONCE) {
         const int64_t here = count - start < AT_ONCE ? count - start : AT_ONCE;
         const int vectors = (int)((here + LANES - 1) / LANES);
+        memset(sum, 0, sizeof(v8) * VECTORS * (size_t)half);
         for (int64_t w = 0; w < windows; w++) {
             const v8 first = choices(digits, start, count, windows, w);
             const v8 second = choices(digits, start + 64, count, windows, w);
+            v8 *const into = w ? y : x;
             for (int j = 0; j < width; j++) {
                 const uint8_t *const row = table + ((size_t)w * (size_t)width + (size_t)j) * ENTRY_BYTES * ENTRIES;
-                v8 *const into = (w ? y : x) + j;
-                look_up(into, width, row, first);
-                if (vectors > 8) look_up(into + 8 * width, width, row, second);
+                look_up(into + j, width, row, first);
+                if (vectors > 8) look_up(into + 8 * width + j, width, row, second);
             }
-            for (int g = 0; w && g < vectors; g++) by->multiply(x + g * width, x + g * width, y + g * width, &m);
+            const int full = (w + 1) % m.most_summed == 0 || w + 1 == windows;
+            for (int g = 0; g < vectors; g++) {
+                v8 *const xg = x + g * width, *const ug = into + g * width + half, *const sg = sum + g * half;
+                for (int j = 0; j < half; j++) {
+                    sg[j] = ADD(sg[j], ug[j]);
+                    ug[j] = ZERO;
+                }
+                if (w) by->multiply_by_first(xg, xg, y + g * width, &m);
+                if (full) by->multiply_by_sum(xg, sg, &m);
+                if (full) memset(sg, 0, sizeof(v8) * (size_t)half);
+            }
         }
         for (int g = 0; g < vectors; g++)
             store_consecutive(out, start + g * LANES, x + g * width, lanes_from(start + g * LANES, count), width);
@@ -645,7 +755,7 @@ INLINE v8 window_digits(const uint8_t *digits, int64_t at, int64_t count, int64_
 /* out[i] = a[i]^e_i by windows of `bits` bits, the highest first; e_i's digits are digits[i], or digits[0] for all if
  * `shared`. Every window costs its squarings, one look-up through all 2^bits powers and one product, zero or not. */
 TARGET int vfl_ifma_power(const uint64_t *context, uint64_t *out, const uint64_t *a, int64_t count,
-                          const uint8_t *digits, int64_t windows, int64_t bits, int64_t shared, const uint64_t *one)
+                          const uint8_t *digits, int64_t windows, int64_t bits, int64_t shared)
 {
     enum { ROWS = 20 };
     modulus m;
@@ -658,7 +768,7 @@ TARGET int vfl_ifma_power(const uint64_t *context, uint64_t *out, const uint64_t
     v8 *const x = table + entries * width, *const y = x + width;
     for (int64_t i = 0; i < count; i += LANES) {
         const int lanes = lanes_from(i, count);
-        for (int j = 0; j < width; j++) table[j] = _mm512_set1_epi64((long long)one[j]);
+        memcpy(table, m.one, sizeof(v8) * (size_t)width);
         load_consecutive(table + width, a, i, lanes, width);
         for (int e = 2; e < entries; e++) {
             if (e % 2) by->multiply(table + e * width, table + (e - 1) * width, table + width, &m);
@@ -762,6 +872,7 @@ TARGET int64_t vfl_ifma_ceiling(int64_t rounds)
 int vfl_ifma_supported(void) { return 0; }
 int vfl_ifma_multiply_pairs(void) { return REFUSED; }
 int vfl_ifma_segment_products(void) { return REFUSED; }
+int vfl_ifma_take_logarithms(void) { return REFUSED; }
 int vfl_ifma_fixed_base(void) { return REFUSED; }
 int vfl_ifma_power(void) { return REFUSED; }
 int vfl_ifma_square(void) { return REFUSED; }

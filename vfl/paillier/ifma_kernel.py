@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import CryptoError
-from vfl.paillier.gmp import invert
+from vfl.paillier.gmp import gcd, invert
+from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import Costs, Digits, Index, Kernel, Table, Values
 from vfl.paillier.rows import Rows, numbers_in, rows_of
 from vfl.paillier.split import even_cuts, run_parts, thread_count
@@ -37,6 +38,7 @@ _LENGTHS = (20, 30, 40, 60, 80)  # digits; one instance of the C code each
 _SLACK_BITS = 8  # R >= 2^8 n
 _ENTRIES, _ENTRY_BYTES = 256, 7  # of a window's table, as the C code reads it
 _MOST_PIECES = 6
+_USES_FOR_LOGS = 28  # per value of a segment product: what a use gains pays for the inverse
 _LEAST_PER_THREAD = 128  # products; below, handing work to a thread costs more than it saves
 _SHORTEST_PIECE = 32  # products; a longer segment may be cut, at one more product per cut
 _PIECES_PER_LANE = 4  # cut so that every lane of every thread gets about so many pieces
@@ -44,9 +46,10 @@ _WIDEST_WINDOW = 5
 _REFUSED = 1
 _SIGNATURES = {  # of the C functions: a an address, n a number
     "multiply_pairs": "aaanaanan",
-    "segment_products": "aanananaaana",
+    "segment_products": "aanannanaaan",
+    "take_logarithms": "aaaan",
     "fixed_base": "aaanan",
-    "power": "aaanannna",
+    "power": "aaanannn",
     "square": "aaann",
     "enter": "aaanan",
     "leave": "aaann",
@@ -62,6 +65,16 @@ class _WindowTable:
     """Bytes of shape (windows, 2 L, 7, 256): of every digit of the entries, byte 0 of all of them, then byte 1."""
 
     planes: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, repr=False)
+class _Logs:
+    """Logarithmic numbers (``ifma.c``), rows of 2 L words: factors for `seg_prod` that are used again and again."""
+
+    words: Words
+
+    def __len__(self) -> int:
+        return len(self.words)
 
 
 class IfmaKernel:
@@ -81,8 +94,15 @@ class IfmaKernel:
         self._r_bits = _DIGIT_BITS * self._length
         self._n_bytes, self._row_bytes = ((x.bit_length() + 7) // 8 for x in (self._n, self._nn))
         inverse = -pow(modulus, -1, 1 << _DIGIT_BITS) % (1 << _DIGIT_BITS)
-        self._context = np.array([self._length, inverse, *_digits(modulus, self._length)], dtype=np.uint64)
         self._one = self._number(1)
+        self._context = np.concatenate(
+            [
+                np.array([self._length, inverse, self._most_summed()], dtype=np.uint64),
+                _digits(modulus, self._length),
+                self._one,
+                self._logarithmic_one(),
+            ]
+        )
         self._powers_of_r = np.stack([self._number(1 << self._r_bits * (k + 1)) for k in range(_MOST_PIECES)])
 
     @property
@@ -119,23 +139,33 @@ class IfmaKernel:
         order, bounds = _index(idx), _index(offsets)
         if len(bounds) == 0 or bounds[0] != 0 or bounds[-1] != len(order) or (np.diff(bounds) < 0).any():
             raise CryptoError("Kernel: offsets do not ascend from 0 to the number of factors.")
+        factors = self._factors(src, len(order))
         lengths = np.diff(bounds)
         longest = max(_SHORTEST_PIECE, len(order) // (_LANES * thread_count() * _PIECES_PER_LANE))
         pieces = np.maximum(-(-lengths // longest), 1)
         if (pieces == 1).all():
-            return self._segments(_words(src), order, bounds[:-1], lengths)
+            return self._segments(factors, order, bounds[:-1], lengths)
         segment = np.repeat(np.arange(len(lengths)), pieces)
         first = np.concatenate([[0], np.cumsum(pieces)])
         within = np.arange(len(segment)) - first[segment]
         begins = bounds[segment] + lengths[segment] * within // pieces[segment]
         ends = bounds[segment] + lengths[segment] * (within + 1) // pieces[segment]
-        parts = self._segments(_words(src), order, begins, ends - begins)
+        parts = self._segments(factors, order, begins, ends - begins)
         return self.seg_prod(parts, np.arange(len(segment)), first)
+
+    def for_reuse(self, values: Values, inverses: Values) -> Values:
+        """Return the values, then their inverses, as factors for `seg_prod` that are used again and again."""
+        a, z = _words(values), _words(inverses)
+        if len(a) != len(z):
+            raise CryptoError(f"Kernel: {len(z)} inverses for {len(a)} numbers.")
+        return _Logs(np.concatenate([self._logarithmic(a, z), self._logarithmic(z, a)]))
 
     def window_table(self, base: int, width: int, windows: int) -> Table:
         """Return base^(d 2^(width i)) for all windows i and digits d, for `fixed_base`."""
         if not 1 <= width <= 8:
             raise CryptoError(f"Kernel: windows of {width} bits, expected 1 to 8.")
+        if gcd(base, self._n) != 1:
+            raise CryptoError("Kernel: the base of a table is no unit.")
         bases = [_words(self.pack([base % self._nn]))]
         for _ in range(windows - 1):
             bases.append(self._squared(bases[-1], width))
@@ -144,10 +174,11 @@ class IfmaKernel:
         powers = [np.repeat(self._one[None], windows, axis=0), step]
         for _ in range(2, 1 << width):
             powers.append(_words(self.mul_pairs(powers[-1], every, step, every)))
+        entries = np.concatenate(powers)
+        logs = self._logarithmic(entries, _words(invert_all(self, entries)))
+        octets = logs.astype("<u8", copy=False).view(np.uint8).reshape(1 << width, windows, self._width, 8)
         planes = np.zeros((windows, self._width, _ENTRY_BYTES, _ENTRIES), dtype=np.uint8)
-        for digit, values in enumerate(powers):
-            entry = _words(values).astype("<u8").view(np.uint8).reshape(windows, self._width, 8)
-            planes[:, :, :, digit] = entry[:, :, :_ENTRY_BYTES]
+        planes[:, :, :, : 1 << width] = octets[..., :_ENTRY_BYTES].transpose(1, 2, 3, 0)
         return _WindowTable(planes)
 
     def fixed_base(self, table: Table, digits: Digits) -> Values:
@@ -183,7 +214,7 @@ class IfmaKernel:
 
         def work(start: int, stop: int) -> None:
             own = digits if shared else digits[start:]
-            self._call("power", out[start:], bases[start:], stop - start, own, windows, width, int(shared), self._one)
+            self._call("power", out[start:], bases[start:], stop - start, own, windows, width, int(shared))
 
         self._run(work, len(bases), len(bases) * bits)
         return out
@@ -242,7 +273,17 @@ class IfmaKernel:
     def _number(self, x: int) -> Words:
         """Return the row of x in Montgomery form."""
         high, low = divmod((x << self._r_bits) % self._nn, self._n)
-        return np.array(_digits(low, self._length) + _digits(high, self._length), dtype=np.uint64)
+        return np.concatenate([_digits(low, self._length), _digits(high, self._length)])
+
+    def _logarithmic_one(self) -> Words:
+        """Return one as R0 and (R1 / R0) R modulo n, for R modulo n^2 = R0 + R1 n."""
+        high, low = divmod((1 << self._r_bits) % self._nn, self._n)
+        u = (high * pow(low, -1, self._n) << self._r_bits) % self._n
+        return np.concatenate([_digits(low, self._length), _digits(u, self._length)])
+
+    def _most_summed(self) -> int:
+        """Return I, how many second parts of logarithmic numbers may be added up: (4 I + 4) n <= R / 2, I <= 1024."""
+        return min(1024, (1 << self._r_bits) // (8 * self._n) - 1)
 
     def _rows(self, count: int) -> Words:
         return np.empty((count, self._width), dtype=np.uint64)
@@ -256,17 +297,39 @@ class IfmaKernel:
         self._run(work, len(bases), len(bases) * times)
         return out
 
-    def _segments(self, src: Words, order: Index, begins: Index, lengths: Index) -> Words:
+    def _factors(self, src: Values, uses: int) -> Words | _Logs:
+        """Return factors in the form that pays for so many uses."""
+        if isinstance(src, _Logs):
+            return src
+        words = _words(src)
+        if uses < _USES_FOR_LOGS * len(words):
+            return words
+        try:
+            return _Logs(self._logarithmic(words, _words(invert_all(self, words))))
+        except ZeroDivisionError:  # a number is no unit and has no logarithm
+            return words
+
+    def _logarithmic(self, values: Words, inverses: Words) -> Words:
+        out = self._rows(len(values))
+
+        def work(start: int, stop: int) -> None:
+            self._call("take_logarithms", out[start:], values[start:], inverses[start:], stop - start)
+
+        self._run(work, len(values), len(values))
+        return out
+
+    def _segments(self, src: Words | _Logs, order: Index, begins: Index, lengths: Index) -> Words:
         """Multiply the segments order[begins[s] : begins[s] + lengths[s]], the longest first."""
-        out = self._rows(len(lengths))
+        out, logs = self._rows(len(lengths)), isinstance(src, _Logs)
+        words = src.words if isinstance(src, _Logs) else src
         to = np.argsort(-lengths, kind="stable")
         begins, lengths = np.ascontiguousarray(begins[to]), np.ascontiguousarray(lengths[to])
 
         def work(start: int, stop: int) -> None:
             self._call(
                 "segment_products",
-                *(out, len(out), src, len(src), order, len(order)),
-                *(begins[start:], lengths[start:], to[start:], stop - start, self._one),
+                *(out, len(out), words, len(words), int(logs), order, len(order)),
+                *(begins[start:], lengths[start:], to[start:], stop - start),
             )
 
         run_parts(work, _cuts_of_segments(lengths))
@@ -384,8 +447,8 @@ def _window_digits(exponents: Sequence[int], width: int, windows: int) -> Digits
     return np.ascontiguousarray((bits * weights).sum(axis=2, dtype=np.uint8))
 
 
-def _digits(x: int, length: int) -> list[int]:
-    return [x >> _DIGIT_BITS * j & ((1 << _DIGIT_BITS) - 1) for j in range(length)]
+def _digits(x: int, length: int) -> Words:
+    return np.array([x >> _DIGIT_BITS * j & ((1 << _DIGIT_BITS) - 1) for j in range(length)], dtype=np.uint64)
 
 
 def _from_bytes(body: Rows, digits: int) -> Words:

@@ -84,8 +84,11 @@ class Kernel(Protocol):
     def seg_prod(self, src: Values, idx: Index, offsets: Index) -> Values:
         """Return, for every s, the product of src[idx[offsets[s]:offsets[s + 1]]]; one when empty."""
 
+    def for_reuse(self, values: Values, inverses: Values) -> Values:
+        """Return the values, then their inverses, as factors for `seg_prod` alone that are used many times."""
+
     def window_table(self, base: int, width: int, windows: int) -> Table:
-        """Return base^(d 2^(width i)) for all windows i and digits d < 2^width, for `fixed_base`."""
+        """Return base^(d 2^(width i)) for all windows i and digits d < 2^width, for `fixed_base`; a unit's."""
 
     def fixed_base(self, table: Table, digits: Digits) -> Values:
         """Return base^(sum_i digits[r, i] 2^(width i)) for every row r of ``digits`` (count, windows)."""

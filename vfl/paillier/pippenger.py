@@ -18,8 +18,8 @@ from functools import cached_property
 
 import numpy as np
 
-from vfl.paillier.cipher import invert_all
 from vfl.paillier.columns import Integers, Windows, choose_windows, reduce_columns, signed_digits
+from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import Index, Kernel, Values, everything, multiply
 
 _DIGITS_AT_ONCE = 1 << 22
@@ -41,9 +41,19 @@ class _Source:
         return len(self.values)
 
     @cached_property
+    def inverses(self) -> Values:
+        """Made when a digit is negative (of one-hot columns none is)."""
+        return invert_all(self.kernel, self.values)
+
+    @cached_property
     def signed(self) -> Values:
-        """The ciphertexts, then their inverses; made when a digit is negative (of one-hot columns none is)."""
-        return self.kernel.join([self.values, invert_all(self.kernel, self.values)])
+        """The ciphertexts, then their inverses."""
+        return self.kernel.join([self.values, self.inverses])
+
+    @cached_property
+    def factors(self) -> Values:
+        """The same, to be multiplied only."""
+        return self.kernel.for_reuse(self.values, self.inverses)
 
 
 def powers_of_columns(
@@ -111,7 +121,7 @@ def _by_buckets(source: _Source, X: Integers, windows: Windows) -> Values:
     negative = digit < 0
     buckets = _segments(
         source.kernel,
-        source.signed if negative.any() else source.values,
+        source.factors if negative.any() else source.values,
         chain * (slices * size) + np.abs(digit) - 1,
         block + source.ciphertexts * negative,
         chains * slices * size,
