@@ -113,7 +113,7 @@ class IfmaKernel:
     @property
     def costs(self) -> Costs:
         """What its work costs; measured at 2048 bits."""
-        return Costs(squaring=0.8, plaintext=3.0, many_uses=math.inf, reused=1.0, prepared=0.0)
+        return Costs(squaring=0.8, plaintext=3.0, many_uses=5, reused=0.8, prepared=0.7)
 
     def mul_pairs(self, a: Values, ai: Index, b: Values, bi: Index) -> Values:
         """Return a[ai[i]] * b[bi[i]] for every i."""
