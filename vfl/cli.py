@@ -73,13 +73,15 @@ def run(
     ] = False,
 ) -> None:
     """Align the parties' rows, train the joint model, evaluate it: all roles on this machine."""
-    from vfl.display import Display, show_summary
+    from vfl.arithmetic import choose_arithmetic
+    from vfl.display import Display, show_arithmetic, show_summary
     from vfl.job_file import load_scenario
     from vfl.report.summary import encode_report
     from vfl.run import default_out, run_scenario
 
     console = Console(stderr=as_json)
     loaded = load_scenario(scenario, overrides or (), strict=strict)
+    show_arithmetic(choose_arithmetic(loaded.job.privacy.key_bits), console)
     target = out if out is not None else default_out(loaded.job.name)
     with Display(loaded.job, console) as display:
         summary = run_scenario(
@@ -94,12 +96,17 @@ def run(
 @app.command(epilog="Example: vfl check scenarios/credit_default")
 def check(scenario: ScenarioPath, overrides: Overrides = None, strict: Strict = False) -> None:
     """Check files, ids, columns, labels and policies of a scenario without training anything."""
+    from vfl.arithmetic import choose_arithmetic
     from vfl.check import check_scenario
-    from vfl.display import show_check
+    from vfl.display import show_arithmetic, show_check
     from vfl.job_file import load_scenario
 
-    checked = check_scenario(load_scenario(scenario, overrides or (), strict=strict))
-    show_check(checked, Console())
+    console = Console()
+    loaded = load_scenario(scenario, overrides or (), strict=strict)
+    arithmetic = choose_arithmetic(loaded.job.privacy.key_bits)
+    checked = check_scenario(loaded)
+    show_arithmetic(arithmetic, console)
+    show_check(checked, console)
     checked.refuse_too_few()
 
 

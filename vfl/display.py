@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from parties.ledger import Entry
+from vfl.arithmetic import Arithmetic
 from vfl.check import Check, PartyCheck
 from vfl.events import PHASES, Event
 from vfl.job import EXPECTED_ROUNDS, Job
@@ -96,6 +97,13 @@ class Display:
             self._progress.stop_task(self._task)
         else:
             self._console.print(f"{_TITLES[self._phase]}: {seconds:.1f} s", highlight=False)
+
+
+def show_arithmetic(arithmetic: Arithmetic, console: Console) -> None:
+    """What the roles compute with, and what would be faster."""
+    _say(str(arithmetic), console)
+    if arithmetic.hint:
+        _say(f"hint: {arithmetic.hint}", console)
 
 
 def show_summary(summary: RunReport, out: Path, console: Console) -> None:

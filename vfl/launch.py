@@ -47,7 +47,7 @@ def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, basel
         results,
         sum(outcome.encryptions for outcome in outcomes.values()),
         sum(outcome.decryptions for outcome in outcomes.values()),
-        outcomes[COORDINATOR].kernel,
+        " and ".join(sorted({outcomes[spec.name].kernel for spec in scenario.parties})),
     )
 
 
