@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from math import gcd
 
 import gmpy2
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from parties.errors import CryptoError
 from tests.paillier.test_ifma_cases import (
     LENGTHS,
     ONES,
@@ -155,7 +156,7 @@ def test_powers_of_two(length: int, data: st.DataObject) -> None:
 @given(st.data())
 def test_fixed_base(length: int, data: st.DataObject) -> None:
     n = data.draw(st.sampled_from(moduli(length)))
-    base = data.draw(st.one_of(st.sampled_from(edges(n)), st.integers(0, n**3)))
+    base = data.draw(st.one_of(st.sampled_from(edges(n)), st.integers(0, n**3)).filter(lambda x: gcd(x, n) == 1))
     width, windows = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
     row = st.lists(st.integers(0, (1 << width) - 1), min_size=windows, max_size=windows)
     chosen = data.draw(st.lists(row, max_size=20))
@@ -166,10 +167,18 @@ def test_fixed_base(length: int, data: st.DataObject) -> None:
 
 
 @each_length
+def test_bases_that_are_no_units(length: int) -> None:
+    for n in moduli(length)[:3]:
+        for base in (0, n, n * n, 5 * n):
+            with pytest.raises(CryptoError, match="no unit"):
+                kernel_for(n).window_table(base, 4, 2)
+
+
+@each_length
 def test_fixed_base_by_windows_of_eight_bits(length: int) -> None:
     """All 256 entries of two windows, in calls of one number to more than one batch of the C code."""
     n = moduli(length)[-1]
-    base = n - 2
+    base = n - 2  # a unit: n is odd
     table = kernel_for(n).window_table(base, 8, 2)
     for count in (1, 7, 9, 64, 65, 128, 129, 256):
         chosen = np.stack([np.arange(count), 255 - np.arange(count)], axis=1).astype(np.uint8)
@@ -267,7 +276,7 @@ PRIMES = [  # of lengths that differ, and such that p q needs more digits than p
 @pytest.mark.parametrize(("p", "q"), PRIMES, ids=lambda x: f"{x.bit_length()}")
 def test_recombine(p: int, q: int, data: st.DataObject) -> None:
     """For coprime p and q (nothing needs primes), in either order, from rows made by hand too."""
-    assert math.gcd(p, q) == 1
+    assert gcd(p, q) == 1
     n = p * q
     some_edges = [*edges(n)[:12], p, q, p * p, q * q, n * n - p * p, n * n - 1]
     chosen = data.draw(st.lists(st.one_of(st.sampled_from(some_edges), st.integers(0, n * n - 1)), max_size=12))

@@ -7,8 +7,9 @@ what `pack` does not: it makes parts below 7 n with digits that look random.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import gmpy2
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from vfl.paillier import ifma_kernel
 from vfl.paillier.ifma_kernel import IfmaKernel, Words, why_not_ifma
 
 DIGIT = 52
@@ -31,6 +33,7 @@ BITS = {
 LENGTHS = tuple(BITS)
 TINY = (3, 15)
 Parts = tuple[int, int]
+Call = tuple[str, tuple[object, ...]]
 
 pytestmark = pytest.mark.skipif(why_not_ifma() is not None, reason=f"IFMA kernel: {why_not_ifma()}")
 each_length = pytest.mark.parametrize("length", LENGTHS)
@@ -141,6 +144,55 @@ def cases(draw: st.DrawFn, length: int, most: int = 10) -> tuple[int, list[Parts
     n = draw(st.sampled_from(moduli(length)))
     part = integers_below(8 * n, edge_parts(n))
     return n, draw(st.lists(st.tuples(part, part), min_size=1, max_size=most))
+
+
+@contextlib.contextmanager
+def recorded(threads: int = 1) -> Iterator[list[Call]]:
+    """The calls of C functions made meanwhile, with copies of their arguments as they were before the call."""
+    calls: list[Call] = []
+    honest = ifma_kernel._call
+
+    def call(name: str, *arguments: object) -> None:
+        calls.append((name, tuple(x.copy() if isinstance(x, np.ndarray) else x for x in arguments)))
+        honest(name, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFL_THREADS", str(threads))
+        patch.setattr(ifma_kernel, "_call", call)
+        yield calls
+
+
+def calls_of_every_function(n: int, count: int) -> list[Call]:
+    """Calls of all C functions on ``count`` numbers, from the kernel's own functions."""
+    kernel, every = IfmaKernel(n), np.arange(count)
+    bodies = [np.full((count, width), 255, np.uint8) for width in (kernel._row_bytes, 5 * n.bit_length() // 8, 1, 0)]
+    values = rows(n, [(8 * n - 1 - at, 4 * n + at) for at in range(count)])
+    digits_of_rows = (np.arange(2 * count) % 4).astype(np.uint8).reshape(count, 2)
+    with recorded() as calls:
+        kernel.mul_pairs(values, every, values, every[::-1])
+        kernel.seg_prod(values, every, np.arange(count + 1))
+        kernel.seg_prod(
+            kernel.one_plus(every.tolist()), np.arange(60 * count) % count, np.arange(0, 60 * count + 1, 60)
+        )
+        kernel.fixed_base(kernel.window_table(2, 2, 2), digits_of_rows)
+        kernel.pow_uniform(values, 77)
+        kernel.pow_uniform(values, [*range(4, 4 + count)], secret=True)
+        kernel.pow_uniform(values, 8)
+        kernel.logarithms(kernel.one_plus([*range(count)]))
+        for body in bodies:
+            kernel.to_rows(kernel.from_rows(body))
+    return calls
+
+
+def output_of(call: Call) -> int:
+    """Which argument is written."""
+    return 0 if call[0] in ("from_bytes", "to_bytes") else 1
+
+
+@each_length
+def test_every_function_is_called(length: int) -> None:
+    calls = calls_of_every_function(moduli(length)[-1], 9)
+    assert {name for name, _ in calls} == set(ifma_kernel._SIGNATURES) - {"ceiling"}
 
 
 @each_length
