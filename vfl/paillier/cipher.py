@@ -67,7 +67,7 @@ def encrypt(
         raise CryptoError("Encryption: a plaintext does not fit into half the key's modulus.")
     obfuscators = _obfuscators(key, len(integers), pool, towards_owner=False)
     record(encryptions=len(integers))
-    return fresh_vector(public, multiply(public.kernel, obfuscators, public.kernel.one_plus(integers)))
+    return fresh_vector(public, public.kernel.add_plaintexts(obfuscators, integers))
 
 
 def decrypt(key: PrivateKey, v: CipherVector) -> list[int]:
@@ -103,8 +103,7 @@ def add(a: CipherVector, b: CipherVector) -> CipherVector:
 def add_plain(a: CipherVector, integers: Sequence[int]) -> CipherVector:
     """Add integers (any residues modulo N) elementwise; not fresh."""
     same_length("add_plain", len(a), len(integers))
-    kernel = a.key.kernel
-    return stale_vector(a.key, multiply(kernel, a.values, kernel.one_plus(list(map(int, integers)))))
+    return stale_vector(a.key, a.key.kernel.add_plaintexts(a.values, list(map(int, integers))))
 
 
 def scale(a: CipherVector, integers: Sequence[int]) -> CipherVector:

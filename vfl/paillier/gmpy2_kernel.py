@@ -154,6 +154,11 @@ class Gmpy2Kernel:
         run_parts(work, even_cuts(len(pairs), thread_count() if squarings >= _SQUARINGS_FOR_THREADS else 1))
         return powers
 
+    def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
+        """Return values[i] (1 + k[i] n) for any integers k."""
+        n = self._n
+        return [(x0, (x1 + x % n * x0) % n) for (x0, x1), x in zip(_pairs(values), map(mpz, k), strict=True)]
+
     def one_plus(self, k: Sequence[int]) -> Values:
         """Return 1 + k n for any integers k (taken mod n)."""
         n, one = self._n, mpz(1)

@@ -70,9 +70,10 @@ enum {
 typedef struct {
     int digits;          /* L */
     int64_t most_summed; /* u's of logarithmic numbers that may be added up: 2^10, and (4 I + 4) n <= R / 2 */
-    v8 n[MOST_DIGITS];
+    v8 n[MOST_DIGITS], n_twice[MOST_DIGITS];
     v8 n_inverse;             /* -1 / n modulo 2^52 */
     v8 one[2 * MOST_DIGITS];  /* R modulo n^2 */
+    v8 r_squared[MOST_DIGITS]; /* R^2 modulo n */
     const uint64_t *one_row;  /* the same, and as a logarithmic number */
     const uint64_t *one_logs;
 } modulus;
@@ -276,6 +277,19 @@ INLINE void reduce_both(v8 *restrict out, v8 *restrict T0, v8 *restrict T1, cons
     }
 }
 
+/* out = (T + q n) / R in digits of 52 bits. */
+INLINE void reduce_one(v8 *restrict out, v8 *restrict T, const modulus *m, const int digits)
+{
+    const v8 mask = _mm512_set1_epi64(DIGIT_MASK);
+    v8 q[BLOCK], carry = ZERO;
+    for (int at = 0; at < digits; at += BLOCK) reduce_block(T + at, q, m, digits);
+    for (int j = 0; j < digits; j++) {
+        const v8 t = ADD(T[digits + j], carry);
+        out[j] = _mm512_and_si512(t, mask);
+        carry = CARRY(t);
+    }
+}
+
 INLINE void multiply_numbers(v8 *out, const v8 *x, const v8 *y, const modulus *m, const int digits)
 {
     v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
@@ -325,12 +339,46 @@ INLINE void multiply_by_sum(v8 *x, const v8 *sum, const modulus *m, const int di
 /* x as a logarithmic number, x0 and (x1 / x0) R modulo n, given its inverse z: x1 z0 / R, since z0 = R^2 / x0. */
 INLINE void take_logarithm(v8 *out, const v8 *x, const v8 *z, const modulus *m, const int digits)
 {
-    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1], quotient[2 * MOST_DIGITS];
-    for (int j = 0; j <= 2 * digits; j++) T0[j] = T1[j] = ZERO;
-    multiply_digits(T0, x + digits, z, digits, 0);
-    reduce_both(quotient, T0, T1, m, digits);
+    v8 T[2 * MOST_DIGITS + 1];
+    T[2 * digits] = ZERO;
+    multiply_digits(T, x + digits, z, digits, 0);
+    reduce_one(out + digits, T, m, digits);
     memcpy(out, x, sizeof(v8) * digits);
-    memcpy(out + digits, quotient, sizeof(v8) * digits);
+}
+
+/* x - amount where x >= amount, digit by digit without a branch; returns where. */
+INLINE __mmask8 subtract_once(v8 *restrict x, const v8 *amount, const int digits)
+{
+    const v8 mask = _mm512_set1_epi64(DIGIT_MASK);
+    v8 less[MOST_DIGITS], borrow = ZERO;
+    for (int j = 0; j < digits; j++) {
+        const v8 t = ADD(SUB(x[j], amount[j]), borrow);
+        less[j] = _mm512_and_si512(t, mask);
+        borrow = CARRY(t);
+    }
+    const __mmask8 at_least = _mm512_testn_epi64_mask(borrow, borrow);
+    for (int j = 0; j < digits; j++) x[j] = _mm512_mask_mov_epi64(x[j], at_least, less[j]);
+    return at_least;
+}
+
+/* x (1 + k n) for k < R: k R modulo n by R^2 modulo n, times x0, added to x1. Where that
+ * makes 2 n or more, 2 n go off, so that what came in below 8 n stays there. */
+INLINE void add_plaintext(v8 *x, const v8 *k, const modulus *m, const int digits)
+{
+    const v8 mask = _mm512_set1_epi64(DIGIT_MASK);
+    v8 T[2 * MOST_DIGITS + 1], y[MOST_DIGITS], carry = ZERO;
+    T[2 * digits] = ZERO;
+    multiply_digits(T, k, m->r_squared, digits, 0);
+    reduce_one(y, T, m, digits);
+    T[2 * digits] = ZERO;
+    multiply_digits(T, x, y, digits, 0);
+    reduce_one(y, T, m, digits);
+    for (int j = 0; j < digits; j++) {
+        const v8 t = ADD(ADD(x[digits + j], y[j]), carry);
+        x[digits + j] = _mm512_and_si512(t, mask);
+        carry = CARRY(t);
+    }
+    subtract_once(x + digits, m->n_twice, digits);
 }
 
 INLINE void square_number(v8 *out, const v8 *x, const modulus *m, const int digits)
@@ -349,21 +397,6 @@ INLINE void square_number(v8 *out, const v8 *x, const modulus *m, const int digi
 }
 
 /* ---- In and out of Montgomery form ---- */
-
-/* T[0 .. digits) = x - n where x >= n, digit by digit without a branch; returns where. */
-INLINE __mmask8 subtract_once(v8 *restrict x, const modulus *m, const int digits)
-{
-    const v8 mask = _mm512_set1_epi64(DIGIT_MASK);
-    v8 less[MOST_DIGITS], borrow = ZERO;
-    for (int j = 0; j < digits; j++) {
-        const v8 t = ADD(SUB(x[j], m->n[j]), borrow);
-        less[j] = _mm512_and_si512(t, mask);
-        borrow = CARRY(t);
-    }
-    const __mmask8 at_least = _mm512_testn_epi64_mask(borrow, borrow);
-    for (int j = 0; j < digits; j++) x[j] = _mm512_mask_mov_epi64(x[j], at_least, less[j]);
-    return at_least;
-}
 
 INLINE void add_one_where(v8 *restrict x, __mmask8 where, const int digits)
 {
@@ -385,8 +418,8 @@ INLINE void leave_number(v8 *restrict out, const v8 *x, const modulus *m, const 
     memcpy(T0, x, sizeof(v8) * digits);
     memcpy(T1, x + digits, sizeof(v8) * digits);
     reduce_both(out, T0, T1, m, digits);
-    add_one_where(out + digits, subtract_once(out, m, digits), digits);
-    subtract_once(out + digits, m, digits);
+    add_one_where(out + digits, subtract_once(out, m->n, digits), digits);
+    subtract_once(out + digits, m->n, digits);
 }
 
 /* x0 + x1 n as one integer of 2 L digits. */
@@ -424,6 +457,7 @@ typedef struct {
     void (*multiply_by_first)(v8 *, const v8 *, const v8 *, const modulus *);
     void (*multiply_by_sum)(v8 *, const v8 *, const modulus *);
     void (*take_logarithm)(v8 *, const v8 *, const v8 *, const modulus *);
+    void (*add_plaintext)(v8 *, const v8 *, const modulus *);
     void (*square)(v8 *, const v8 *, const modulus *);
     void (*enter)(v8 *, const v8 *, int, const v8 *, const modulus *);
     void (*leave)(v8 *, const v8 *, const modulus *);
@@ -438,22 +472,23 @@ typedef struct {
     TARGET static void multiply_by_sum_##L(v8 *x, const v8 *sum, const modulus *m) { multiply_by_sum(x, sum, m, L); } \
     TARGET static void take_logarithm_##L(v8 *o, const v8 *x, const v8 *z, const modulus *m)                         \
     { take_logarithm(o, x, z, m, L); }                                                                               \
+    TARGET static void add_plaintext_##L(v8 *x, const v8 *k, const modulus *m) { add_plaintext(x, k, m, L); }        \
     TARGET static void square_##L(v8 *o, const v8 *x, const modulus *m) { square_number(o, x, m, L); }               \
     TARGET static void enter_##L(v8 *o, const v8 *p, int k, const v8 *c, const modulus *m)                           \
     { enter_number(o, p, k, c, m, L); }                                                                              \
     TARGET static void leave_##L(v8 *o, const v8 *x, const modulus *m) { leave_number(o, x, m, L); }                 \
     TARGET static void whole_##L(v8 *o, const v8 *x, const modulus *m) { whole_number(o, x, m, L); }                 \
     static const arithmetic length_##L = {multiply_##L,       multiply_by_first_##L, multiply_by_sum_##L,            \
-                                          take_logarithm_##L, square_##L,            enter_##L,                      \
-                                          leave_##L,          whole_##L};
+                                          take_logarithm_##L, add_plaintext_##L,     square_##L,                     \
+                                          enter_##L,          leave_##L,             whole_##L};
 LENGTH(20)
 LENGTH(30)
 LENGTH(40)
 LENGTH(60)
 LENGTH(80)
 
-/* The caller's modulus: L, -1 / n modulo 2^52, the most u's that may be added up, the L digits of n, and the rows of
- * one, plain and logarithmic. */
+/* The caller's modulus: L, -1 / n modulo 2^52, the most u's that may be added up, the L digits of n, the rows of
+ * one, plain and logarithmic, and R^2 modulo n. */
 TARGET static const arithmetic *open_modulus(modulus *m, const uint64_t *context)
 {
     const uint64_t digits = context[0];
@@ -467,10 +502,16 @@ TARGET static const arithmetic *open_modulus(modulus *m, const uint64_t *context
     m->digits = (int)digits;
     m->n_inverse = _mm512_set1_epi64((long long)context[1]);
     m->most_summed = (int64_t)context[2];
-    for (int j = 0; j < m->digits; j++) m->n[j] = _mm512_set1_epi64((long long)context[3 + j]);
+    for (int j = 0; j < m->digits; j++) {
+        const uint64_t carry = j ? context[2 + j] >> (DIGIT_BITS - 1) : 0;
+        m->n[j] = _mm512_set1_epi64((long long)context[3 + j]);
+        m->n_twice[j] = _mm512_set1_epi64((long long)((context[3 + j] << 1 & DIGIT_MASK) | carry));
+    }
     m->one_row = context + 3 + digits;
     m->one_logs = m->one_row + 2 * digits;
     for (int j = 0; j < 2 * m->digits; j++) m->one[j] = _mm512_set1_epi64((long long)m->one_row[j]);
+    const uint64_t *const r_squared = m->one_logs + 2 * digits;
+    for (int j = 0; j < m->digits; j++) m->r_squared[j] = _mm512_set1_epi64((long long)r_squared[j]);
     return known;
 }
 
@@ -631,6 +672,25 @@ TARGET int vfl_ifma_segment_products(const uint64_t *context, uint64_t *out, int
         uint64_t *row[LANES];
         for (int k = 0; k < LANES; k++) row[k] = out + (size_t)to[s + (k < lanes ? k : 0)] * (size_t)width;
         store_rows(row, x, lanes, width);
+    }
+    return DONE;
+}
+
+/* out[i] = a[i] (1 + k[i] n); k[i] < R in L digits. */
+TARGET int vfl_ifma_add_plaintexts(const uint64_t *context, uint64_t *out, const uint64_t *a, const uint64_t *k,
+                                   int64_t count)
+{
+    modulus m;
+    const arithmetic *const by = open_modulus(&m, context);
+    if (!by || count < 0) return REFUSED;
+    const int width = 2 * m.digits;
+    v8 x[2 * MOST_DIGITS], plaintext[MOST_DIGITS];
+    for (int64_t i = 0; i < count; i += LANES) {
+        const int lanes = lanes_from(i, count);
+        load_consecutive(x, a, i, lanes, width);
+        load_consecutive(plaintext, k, i, lanes, m.digits);
+        by->add_plaintext(x, plaintext, &m);
+        store_consecutive(out, i, x, lanes, width);
     }
     return DONE;
 }
@@ -873,6 +933,7 @@ int vfl_ifma_supported(void) { return 0; }
 int vfl_ifma_multiply_pairs(void) { return REFUSED; }
 int vfl_ifma_segment_products(void) { return REFUSED; }
 int vfl_ifma_take_logarithms(void) { return REFUSED; }
+int vfl_ifma_add_plaintexts(void) { return REFUSED; }
 int vfl_ifma_fixed_base(void) { return REFUSED; }
 int vfl_ifma_power(void) { return REFUSED; }
 int vfl_ifma_square(void) { return REFUSED; }

@@ -48,6 +48,7 @@ _SIGNATURES = {  # of the C functions: a an address, n a number
     "multiply_pairs": "aaanaanan",
     "segment_products": "aanannanaaan",
     "take_logarithms": "aaaan",
+    "add_plaintexts": "aaaan",
     "fixed_base": "aaanan",
     "power": "aaanannn",
     "square": "aaann",
@@ -101,6 +102,7 @@ class IfmaKernel:
                 _digits(modulus, self._length),
                 self._one,
                 self._logarithmic_one(),
+                _digits((1 << 2 * self._r_bits) % modulus, self._length),
             ]
         )
         self._powers_of_r = np.stack([self._number(1 << self._r_bits * (k + 1)) for k in range(_MOST_PIECES)])
@@ -219,13 +221,22 @@ class IfmaKernel:
         self._run(work, len(bases), len(bases) * bits)
         return out
 
+    def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
+        """Return values[i] (1 + k[i] n) for any integers k."""
+        words, out = _words(values), self._rows(len(values))
+        if len(k) != len(words):
+            raise CryptoError(f"Kernel: {len(k)} plaintexts for {len(words)} numbers.")
+        plaintexts = _from_bytes(rows_of([int(x) % self._n for x in k], self._n_bytes), self._length)
+
+        def work(start: int, stop: int) -> None:
+            self._call("add_plaintexts", out[start:], words[start:], plaintexts[start:], stop - start)
+
+        self._run(work, len(words), len(words))
+        return out
+
     def one_plus(self, k: Sequence[int]) -> Values:
         """Return 1 + k n for any integers k."""
-        rows = self._rows(len(k))
-        rows[:, : self._length] = 0
-        rows[:, 0] = 1
-        rows[:, self._length :] = _from_bytes(rows_of([int(x) % self._n for x in k], self._n_bytes), self._length)
-        return self.mul_pairs(rows, np.arange(len(k)), self._powers_of_r[:1], np.zeros(len(k), dtype=np.int64))
+        return self.add_plaintexts(np.repeat(self._one[None], len(k), axis=0), k)
 
     def logarithms(self, values: Values) -> list[int]:
         """Return (x - 1) / n in [0, n) for values x = 1 mod n: the second part of the pair."""

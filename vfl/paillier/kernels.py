@@ -96,6 +96,9 @@ class Kernel(Protocol):
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
         """Return a[i]^e or a[i]^e[i], e >= 0; ``secret`` asks for time that tells nothing about e."""
 
+    def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
+        """Return values[i] (1 + k[i] n) for any integers k (taken mod n): (1 + n)^k = 1 + k n."""
+
     def one_plus(self, k: Sequence[int]) -> Values:
         """Return 1 + k n for any integers k (taken mod n)."""
 
