@@ -562,6 +562,11 @@ INLINE void store_rows(uint64_t *const *row, const v8 *x, int lanes, int width)
     }
 }
 
+INLINE void fetch_row(const uint64_t *row, int width)
+{
+    for (int at = 0; at < width; at += 8) _mm_prefetch((const char *)(row + at), _MM_HINT_T0);
+}
+
 INLINE int lanes_from(int64_t at, int64_t count) { return count - at < LANES ? (int)(count - at) : LANES; }
 
 /* Rows at .. at + 8 of consecutive ones; the last is taken again for lanes past the end. */
@@ -656,6 +661,8 @@ TARGET int vfl_ifma_segment_products(const uint64_t *context, uint64_t *out, int
                          : logs                         ? m.one_logs
                                                         : m.one_row;
             load_rows(t ? y : x, row, width);
+            for (int k = 0; k < lanes; k++) /* rows come from all over the memory: fetch the next while multiplying */
+                if (t + 1 < length[s + k]) fetch_row(src + (size_t)idx[from[s + k] + t + 1] * (size_t)width, width);
             if (!logs) {
                 if (t) by->multiply(x, x, y, &m);
                 continue;
