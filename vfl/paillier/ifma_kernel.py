@@ -12,7 +12,6 @@ which promises nothing.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +42,8 @@ _LEAST_PER_THREAD = 128  # products; below, handing work to a thread costs more 
 _SHORTEST_PIECE = 32  # products; a longer segment may be cut, at one more product per cut
 _PIECES_PER_LANE = 4  # cut so that every lane of every thread gets about so many pieces
 _WIDEST_WINDOW = 5
+# Measured at 2048 bits. Tables are made of logarithmic numbers, and have 256 entries per window however few are used.
+_COSTS = Costs(squaring=0.8, plaintext=0.6, many_uses=5, reused=0.8, prepared=0.7, table_after=220, long_window=8)
 _REFUSED = 1
 _SIGNATURES = {  # of the C functions: a an address, n a number
     "multiply_pairs": "aaanaanan",
@@ -114,8 +115,8 @@ class IfmaKernel:
 
     @property
     def costs(self) -> Costs:
-        """What its work costs; measured at 2048 bits."""
-        return Costs(squaring=0.8, plaintext=3.0, many_uses=5, reused=0.8, prepared=0.7)
+        """What its work costs."""
+        return _COSTS
 
     def mul_pairs(self, a: Values, ai: Index, b: Values, bi: Index) -> Values:
         """Return a[ai[i]] * b[bi[i]] for every i."""
@@ -168,19 +169,21 @@ class IfmaKernel:
             raise CryptoError(f"Kernel: windows of {width} bits, expected 1 to 8.")
         if gcd(base, self._n) != 1:
             raise CryptoError("Kernel: the base of a table is no unit.")
-        bases = [_words(self.pack([base % self._nn]))]
+        # The base and its inverse go side by side: their powers are each other's inverses, as logarithms need.
+        bases = [_words(self.pack([base % self._nn, int(invert(base, self._nn))]))]
         for _ in range(windows - 1):
             bases.append(self._squared(bases[-1], width))
         step = np.concatenate(bases)
-        every = np.arange(windows)
-        powers = [np.repeat(self._one[None], windows, axis=0), step]
+        every = np.arange(len(step))
+        powers = [np.broadcast_to(self._one, step.shape), step]
         for _ in range(2, 1 << width):
             powers.append(_words(self.mul_pairs(powers[-1], every, step, every)))
-        entries = np.concatenate(powers)
-        logs = self._logarithmic(entries, _words(invert_all(self, entries)))
-        octets = logs.astype("<u8", copy=False).view(np.uint8).reshape(1 << width, windows, self._width, 8)
         planes = np.zeros((windows, self._width, _ENTRY_BYTES, _ENTRIES), dtype=np.uint8)
-        planes[:, :, :, : 1 << width] = octets[..., :_ENTRY_BYTES].transpose(1, 2, 3, 0)
+        for window, plane in enumerate(planes):
+            entries = np.stack([power[2 * window : 2 * window + 2] for power in powers])
+            logs = self._logarithmic(np.ascontiguousarray(entries[:, 0]), np.ascontiguousarray(entries[:, 1]))
+            octets = logs.astype("<u8", copy=False).view(np.uint8).reshape(len(powers), self._width, 8)
+            plane[:, :, : len(powers)] = octets[:, :, :_ENTRY_BYTES].transpose(1, 2, 0)
         return _WindowTable(planes)
 
     def fixed_base(self, table: Table, digits: Digits) -> Values:

@@ -45,6 +45,10 @@ class Costs:
         Encoding one plaintext and multiplying it in.
     many_uses, reused, prepared : float
         A factor used ``many_uses`` times or more costs ``prepared`` once and ``reused`` per use, others 1 per use.
+    table_after : int
+        As many powers of one base as cost what the table of its windows costs.
+    long_window : int
+        Bits per window for exponents longer than N.
     at_once : int
         As many numbers as one call should get, if it can be had, to be worth its overhead.
     """
@@ -54,6 +58,8 @@ class Costs:
     many_uses: float
     reused: float
     prepared: float
+    table_after: int
+    long_window: int
     at_once: int = 256
 
 

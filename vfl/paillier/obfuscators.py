@@ -16,9 +16,7 @@ from vfl.paillier.kernels import Digits, Kernel, Table, Values
 # Towards the key's owner an exponent is |N| + 40 bits long: shorter ones leave the top bits of a sum of exponents
 # bare to somebody who can take discrete logarithms modulo p and q, as the owner may.
 OWNER_EXTRA_BITS = 40
-_WIDTH = 8  # bits per window: 256 |N|/2 / 8 table entries, 21 MB at 2048 bits
-_LONG_WIDTH = 6  # for the rarer exponents of |N| + 40 bits: 22,000 entries
-_TABLE_AFTER = 24  # powers that cost as much as a table, measured at 1024 and 2048 bits
+_WIDTH = 8  # bits per window: 256 |N|/2 / 8 table entries, 21 MB at 2048 bits; see Costs.long_window for the others
 
 
 class FixedBase:
@@ -35,7 +33,7 @@ class FixedBase:
         """Return one power per row of window digits (count, windows), lowest window first."""
         with self._lock:
             self._served += len(digits)
-            if self._table is None and self._served >= _TABLE_AFTER:
+            if self._table is None and self._served >= self._kernel.costs.table_after:
                 self._table = self._kernel.window_table(self._base, self._width, self._windows)
         if self._table is None:
             bases = self._kernel.pack([self._base] * len(digits))
@@ -62,7 +60,7 @@ class Obfuscators:
 
     def __init__(self, kernel: Kernel, h_s: int, exponent_bits: int, key_bits: int) -> None:
         self._bits = {False: exponent_bits, True: key_bits + OWNER_EXTRA_BITS}
-        self._width = {False: _WIDTH, True: _LONG_WIDTH}
+        self._width = {False: _WIDTH, True: kernel.costs.long_window}
         self._fixed = {long: FixedBase(kernel, h_s, self._bits[long], self._width[long]) for long in (False, True)}
 
     def draw(self, count: int, *, towards_owner: bool = False) -> Values:
@@ -80,7 +78,7 @@ class OwnerObfuscators:
     ) -> None:
         self._kernel, self._kernel_p, self._kernel_q = kernel, kernel_p, kernel_q
         self._bits = {False: exponent_bits, True: key_bits + OWNER_EXTRA_BITS}
-        self._width = {False: _WIDTH, True: _LONG_WIDTH}
+        self._width = {False: _WIDTH, True: kernel.costs.long_window}
         self._fixed = {
             long: (
                 FixedBase(kernel_p, h_s % kernel_p.modulus**2, self._bits[long], self._width[long]),
