@@ -55,27 +55,6 @@ def test_rerandomising_changes_every_ciphertext_and_no_plaintext(values: list[in
     assert not (paillier.to_bytes(v) == paillier.to_bytes(w)).all(axis=1).any()
 
 
-@given(st.integers(0, 60), st.data())
-@settings(deadline=None, max_examples=40)
-def test_segment_sums(rows: int, data: st.DataObject) -> None:
-    values = list(range(1, rows + 1))
-    idx = data.draw(st.lists(st.integers(0, rows - 1), max_size=40)) if rows else []
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(idx)), max_size=5)))
-    offsets = [0, *cuts, len(idx)]
-    v = paillier.sum_segments(paillier.encrypt(KEY, values), np.array(idx, np.int64), np.array(offsets))
-    pieces = zip(offsets, offsets[1:], strict=False)
-    assert numbers(v) == [sum(values[i] for i in idx[start:stop]) for start, stop in pieces]
-
-
-@pytest.mark.parametrize(
-    ("idx", "offsets"), [([0], [0]), ([0], []), ([0], [1, 1]), ([5], [0, 1]), ([-1], [0, 1]), ([0, 0], [0, 2, 1, 2])]
-)
-def test_segments_that_do_not_fit_are_refused(idx: list[int], offsets: list[int]) -> None:
-    v = paillier.encrypt(KEY, [1, 2])
-    with pytest.raises(LocalProtocolError, match="sum_segments"):
-        paillier.sum_segments(v, np.array(idx, np.int64), np.array(offsets, np.int64))
-
-
 @pytest.mark.parametrize("count", range(36))
 def test_batch_inversion(count: int) -> None:
     kernel = KEY.public.kernel

@@ -111,12 +111,6 @@ def test_slices_cover_the_digits(largest: int, chains: int, at_once: int) -> Non
     assert slices == 1 or chains * (slices - 1) < at_once
 
 
-@given(st.lists(st.integers(0, 2**20), max_size=300), st.sampled_from([1, 40, 2**16, 2**31]))
-def test_sorting_is_stable(keys: list[int], top: int) -> None:
-    array = np.array([key % top for key in keys], dtype=np.int64)
-    assert (pippenger._sorting(array) == np.argsort(array, kind="stable")).all()
-
-
 @pytest.mark.parametrize("layout", [(1, 0), (3, 24)])
 def test_one_hot_columns_need_no_inverse(layout: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
@@ -129,10 +123,10 @@ def test_one_hot_columns_need_no_inverse(layout: tuple[int, int], monkeypatch: p
 
 def test_zeros_cost_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    inner = pippenger._segments
+    inner = pippenger.multiply_groups
     monkeypatch.setattr(
         pippenger,
-        "_segments",
+        "multiply_groups",
         lambda kernel, v, keys, *rest: counted.append(len(keys)) or inner(kernel, v, keys, *rest),
     )
     X = np.zeros((500, 2), dtype=np.int64)

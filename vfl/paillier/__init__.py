@@ -1,10 +1,10 @@
 """Paillier encryption for vertical federated learning.
 
-Keys (`keys`, `interchange`), vectors of ciphertexts (`vectors`, `cipher`, `pool`), exact inner products under masks
-(`inner_product`, `pippenger`), fixed-point numbers, and the arithmetic underneath (`kernels`).
+Keys (`keys`, `interchange`), vectors of ciphertexts (`vectors`, `cipher`, `pool`), sums by group (`sums`), exact inner products under masks (`inner_product`, `pippenger`), fixed-point numbers, and the
+arithmetic underneath (`kernels`).
 """
 
-from vfl.paillier.cipher import add, add_plain, centred, decrypt, encrypt, rerandomise, scale, sum_segments
+from vfl.paillier.cipher import add, add_plain, centred, decrypt, encrypt, rerandomise, scale
 from vfl.paillier.counts import OperationCounts, operation_counts
 from vfl.paillier.fixed_point import from_fixed, to_fixed
 from vfl.paillier.inner_product import (
@@ -30,6 +30,7 @@ from vfl.paillier.interchange import (
 from vfl.paillier.kernels import kernel_name
 from vfl.paillier.keys import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
 from vfl.paillier.pool import ObfuscatorPool
+from vfl.paillier.sums import subtract, sum_by_group, sum_segments
 from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
 
 __all__ = [
@@ -65,6 +66,8 @@ __all__ = [
     "public_key_to_phe",
     "rerandomise",
     "scale",
+    "subtract",
+    "sum_by_group",
     "sum_segments",
     "to_bytes",
     "to_fixed",

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parties.errors import CryptoError, LocalProtocolError
+from parties.errors import CryptoError
 from vfl.paillier.counts import record
 from vfl.paillier.inverses import invert_all
-from vfl.paillier.kernels import Index, Values, everything, multiply
+from vfl.paillier.kernels import Values, everything, multiply
 from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pool import ObfuscatorPool
 from vfl.paillier.vectors import (
@@ -124,23 +124,6 @@ def scale(a: CipherVector, integers: Sequence[int]) -> CipherVector:
         inverses = invert_all(kernel, kernel.take(values, negative))
         values = kernel.take(kernel.join([values, inverses]), where)
     return stale_vector(a.key, kernel.pow_uniform(values, [abs(k) for k in factors]))
-
-
-def sum_segments(v: CipherVector, idx: Index, offsets: Index) -> CipherVector:
-    """Add up the ciphertexts of every segment v[idx[offsets[s]:offsets[s + 1]]]; not fresh.
-
-    Parameters
-    ----------
-    idx : ndarray of shape (m,), int64
-        Positions in v.
-    offsets : ndarray of shape (segments + 1,), int64
-        Starts of the segments in idx, ascending from 0 to m. An empty segment gives an encryption of zero.
-    """
-    order, bounds = np.asarray(idx, dtype=np.int64), np.asarray(offsets, dtype=np.int64)
-    ordered = len(bounds) > 0 and bounds[0] == 0 and bounds[-1] == len(order) and bool((np.diff(bounds) >= 0).all())
-    if not ordered or (len(order) and not 0 <= order.min() <= order.max() < len(v)):
-        raise LocalProtocolError("sum_segments: positions or offsets do not fit the vector.")
-    return stale_vector(v.key, v.key.kernel.seg_prod(v.values, order, bounds))
 
 
 def rerandomise(v: CipherVector, *, towards_owner: bool, pool: ObfuscatorPool | None = None) -> CipherVector:

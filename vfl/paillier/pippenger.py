@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from vfl.paillier.columns import Integers, Windows, choose_windows, reduce_columns, signed_digits
+from vfl.paillier.groups import multiply_groups
 from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import Index, Kernel, Values, everything, multiply
 
@@ -119,7 +120,7 @@ def _by_buckets(source: _Source, X: Integers, windows: Windows) -> Values:
     chains = X.shape[1] * source.rows_per_value * windows.count
     slices, size = _cut_digits(int(np.abs(digit).max(initial=1)), chains, source.kernel.costs.at_once)
     negative = digit < 0
-    buckets = _segments(
+    buckets = multiply_groups(
         source.kernel,
         source.factors if negative.any() else source.values,
         chain * (slices * size) + np.abs(digit) - 1,
@@ -140,7 +141,7 @@ def _by_tables(source: _Source, X: Integers, windows: Windows) -> Values:
         here = (block >= start) & (block < stop)
         signed = block[here] - start + (stop - start) * (digit[here] < 0)
         entry = 2 * (stop - start) * (np.abs(digit[here]) - 1) + signed
-        part = _segments(source.kernel, _table(source, start, stop, half), chain[here], entry, count)
+        part = multiply_groups(source.kernel, _table(source, start, stop, half), chain[here], entry, count)
         totals = part if totals is None else multiply(source.kernel, totals, part)
     return totals if totals is not None else source.kernel.pack([1] * count)
 
@@ -153,20 +154,6 @@ def _table(source: _Source, start: int, stop: int, half: int) -> Values:
     for _ in range(half - 1):
         powers.append(multiply(kernel, powers[-1], bases))
     return kernel.join(powers)
-
-
-def _segments(kernel: Kernel, values: Values, keys: Index, idx: Index, count: int) -> Values:
-    """Return the product of values[idx] for every key below count."""
-    offsets = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(np.bincount(keys, minlength=count), out=offsets[1:])
-    return kernel.seg_prod(values, idx[_sorting(keys)], offsets)
-
-
-def _sorting(keys: Index) -> Index:
-    """Return the stable order of keys in [0, 2^32), by 16 bits at a time: that is when numpy sorts by counting."""
-    order = np.argsort(keys.astype(np.uint16), kind="stable")
-    high = (keys >> 16).astype(np.uint16)
-    return order[np.argsort(high[order], kind="stable")] if high.any() else order
 
 
 def _cut_digits(largest: int, chains: int, at_once: int) -> tuple[int, int]:
