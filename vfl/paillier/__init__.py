@@ -1,6 +1,7 @@
 """Paillier encryption for vertical federated learning.
 
-Keys (`keys`, `interchange`), vectors of ciphertexts (`vectors`, `cipher`, `pool`), sums by group (`sums`), exact inner products under masks (`inner_product`, `pippenger`), fixed-point numbers, and the
+Keys (`keys`, `interchange`), vectors of ciphertexts (`vectors`, `cipher`, `pool`), sums by group (`sums`), packing and
+compression (`slots`), exact inner products under masks (`inner_product`, `pippenger`), fixed-point numbers, and the
 arithmetic underneath (`kernels`).
 """
 
@@ -30,6 +31,7 @@ from vfl.paillier.interchange import (
 from vfl.paillier.kernels import kernel_name
 from vfl.paillier.keys import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
 from vfl.paillier.pool import ObfuscatorPool
+from vfl.paillier.slots import SlotLayout, compress, pack_slots, plan_slots, unpack_slots
 from vfl.paillier.sums import subtract, sum_by_group, sum_segments
 from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
 
@@ -40,10 +42,12 @@ __all__ = [
     "OperationCounts",
     "PrivateKey",
     "PublicKey",
+    "SlotLayout",
     "add",
     "add_plain",
     "centred",
     "choose_rows_per_ciphertext",
+    "compress",
     "decrypt",
     "encrypt",
     "from_bytes",
@@ -54,7 +58,9 @@ __all__ = [
     "open_products",
     "operation_counts",
     "pack_rows",
+    "pack_slots",
     "plan_inner_product",
+    "plan_slots",
     "private_key_from_json",
     "private_key_from_phe",
     "private_key_to_json",
@@ -73,4 +79,5 @@ __all__ = [
     "to_fixed",
     "transposed_product",
     "unmask_products",
+    "unpack_slots",
 ]

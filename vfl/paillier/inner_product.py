@@ -45,6 +45,7 @@ from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pippenger import powers_of_columns
 from vfl.paillier.pool import ObfuscatorPool
 from vfl.paillier.rows import below, numbers_in, rows_of
+from vfl.paillier.slots import join_slots
 from vfl.paillier.vectors import CipherVector, same_length, stale_vector
 
 GUARD_BITS, GAP_BITS, SIGMA = 2, 10, 40
@@ -186,23 +187,8 @@ def pack_rows(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:
         raise CryptoError(f"Inner product: got {values.dtype} {values.shape}, expected int64 ({plan.rows},).")
     if max(int(values.max()), -int(values.min())) > plan.bound:
         raise CryptoError("Inner product: a value exceeds the plan's bound on whole products.")
-    return _join_slots(plan, values) if plan.packed else values.tolist()
-
-
-def _join_slots(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:
-    """Return sum_i r_i 2^(beta i): slots of r_i + 2^(w - 1) >= 0 lie side by side, and what was added is taken off."""
-    k, beta = plan.rows_per_ciphertext, plan.slot_bits
-    half = 1 << (min(beta, 64) - 1)
-    slots = np.full(plan.ciphertexts * k, half, dtype=np.uint64)
-    slots[: plan.rows] += values.view(np.uint64)  # modulo 2^64
-    words = np.zeros((plan.ciphertexts, beta * k // 64 + 2), dtype="<u8")
-    for i, column in enumerate(slots.reshape(-1, k).T):
-        word, shift = divmod(beta * i, 64)
-        words[:, word] |= column << np.uint64(shift)
-        if shift:
-            words[:, word + 1] |= column >> np.uint64(64 - shift)
-    added = sum(half << (beta * i) for i in range(k))
-    return [int.from_bytes(row.tobytes(), "little") - added for row in words]
+    k, short = plan.rows_per_ciphertext, -plan.rows % plan.rows_per_ciphertext
+    return join_slots(np.pad(values, (0, short)).reshape(-1, k), plan.slot_bits) if plan.packed else values.tolist()
 
 
 def transposed_product(plan: InnerProductPlan, v: CipherVector, X: NDArray[np.int64]) -> CipherVector:
