@@ -287,9 +287,7 @@ def _side_by_side(kernel: Kernel, values: Values, per: int, bits: int) -> Values
 
 def _longest(left: Index) -> Index:
     """Return whose turn it is: those with most steps left, as many as fill all lanes of all threads."""
-    waiting = int(np.count_nonzero(left))
-    for lanes in (_AT_ONCE * thread_count(), _AT_ONCE):
-        if waiting >= lanes:
-            waiting -= waiting % lanes
-            break
+    waiting, lanes = int(np.count_nonzero(left)), _AT_ONCE * thread_count()
+    if waiting > lanes:
+        waiting -= waiting % lanes
     return np.sort(np.argsort(-left, kind="stable")[:waiting])
