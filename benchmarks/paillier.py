@@ -1,157 +1,221 @@
-"""Paillier beside phe and naive gmpy2, in one run on one core.
+"""Paillier on both kernels beside phe, naive gmpy2 and SecretFlow's HEU: rates and ratios, on one core and on two.
 
-    python benchmarks/paillier.py [--bits 2048] [--rounds 5]
+    python benchmarks/paillier.py [--bits 2048] [--rounds 5]        # some five minutes; HEU: pip install -e '.[bench]'
+    python benchmarks/paillier.py --measure ours --kernel ifma --cores 1        # one column, as a line of JSON
 
-Every figure is the best of several rounds, and every line gives ratios: machines differ, and other work on the
-machine slows all columns alike. `products` is gmpy2's own ``x * y % n**2``, the yardstick for all the others.
+Every column comes from a process of its own, which may run on so many cores before it imports anything. Figures are
+the best of several rounds: CPU time on one core, wall time on two. phe and gmpy2 use one core and keep their figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib
+import importlib.metadata
+import importlib.util
+import json
 import os
-import secrets
-import time
-from collections.abc import Callable
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
-import gmpy2
-import numpy as np
-import phe
+COLUMNS = ("ifma", "gmpy2", "phe", "naive", "HEU")
+OURS = ("ifma", "gmpy2")
+ONE_CORE_ONLY = ("phe", "naive")
+LINES = {  # name of the figure: what it is, and whether more of it is better (a rate) or less (seconds)
+    "products": ("products mod N^2", "/s"),
+    "products_reused": ("products by factors of many uses", "/s"),
+    "squarings": ("squarings mod N^2", "/s"),
+    "add": ("add, 20,000 ciphertexts", "/s"),
+    "encrypt_public": ("encrypt, exponents of N/2 bits", "/s"),
+    "encrypt_short": ("encrypt, exponents of 448 bits", "/s"),
+    "encrypt_owner": ("encrypt, key's owner", "/s"),
+    "encrypt_pool": ("encrypt, from a full pool", "/s"),
+    "rerandomise": ("re-randomise towards the owner", "/s"),
+    "decrypt": ("decrypt", "/s"),
+    "decrypt_packed": ("decrypt, values in 80-bit slots", "/s"),
+    "dense": ("X'[[r]], a row per ciphertext", "s"),
+    "dense_and_r": ("  the same and encrypting r", "s"),
+    "dense_packed": ("X'[[r]], several rows each", "s"),
+    "dense_and_r_packed": ("  the same and encrypting r", "s"),
+    "one_hot": ("one-hot X, a row per ciphertext", "s"),
+    "one_hot_packed": ("one-hot X, several rows each", "s"),
+    "histogram": ("histogram, 64,000 additions", "s"),
+    "write": ("write for the wire", "/s"),
+    "read": ("read, unchecked", "/s"),
+    "receive": ("read and check (from_bytes)", "/s"),
+    "new_key": ("new key (mean of four)", "s"),
+    "encrypt_public_table": ("more in a first call: N/2 bits", "s"),
+    "encrypt_short_table": ("more in a first call: 448 bits", "s"),
+    "encrypt_owner_table": ("more in a first call: key's owner", "s"),
+    "rerandomise_table": ("more in a first call: to the owner", "s"),
+}
+INSTEAD = {  # a peer without packing or an owner's short cut is compared by what it does for the same end
+    "products_reused": "products",
+    "encrypt_short": "encrypt_public",
+    "encrypt_owner": "encrypt_public",
+    "encrypt_pool": "encrypt_public",
+    "dense_packed": "dense",
+    "dense_and_r_packed": "dense_and_r",
+    "one_hot_packed": "one_hot",
+    "receive": "read",
+}
+NOTES = """
+X: 2000 x 16, entries of 16 bits; the histogram has 2000 ciphertexts, 32 features and 16 bins. phe and naive gmpy2 get a
+part of X and of the histogram, HEU a part of X, and their times are scaled; naive gmpy2 gets its inverses for nothing.
+Where a peer has but one way to the same end it stands beside each of ours: shorter exponents, the owner's way, the pool
+and packed rows beside its encryption and its X'[[r]]. HEU reads without checks, naive gmpy2 checks that it gets units,
+ours takes Jacobi symbols too. phe opens one value per ciphertext, HEU two. First calls make tables, HEU with its key.
+The pool refills itself while it is drawn from. Ratios above 1: the first is the faster."""
 
-import vfl.paillier as paillier
-from vfl.paillier import PrivateKey
-from vfl.paillier.kernels import everything
-
-ROWS, COLUMNS = 2000, 16
-OPENED = 40
-
-
-def best(work: Callable[[], object], rounds: int) -> float:
-    """Return the seconds of the fastest round."""
-    fastest = float("inf")
-    for _ in range(rounds):
-        start = time.thread_time()
-        work()
-        fastest = min(fastest, time.thread_time() - start)
-    return fastest
-
-
-def line(what: str, ours: float, unit: str, **peers: float) -> None:
-    """Print one rate, and how many times the peers' rate it is."""
-    ratios = "  ".join(f"{ours / rate:8.2f} x {name} ({rate:,.0f})" for name, rate in peers.items())
-    print(f"{what:34s} {ours:12,.0f} {unit:6s} {ratios}", flush=True)
-
-
-def product_rates(key: PrivateKey, rounds: int) -> float:
-    """Print the speed of products modulo N^2; return gmpy2's own."""
-    nn = gmpy2.mpz(key.public.n) ** 2
-    numbers = [gmpy2.mpz(secrets.randbelow(int(nn))) for _ in range(2000)]
-    kernel = key.public.kernel
-    values = kernel.pack([int(x) for x in numbers])
-    segment = np.array([0, len(numbers)])
-
-    def plain() -> None:
-        product = gmpy2.mpz(1)
-        for x in numbers:
-            product = product * x % nn
-
-    own = len(numbers) / best(plain, 4 * rounds)
-    ours = len(numbers) / best(lambda: kernel.seg_prod(values, everything(values), segment), 4 * rounds)
-    line("products", ours, "/s", gmpy2=own)
-    return own
-
-
-def encryption(key: PrivateKey, products: float, rounds: int) -> None:
-    """Print encryption rates: public key, owner, 448-bit exponents, from a pool."""
-    plaintexts = list(range(300))
-    theirs = paillier.public_key_to_phe(key.public)
-    peer = 5 / best(lambda: [theirs.raw_encrypt(m) for m in range(5)], rounds)
-    wire = key.public.to_wire()
-    short = paillier.public_key_from_wire(wire[0], wire[1], 448, min_bits=256)
-    for what, source in (("public key", key.public), ("owner", key), ("448-bit exponents", short)):
-        table = best(lambda source=source: paillier.encrypt(source, list(range(30))), 1)
-        rate = len(plaintexts) / best(lambda source=source: paillier.encrypt(source, plaintexts), rounds)
-        line(f"encrypt, {what}", rate, "/s", phe=peer)
-        print(f"{'':34s} {products / rate:12,.0f} products each; first call with its table {table:.2f} s")
-    with paillier.ObfuscatorPool(key.public, capacity=300) as pool:
-        fastest = float("inf")
-        for _ in range(rounds):
-            pool.wait_full(600.0)
-            fastest = min(fastest, best(lambda: paillier.encrypt(key.public, plaintexts, pool=pool), 1))
-    line("encrypt, from a full pool", len(plaintexts) / fastest, "/s", phe=peer)
+Figures = dict[str, float]
 
 
-def opening_and_adding(key: PrivateKey, rounds: int) -> None:
-    """Print decryption, addition and re-randomisation rates."""
-    v = paillier.encrypt(key, list(range(1000)))
-    theirs = paillier.private_key_to_phe(key)
-    raw = [int.from_bytes(row.tobytes()) for row in paillier.to_bytes(v[:OPENED])]
-    peer = OPENED / best(lambda: [theirs.raw_decrypt(c) for c in raw], rounds)
-    line("decrypt", OPENED / best(lambda: paillier.decrypt(key, v[:OPENED]), rounds), "/s", phe=peer)
-    public = paillier.public_key_to_phe(key.public)
-    encrypted = [phe.EncryptedNumber(public, c) for c in raw]
-    peer = (OPENED - 1) / best(lambda: [a + b for a, b in zip(encrypted, encrypted[1:], strict=False)], rounds)
-    line("add", len(v) / best(lambda: paillier.add(v, v), rounds), "/s", phe=peer)
-    paillier.rerandomise(v[:50], towards_owner=True)
-    rate = 100 / best(lambda: paillier.rerandomise(v[:100], towards_owner=True), rounds)
-    line("rerandomise towards the owner", rate, "/s")
-    body = paillier.to_bytes(paillier.encrypt(key, list(range(1000))))
-    line("receive and check", 1000 / best(lambda: paillier.from_bytes(key.public, body, count=1000), rounds), "/s")
+def use_cores(cores: int) -> None:
+    """Keep this process and its children to so many cores."""
+    os.environ["VFL_THREADS"] = str(cores)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
-def naive_products(numbers: list[gmpy2.mpz], inverses: list[gmpy2.mpz], X: np.ndarray, nn: gmpy2.mpz) -> list[object]:
-    """Return X'[[r]] by one gmpy2 power per entry; the inverses for negative ones are given."""
-    totals = []
-    for j in range(X.shape[1]):
-        total = gmpy2.mpz(1)
-        for i, x in enumerate(X[:, j].tolist()):
-            total = total * gmpy2.powmod(numbers[i] if x > 0 else inverses[i], abs(x), nn) % nn
-        totals.append(total)
-    return totals
+def measure(options: argparse.Namespace) -> Figures:
+    """Return one column. Nothing that counts cores when it is imported may have been imported so far."""
+    use_cores(options.cores)
+    if options.measure == "ours":
+        os.environ["VFL_KERNEL"] = options.kernel
+        work = importlib.import_module("paillier_ours").measure
+    else:
+        work = getattr(importlib.import_module("paillier_peers"), f"measure_{options.measure}")
+    figures: Figures = work(options.bits, options.cores, options.rounds)
+    return figures
 
 
-def inner_products(key: PrivateKey, products: float, rounds: int) -> None:
-    """Print X'[[r]] in seconds: unpacked, packed, and one-hot columns, against naive gmpy2."""
-    rng = np.random.default_rng(0)
-    X = rng.integers(-(2**15), 2**15, (ROWS, COLUMNS))
-    one_hot = np.where(rng.random((ROWS, COLUMNS)) < 0.1, 98304, -10923)
-    r = rng.integers(-(2**20), 2**20, ROWS)
-    bound = 2**20 * int(np.abs(one_hot).sum(axis=0).max() + np.abs(X).sum(axis=0).max())
-    few = X[:, :2]
-    unpacked = paillier.plan_inner_product(key.public.bits, ROWS, bound, 1)
-    v = paillier.encrypt(key, paillier.pack_rows(unpacked, r))
-    nn = gmpy2.mpz(key.public.n) ** 2
-    numbers = [gmpy2.mpz(c) for c in key.public.kernel.unpack(v.values)]
-    inverses = [gmpy2.invert(c, nn) for c in numbers]
-    naive = best(lambda: naive_products(numbers, inverses, few, nn), rounds) * COLUMNS / 2
-    chosen = paillier.choose_rows_per_ciphertext(key.public.bits, ROWS, bound, COLUMNS, key.public.kernel.costs)
-    print(f"\nX'[[r]], {ROWS} x {COLUMNS}, 16 bits; naive gmpy2 {naive:.2f} s; the cost model packs {chosen} rows")
-    for k in sorted({1, max(chosen, 2)}):
-        plan = paillier.plan_inner_product(key.public.bits, ROWS, bound, k)
-        packed = paillier.pack_rows(plan, r)
-        encrypting = best(lambda packed=packed: paillier.encrypt(key.public, packed), 1)
-        v = paillier.encrypt(key.public, packed)
-        for what, matrix in (("dense", X), ("one-hot, standardised", one_hot)):
-            seconds = best(lambda: paillier.transposed_product(plan, v, matrix), rounds)  # noqa: B023
-            print(
-                f"  k = {k:2d}, {what:22s} {seconds:7.3f} s = {naive / seconds:7.1f} x naive gmpy2 "
-                f"= {seconds * products:9,.0f} gmpy2 products; encrypting r {encrypting:.2f} s"
-            )
+def column(name: str, cores: int, options: argparse.Namespace) -> Figures:
+    """Measure one column in a process of its own."""
+    what = ["ours", "--kernel", name] if name in OURS else [name.lower()]
+    command = [sys.executable, str(Path(__file__).resolve()), "--measure", *what, "--cores", str(cores)]
+    command += ["--bits", str(options.bits), "--rounds", str(options.rounds)]
+    print(f"measuring {name}, cores: {cores}", file=sys.stderr, flush=True)
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    figures: Figures = json.loads(output.splitlines()[-1])
+    return figures
+
+
+def why_not(name: str, bits: int) -> str | None:
+    """Return why a column cannot be measured here."""
+    if name == "HEU" and importlib.util.find_spec("heu") is None:
+        return "not installed: pip install 'sf-heu', or -e '.[bench]' (x86-64 Linux, Python before 3.12)"
+    if name == "ifma":
+        from vfl.paillier.ifma_kernel import why_not_ifma
+
+        return why_not_ifma(bits)
+    return None
+
+
+def number(x: float | None) -> str:
+    """Write a figure in at most nine characters."""
+    if x is None:
+        return "-"
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
+
+
+def ratio(line: str, unit: str, first: Figures, second: Figures) -> float | None:
+    """Return how many times as fast the first is."""
+    own, other = first.get(line), second.get(line, second.get(INSTEAD.get(line, "")))
+    if not own or not other:
+        return None
+    return own / other if unit == "/s" else other / own
+
+
+def print_table(columns: dict[str, Figures]) -> None:
+    """Print figures, and ratios of ours to the others."""
+    pairs = [(a, b) for a in OURS for b in COLUMNS if a != b and (a, b) != ("gmpy2", "ifma")]
+    headers = [*COLUMNS, *(f"{a}/{b}" for a, b in pairs)]
+    widths = [36, *(max(9, len(header)) for header in headers)]
+    print_row(widths, "", *headers)
+    print_row(widths, "---", *["---:"] * len(headers))
+    for line, (title, unit) in LINES.items():
+        figures = [number(columns[name].get(line)) for name in COLUMNS]
+        ratios = [number(ratio(line, unit, columns[a], columns[b])) for a, b in pairs]
+        print_row(widths, f"{title}, {unit}", *figures, *ratios)
+
+
+def print_row(widths: list[int], title: str, *cells: str) -> None:
+    """Print a row of a Markdown table."""
+    aligned = [f"{cell:>{width}s}" for width, cell in zip(widths[1:], cells, strict=True)]
+    print("| " + " | ".join([title.ljust(widths[0]), *aligned]) + " |", flush=True)
+
+
+def print_remarks(columns: dict[str, Figures], cores: int) -> None:
+    """Print how many rows were packed, and what the processor would allow."""
+    for name in OURS:
+        if columns[name]:
+            rows, slots = (int(columns[name][what]) for what in ("rows_packed", "slots"))
+            print(f"{name}: {rows} rows of r per ciphertext where several; {slots} slots of 80 bits")
+    ifma = columns["ifma"]
+    if ifma:
+        print(
+            f"IFMA limit on {cores}: {ifma['ifma_limit'] / 1e9:.2f} G instructions/s; at {ifma['ifma_digits']:.0f} "
+            f"digits products reach {ifma['ifma_products']:.0%} of it, those by factors of many uses "
+            f"{ifma['ifma_products_reused']:.0%}, squarings {ifma['ifma_squarings']:.0%}"
+        )
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    values = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    return " ".join(values.get(name, "").strip() for name in ("model name", "cpu family", "model"))
+
+
+def versions() -> str:
+    """Name what was measured with."""
+    names = [name for name in ("gmpy2", "phe", "sf-heu") if name != "sf-heu" or importlib.util.find_spec("heu")]
+    found = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure all columns and print them."""
+    today = datetime.date.today().isoformat()
+    print(f"{options.bits}-bit N; {today}; {processor()}; {versions()}")
+    obstacles = {name: why_not(name, options.bits) for name in COLUMNS}
+    for name, obstacle in obstacles.items():
+        if obstacle:
+            print(f"{name}: {obstacle}")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    alone: dict[str, Figures] = {}
+    for cores in (1, 2)[:available]:
+        columns: dict[str, Figures] = {}
+        for name in COLUMNS:
+            kept = alone.get(name, {}) if name in ONE_CORE_ONLY else {}
+            columns[name] = kept or ({} if obstacles[name] else column(name, cores, options))
+        alone = alone or columns
+        print(f"\ncores: {cores}\n")
+        print_table(columns)
+        print()
+        print_remarks(columns, cores)
+    print(NOTES)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, or one column of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at least; short ones are repeated for half a second")
+    parser.add_argument("--measure", choices=("ours", "phe", "naive", "heu"))
+    parser.add_argument("--kernel", choices=OURS, default="ifma")
+    parser.add_argument("--cores", type=int, default=1)
     options = parser.parse_args()
-    os.environ["VFL_THREADS"] = "1"  # time is taken of one thread
-    key = paillier.generate_keypair(options.bits, insecure_test_mode=options.bits < 2048)
-    print(f"{options.bits}-bit N, kernel {paillier.kernel_name(options.bits)}, best of {options.rounds}\n")
-    products = product_rates(key, options.rounds)
-    encryption(key, products, options.rounds)
-    opening_and_adding(key, options.rounds)
-    inner_products(key, products, options.rounds)
+    if options.measure:
+        print(json.dumps(measure(options)))
+    else:
+        compare(options)
 
 
 if __name__ == "__main__":
