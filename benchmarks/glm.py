@@ -10,11 +10,13 @@ residual, raise it to every feature, add up), on 60 rows and scaled to all: phe 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +26,62 @@ import phe
 from vfl.events import Event
 from vfl.job import Scenario
 from vfl.job_file import load_scenario
-from vfl.paillier.kernels import open_kernel
+from vfl.paillier import ifma_kernel
+from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
 from vfl.run import run_scenario
 
 GAPS = (1e-3, 1e-4, 1e-6)
 SAMPLE = 60
-KERNEL = (
-    *("mul_pairs", "seg_prod", "window_table", "fixed_base", "pow_uniform", "one_plus", "logarithms", "recombine"),
-    *("pack", "unpack", "from_rows", "to_rows"),
-)
 
 
 class KernelTime:
-    """CPU seconds spent inside the kernel's functions, over all threads; nested calls count once."""
+    """CPU seconds spent inside the kernel, over all threads; nested calls count once.
 
-    def __init__(self) -> None:
+    Of the C kernel the calls into C are timed, of the other one its methods.
+    """
+
+    def __init__(self, kernel: str) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._at: dict[str, dict[str, float]] = {}
         self._inside = threading.local()
-        self._kernel = type(open_kernel(2**2047 + 1))
+        self._lock = threading.Lock()
+        if kernel == "ifma":
+            call = ifma_kernel._call
+            ifma_kernel._call = lambda name, *arguments: self._timed(name, call, name, *arguments)
+            return
+        for name, method in inspect.getmembers(Gmpy2Kernel, inspect.isfunction):
+            if not name.startswith("_"):
+                setattr(Gmpy2Kernel, name, self._watched(name, method))
 
-    def watch(self, name: str) -> None:
-        """Time one function of the kernel from now on."""
-        function = getattr(self._kernel, name)
+    def mark(self, phase: str) -> None:
+        """Remember how much had been spent when a phase began."""
+        with self._lock:
+            self._at[phase] = dict(self.seconds)
 
-        def timed(*args: Any, **options: Any) -> Any:
-            if getattr(self._inside, "kernel", False):
-                return function(*args, **options)
-            self._inside.kernel, start = True, time.thread_time()
-            try:
-                return function(*args, **options)
-            finally:
+    def between(self, phase: str, later: str) -> dict[str, float]:
+        """Return what every function took from the beginning of one phase to that of another."""
+        return {name: seconds - self._at[phase].get(name, 0.0) for name, seconds in self._at[later].items()}
+
+    def _watched(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments, **options: self._timed(name, method, *arguments, **options)
+
+    def _timed(self, name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if getattr(self._inside, "kernel", False):
+            return function(*arguments, **options)
+        self._inside.kernel, start = True, time.thread_time()
+        try:
+            return function(*arguments, **options)
+        finally:
+            with self._lock:
                 self.seconds[name] += time.thread_time() - start
-                self._inside.kernel = False
-
-        setattr(self._kernel, name, timed)
+            self._inside.kernel = False
 
 
-def run(scenario: Scenario, *, in_process: bool) -> tuple[Any, list[tuple[float, float | None]], float]:
-    """Run once; return the report, (seconds since the training began, loss) per round, CPU seconds of the training."""
+def run(scenario: Scenario, kernel: KernelTime | None = None) -> tuple[Any, list[tuple[float, float | None]], float]:
+    """Run once, in one process if a kernel's time is taken.
+
+    Returns the report, (seconds since the training began, loss) per round, and the training's CPU seconds.
+    """
     times: list[tuple[float, float | None]] = []
     marks: dict[str, float] = {}
     cpu: dict[str, float] = {}
@@ -69,11 +89,15 @@ def run(scenario: Scenario, *, in_process: bool) -> tuple[Any, list[tuple[float,
     def report(event: Event) -> None:
         if event.phase not in marks:
             marks[event.phase], cpu[event.phase] = time.perf_counter(), time.process_time()
+            if kernel:
+                kernel.mark(event.phase)
         if event.round and event.loss is not None:
             times.append((time.perf_counter() - marks["training"], event.loss))
 
     with tempfile.TemporaryDirectory() as directory:
-        summary = run_scenario(scenario, Path(directory) / "run", report, baselines=False, in_process=in_process)
+        summary = run_scenario(
+            scenario, Path(directory) / "run", report, baselines=False, in_process=kernel is not None
+        )
     return summary, times, cpu.get("evaluating", 0.0) - cpu.get("training", 0.0)
 
 
@@ -96,7 +120,7 @@ def main() -> None:
     options = parser.parse_args()
     scenario = load_scenario(options.scenario, [f"privacy.key_holder={options.key_holder}"])
 
-    summary, times, _ = run(scenario, in_process=False)
+    summary, times, _ = run(scenario)
     losses = summary.training.loss
     print(
         f"{summary.name}: {summary.rows['train']:,} training rows, key at the {summary.training.key_holder}, "
@@ -117,15 +141,15 @@ def main() -> None:
     peer = textbook_gradient(summary.rows["train"], columns)
     print(f"  one round {per_round:.2f} s; one gradient with phe {peer:,.0f} s: {peer / per_round:,.0f} times as long")
 
-    os.environ["VFL_THREADS"] = "1"  # a kernel's own threads would not be seen
-    kernel = KernelTime()
-    for name in KERNEL:
-        kernel.watch(name)
-    _, _, total = run(scenario, in_process=True)
-    inside = sum(kernel.seconds.values())
-    print(f"in one process: {total:.1f} s of CPU in the training, {inside / total:.1%} of it in the kernel")
-    for name, seconds in sorted(kernel.seconds.items(), key=lambda item: -item[1]):
-        print(f"  {name:14s} {seconds:7.2f} s  {seconds / total:6.1%}")
+    os.environ["VFL_THREADS"] = "1"  # so that no part waits for another, and gmpy2's parts are seen
+    kernel = KernelTime(summary.crypto.kernel)
+    _, _, total = run(scenario, kernel)
+    spent = kernel.between("training", "evaluating")
+    print(
+        f"in one process: {total:.1f} s of CPU in the training, {sum(spent.values()) / total:.1%} of it in the kernel"
+    )
+    for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"  {name:16s} {seconds:7.2f} s  {seconds / total:6.1%}")
 
 
 if __name__ == "__main__":
