@@ -29,7 +29,7 @@ from tests.paillier.test_ifma_cases import (
 )
 from vfl.paillier.rows import rows_of
 
-some = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+some = settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
 
 
 def powers(values: list[int], exponents: list[int], n: int) -> list[int]:
@@ -152,7 +152,7 @@ def test_powers_of_two(length: int, data: st.DataObject) -> None:
 
 
 @each_length
-@settings(some, max_examples=15)
+@settings(some, max_examples=10)
 @given(st.data())
 def test_fixed_base(length: int, data: st.DataObject) -> None:
     n = data.draw(st.sampled_from(moduli(length)))
@@ -184,6 +184,27 @@ def test_fixed_base_by_windows_of_eight_bits(length: int) -> None:
         chosen = np.stack([np.arange(count), 255 - np.arange(count)], axis=1).astype(np.uint8)
         exponents = [int(low) + 256 * int(high) for low, high in chosen]
         assert read(n, kernel_for(n).fixed_base(table, chosen)) == powers([base] * count, exponents, n)
+
+
+@each_length
+@some
+@given(st.data())
+def test_add_plaintexts(length: int, data: st.DataObject) -> None:
+    """To any rows; parts below 8 n stay so, and below 2 n too."""
+    n, a = data.draw(cases(length))
+    plaintext = st.one_of(st.integers(-(n**3), n**3), st.sampled_from([0, 1, -1, n - 1, n, n + 1, -n, n // 2]))
+    k = data.draw(st.lists(plaintext, min_size=len(a), max_size=len(a)))
+    expected = [x * (1 + y * n) % (n * n) for x, y in zip(numbers(n, a), k, strict=True)]
+    assert read(n, kernel_for(n).add_plaintexts(rows(n, a), k), 8) == expected
+    small = [(x0 % (2 * n), x1 % (2 * n)) for x0, x1 in a]
+    expected = [x * (1 + y * n) % (n * n) for x, y in zip(numbers(n, small), k, strict=True)]
+    assert read(n, kernel_for(n).add_plaintexts(rows(n, small), k), 2) == expected
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_as_many_plaintexts_as_numbers(count: int) -> None:
+    with pytest.raises(CryptoError, match=f"{count} plaintexts for 3"):
+        kernel_for(15).add_plaintexts(kernel_for(15).pack([1, 2, 3]), [1] * count)
 
 
 @each_length

@@ -179,6 +179,7 @@ def calls_of_every_function(n: int, count: int) -> list[Call]:
         kernel.pow_uniform(values, [*range(4, 4 + count)], secret=True)
         kernel.pow_uniform(values, 8)
         kernel.logarithms(kernel.one_plus([*range(count)]))
+        kernel.add_plaintexts(values, [*range(count)])
         for body in bodies:
             kernel.to_rows(kernel.from_rows(body))
     return calls

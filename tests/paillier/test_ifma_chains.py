@@ -33,7 +33,7 @@ from tests.paillier.test_ifma_cases import (
 from vfl.paillier.kernels import everything, multiply
 
 LANES = 8
-some = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+some = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 @cache
@@ -169,3 +169,30 @@ def test_a_segment_of_the_largest_parts(length: int) -> None:
         idx = np.zeros(count, dtype=np.int64)
         found = kernel.seg_prod(rows(n, pairs), idx, np.array([0, count]))
         assert read(n, found, 2) == [int(gmpy2.powmod(numbers(n, pairs)[0], count, n * n))]
+
+
+@each_length
+def test_plaintexts_added_again_and_again(length: int) -> None:
+    """From the largest parts and by the largest plaintexts: parts stay below 8 n, and soon are below 2 n."""
+    for n in moduli(length):
+        kernel, nn = kernel_for(n), n * n
+        pairs = [(8 * n - 1, 8 * n - 1), (0, 8 * n - 1), (8 * n - 1, 0), (n, 2 * n - 1)]
+        values, stand_for = rows(n, pairs), numbers(n, pairs)
+        for at in range(12):
+            k = [n - 1, 1, n // 2, at]
+            values = kernel.add_plaintexts(values, k)
+            stand_for = [x * (1 + y * n) % nn for x, y in zip(stand_for, k, strict=True)]
+            assert read(n, values, 8) == stand_for
+        assert read(n, multiply(kernel, values, values), 2) == [x * x % nn for x in stand_for]
+
+
+@each_length
+def test_plaintexts_of_all_ones(length: int) -> None:
+    """C takes any plaintext of L digits, as its comment says, not only residues."""
+    for n in moduli(length):
+        kernel, k = kernel_for(n), [(1 << DIGIT * length) - 1, n, (1 << DIGIT * length) - n]
+        pairs = [(8 * n - 1, 8 * n - 1), (8 * n - 1, 0), (1, 8 * n - 1)]
+        values, plaintexts = rows(n, pairs), rows(n, [(x, 0) for x in k])[:, :length].copy()
+        out = np.zeros_like(values)
+        kernel._call("add_plaintexts", out, values, plaintexts, 3)
+        assert read(n, out, 8) == [x * (1 + y * n) % (n * n) for x, y in zip(numbers(n, pairs), k, strict=True)]

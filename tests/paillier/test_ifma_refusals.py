@@ -219,9 +219,11 @@ FUNCTIONS: dict[str, Callable[[IfmaKernel, np.ndarray], object]] = {
     "seg_prod": lambda kernel, other: kernel.seg_prod(other, index(0, 1), index(0, 2)),
     "pow_uniform": lambda kernel, other: kernel.pow_uniform(other, 3),
     "pow_uniform, a power of two": lambda kernel, other: kernel.pow_uniform(other, 4),
+    "add_plaintexts": lambda kernel, other: kernel.add_plaintexts(other, [1] * len(other)),
     "to_rows": lambda kernel, other: kernel.to_rows(other),
     "unpack": lambda kernel, other: kernel.unpack(other),
     "logarithms": lambda kernel, other: kernel.logarithms(other),
+    "for_reuse": lambda kernel, other: kernel.for_reuse(other, other),
 }
 
 

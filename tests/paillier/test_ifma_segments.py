@@ -146,6 +146,10 @@ def works(kernel: IfmaKernel, src: Words) -> dict[str, object]:
         "secret powers": kernel.pow_uniform(values, exponents, secret=True),
         "squarings": kernel.pow_uniform(values, 2**21),
         "one_plus": plus,
+        "add_plaintexts": kernel.add_plaintexts(values, [at * n // 5 for at in range(count)]),
+        "seg_prod of factors": kernel.seg_prod(
+            kernel.for_reuse(plus, kernel.one_plus([-(at * n // 3) for at in range(count)])), every[:-1], every
+        ),
         "logarithms": np.array(kernel.logarithms(plus), dtype=object),
         "to_rows": body,
         "from_rows": kernel.from_rows(body),
