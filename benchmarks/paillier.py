@@ -133,7 +133,7 @@ def print_table(columns: dict[str, Figures]) -> None:
     """Print figures, and ratios of ours to the others."""
     pairs = [(a, b) for a in OURS for b in COLUMNS if a != b and (a, b) != ("gmpy2", "ifma")]
     headers = [*COLUMNS, *(f"{a}/{b}" for a, b in pairs)]
-    widths = [36, *(max(9, len(header)) for header in headers)]
+    widths = [37, *(max(9, len(header)) for header in headers)]
     print_row(widths, "", *headers)
     print_row(widths, "---", *["---:"] * len(headers))
     for line, (title, unit) in LINES.items():
