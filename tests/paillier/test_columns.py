@@ -11,7 +11,7 @@ from vfl.paillier.kernels import Costs
 
 OURS = Gmpy2Kernel(15).costs
 FLAT = Costs(  # no use is cheaper
-    squaring=0.8, plaintext=5.0, many_uses=math.inf, reused=1.0, prepared=0.0, table_after=1, long_window=8
+    squaring=0.8, plaintext=5.0, symbol=2.5, many_uses=math.inf, reused=1.0, prepared=0.0, table_after=1, long_window=8
 )
 LARGEST = 1 << 62
 entries = st.one_of(st.integers(-9, 9), st.integers(-LARGEST, LARGEST), st.sampled_from([LARGEST, -LARGEST]))

@@ -28,7 +28,15 @@ Logs = tuple[list[mpz], list[mpz]]  # all first parts, all second parts
 
 # Measured at 2048 bits. A call on one number costs what it costs in a call on many: at_once = 1.
 _COSTS = Costs(
-    squaring=0.8, plaintext=5.0, many_uses=5, reused=0.6, prepared=1.6, table_after=24, long_window=6, at_once=1
+    squaring=0.8,
+    plaintext=5.0,
+    symbol=2.5,
+    many_uses=5,
+    reused=0.6,
+    prepared=1.6,
+    table_after=24,
+    long_window=6,
+    at_once=1,
 )
 _ROWS_AT_ONCE = 256
 _POWERS_FOR_LOGS = 800  # from one table of windows; measured at 2048 bits

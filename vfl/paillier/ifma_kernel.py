@@ -43,7 +43,9 @@ _SHORTEST_PIECE = 32  # products; a longer segment may be cut, at one more produ
 _PIECES_PER_LANE = 4  # cut so that every lane of every thread gets about so many pieces
 _WIDEST_WINDOW = 5
 # Measured at 2048 bits. Tables are made of logarithmic numbers, and have 256 entries per window however few are used.
-_COSTS = Costs(squaring=0.8, plaintext=0.6, many_uses=5, reused=0.8, prepared=0.7, table_after=220, long_window=8)
+_COSTS = Costs(
+    squaring=0.8, plaintext=0.6, symbol=20.0, many_uses=5, reused=0.8, prepared=0.7, table_after=220, long_window=8
+)
 _REFUSED = 1
 _SIGNATURES = {  # of the C functions: a an address, n a number
     "multiply_pairs": "aaanaanan",

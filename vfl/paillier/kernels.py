@@ -43,6 +43,8 @@ class Costs:
         One squaring.
     plaintext : float
         Encoding one plaintext and multiplying it in.
+    symbol : float
+        One Jacobi symbol modulo n.
     many_uses, reused, prepared : float
         A factor used ``many_uses`` times or more costs ``prepared`` once and ``reused`` per use, others 1 per use.
     table_after : int
@@ -55,6 +57,7 @@ class Costs:
 
     squaring: float
     plaintext: float
+    symbol: float
     many_uses: float
     reused: float
     prepared: float

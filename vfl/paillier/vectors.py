@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import CryptoError, LocalProtocolError
-from vfl.paillier.gmp import jacobi, mpz
 from vfl.paillier.kernels import Values
 from vfl.paillier.keys import PublicKey
-from vfl.paillier.rows import below, numbers_in
+from vfl.paillier.rows import below
+from vfl.paillier.symbols import all_symbols_are_one
 
 STALE, PUBLISHED, FRESH = np.uint8(0), np.uint8(1), np.uint8(2)
 
@@ -129,8 +129,7 @@ def to_bytes(v: CipherVector) -> NDArray[np.uint8]:
 def from_bytes(key: PublicKey, body: NDArray[np.uint8], *, count: int) -> CipherVector:
     """Read a vector that another party sent, checking each ciphertext.
 
-    Each must lie in [1, N^2) and have Jacobi symbol +1 modulo N, which makes it a unit too. The symbol is taken of
-    every ciphertext, however many there are: on gmpy2 that is exact and quicker than products of random subsets.
+    Each must lie in [1, N^2) and have Jacobi symbol +1 modulo N, which makes it a unit too (`vfl.paillier.symbols`).
 
     Parameters
     ----------
@@ -151,7 +150,7 @@ def from_bytes(key: PublicKey, body: NDArray[np.uint8], *, count: int) -> Cipher
         raise CryptoError(f"Received ciphertexts: got {got}, expected uint8 of shape {expected}.")
     if not body.any(axis=1).all() or not below(body, key.n * key.n).all():
         raise CryptoError("Received ciphertexts: a number is zero or not below N^2.")
-    n = mpz(key.n)
-    if any(jacobi(x % n, n) != 1 for x in numbers_in(body)):
+    values = key.kernel.from_rows(body)
+    if not all_symbols_are_one(key.kernel, body, values):
         raise CryptoError("Received ciphertexts: a number is no unit or has Jacobi symbol -1 modulo N.")
-    return stale_vector(key, key.kernel.from_rows(body))
+    return stale_vector(key, values)
