@@ -165,7 +165,8 @@ def recorded(threads: int = 1) -> Iterator[list[Call]]:
 def calls_of_every_function(n: int, count: int) -> list[Call]:
     """Calls of all C functions on ``count`` numbers, from the kernel's own functions."""
     kernel, every = IfmaKernel(n), np.arange(count)
-    bodies = [np.full((count, width), 255, np.uint8) for width in (kernel._row_bytes, 5 * n.bit_length() // 8, 1, 0)]
+    widths = (kernel._row_bytes, 5 * n.bit_length() // 8, 0, 1, 7, 8, 13, 14, 20)  # where digits end in words, and not
+    bodies = [np.full((count, width), 255, np.uint8) for width in widths]
     values = rows(n, [(8 * n - 1 - at, 4 * n + at) for at in range(count)])
     digits_of_rows = (np.arange(2 * count) % 4).astype(np.uint8).reshape(count, 2)
     with recorded() as calls:
