@@ -9,7 +9,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -280,11 +279,8 @@ def test_the_same_randomness_gives_the_same_ciphertexts(
 
     Randomness is cut into windows, whose width each kernel chooses: here both take the same.
     """
-    monkeypatch.setattr(
-        gmpy2_kernel, "_COSTS", replace(gmpy2_kernel._COSTS, long_window=ifma_kernel._COSTS.long_window)
-    )
-    # Windows of one width, so that the same bytes are the same exponents.
-    monkeypatch.setattr(gmpy2_kernel, "_COSTS", replace(gmpy2_kernel._COSTS, long_window=8))
+    width = on("ifma", both["ifma"]).public.kernel.costs.long_window
+    monkeypatch.setattr(gmpy2_kernel, "_COSTS", replace(gmpy2_kernel._COSTS, long_window=width))
     bodies = {}
     for name in NAMES:
         key, rng = on(name, both[name]), random.Random(7)
