@@ -4,7 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip
 
-.PHONY: install dev demo test lint types coverage clean
+SOURCES := pyproject.toml setup.py vfl/paillier/ifma.c
+KERNEL := $(BIN)/python -c 'from vfl.paillier import kernel_name; print(kernel_name())'
+
+# What is tested once more on gmpy2 where a test takes the C kernel otherwise.
+GMPY2_TESTS := tests/paillier tests/glm tests/adversarial tests/runs/test_processes.py --ignore-glob='*test_ifma*'
+
+SANITIZED := build/sanitize
+# Fences find stray accesses by other means, and need the signal that the sanitizer takes for itself.
+SANITIZED_TESTS := (test_kernels or test_ifma or test_pippenger) and not fences and not hundred_thousand
+SANITIZER := LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc VFL_KERNEL=ifma
+
+.PHONY: install dev demo test lint types sanitize coverage clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -16,14 +27,16 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet --upgrade pip
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing vfl into $(VENV)"
 	@$(PIP) install --quiet --editable .
+	@echo "Paillier kernel: $$($(KERNEL))"
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing vfl with [dev] into $(VENV)"
 	@$(PIP) install --quiet --editable '.[dev]'
+	@echo "Paillier kernel: $$($(KERNEL))"
 	@touch $@ $(VENV)/.installed
 
 demo: install
@@ -36,12 +49,30 @@ lint: dev
 types: dev
 	$(BIN)/mypy
 
+# Every test on the kernel that this machine has; where that is C, what depends on it once more on gmpy2.
 test: lint types
-	$(BIN)/pytest --durations=10
+	@failed=0; kernel=$$($(KERNEL)); \
+	echo "Tests, kernel $$kernel"; \
+	$(BIN)/pytest --durations=10 || failed=1; \
+	if [ "$$kernel" != gmpy2 ]; then \
+		echo "Tests once more, kernel gmpy2"; \
+		VFL_KERNEL=gmpy2 $(BIN)/pytest $(GMPY2_TESTS) || failed=1; \
+	fi; \
+	exit $$failed
+
+# The kernel's tests on a copy whose C code stops at the first access out of bounds and at undefined behaviour.
+sanitize: dev
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -R pyproject.toml vfl psi parties tests $(SANITIZED)
+	rm -f $(SANITIZED)/vfl/paillier/_ifma*
+	gcc -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -shared \
+		vfl/paillier/ifma.c -o $(SANITIZED)/vfl/paillier/_ifma.so
+	cd $(SANITIZED) && $(SANITIZER) $(abspath $(BIN))/python -m pytest --capture=sys tests/paillier -k '$(SANITIZED_TESTS)'
 
 # Lines and branches that the tests reach (roles in processes of their own are not counted); below 90 % it fails.
 coverage: dev
 	$(BIN)/pytest --cov --cov-report=term
 
 clean:
+	rm -f vfl/paillier/_ifma*.so vfl/paillier/_ifma*.pyd
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
