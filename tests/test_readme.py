@@ -43,3 +43,10 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make (\w+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_variable_of_the_environment_is_listed() -> None:
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "vfl").rglob("*.py"))
+    read = {name for text in sources for name in re.findall(r"environ\S*(VFL_\w+)", text)}
+    assert read
+    assert read == set(re.findall(r"^\| `(VFL_\w+)`", README, re.MULTILINE))
