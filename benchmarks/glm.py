@@ -26,7 +26,7 @@ import phe
 from vfl.events import Event
 from vfl.job import Scenario
 from vfl.job_file import load_scenario
-from vfl.paillier import ifma_kernel
+from vfl.paillier import ifma_library
 from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
 from vfl.run import run_scenario
 
@@ -46,8 +46,8 @@ class KernelTime:
         self._inside = threading.local()
         self._lock = threading.Lock()
         if kernel == "ifma":
-            call = ifma_kernel._call
-            ifma_kernel._call = lambda name, *arguments: self._timed(name, call, name, *arguments)
+            call = ifma_library.call
+            ifma_library.call = lambda name, *arguments: self._timed(name, call, name, *arguments)
             return
         for name, method in inspect.getmembers(Gmpy2Kernel, inspect.isfunction):
             if not name.startswith("_"):

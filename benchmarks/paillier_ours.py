@@ -26,7 +26,8 @@ from paillier_work import (
 
 import vfl.paillier as paillier
 from vfl.paillier import CipherVector, InnerProductPlan, PrivateKey
-from vfl.paillier.ifma_kernel import IfmaKernel, multiply_adds_per_second
+from vfl.paillier.ifma_kernel import IfmaKernel
+from vfl.paillier.ifma_library import multiply_adds_per_second
 from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import everything
 from vfl.paillier.split import run_parts

@@ -158,8 +158,8 @@ def test_the_c_file_stands_alone_and_warns_of_nothing(tmp_path: Path) -> None:
     call([*strict, "elsewhere.c", "-o", tmp_path / "there.so"], tmp_path, {})
     code = (
         "import ctypes\n"
-        "import vfl.paillier.ifma_kernel as k\n"
-        "k._library = lambda: k._with_signatures(ctypes.CDLL('./there.so'))\n"
+        "import vfl.paillier.ifma_kernel as k, vfl.paillier.ifma_library as l\n"
+        "l.library = lambda: l._with_signatures(ctypes.CDLL('./there.so'))\n"
         "print(k.why_not_ifma())\n"
     )
     assert "no AVX-512 IFMA" in call([sys.executable, "-c", code], tmp_path, {"PYTHONPATH": str(ROOT)})

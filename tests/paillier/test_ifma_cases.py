@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from vfl.paillier import ifma_kernel
+from vfl.paillier import ifma_library
 from vfl.paillier.ifma_kernel import IfmaKernel, Words, why_not_ifma
 
 DIGIT = 52
@@ -150,7 +150,7 @@ def cases(draw: st.DrawFn, length: int, most: int = 10) -> tuple[int, list[Parts
 def recorded(threads: int = 1) -> Iterator[list[Call]]:
     """The calls of C functions made meanwhile, with copies of their arguments as they were before the call."""
     calls: list[Call] = []
-    honest = ifma_kernel._call
+    honest = ifma_library.call
 
     def call(name: str, *arguments: object) -> None:
         calls.append((name, tuple(x.copy() if isinstance(x, np.ndarray) else x for x in arguments)))
@@ -158,7 +158,7 @@ def recorded(threads: int = 1) -> Iterator[list[Call]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VFL_THREADS", str(threads))
-        patch.setattr(ifma_kernel, "_call", call)
+        patch.setattr(ifma_library, "call", call)
         yield calls
 
 
@@ -194,7 +194,7 @@ def output_of(call: Call) -> int:
 @each_length
 def test_every_function_is_called(length: int) -> None:
     calls = calls_of_every_function(moduli(length)[-1], 9)
-    assert {name for name, _ in calls} == set(ifma_kernel._SIGNATURES) - {"ceiling"}
+    assert {name for name, _ in calls} == set(ifma_library.SIGNATURES) - {"ceiling"}
 
 
 @each_length

@@ -27,7 +27,7 @@ from tests.paillier.test_ifma_cases import (
     output_of,
     pytestmark,  # noqa: F401
 )
-from vfl.paillier import ifma_kernel
+from vfl.paillier import ifma_library
 from vfl.paillier.ifma_kernel import IfmaKernel
 
 Array = NDArray[np.generic]
@@ -70,7 +70,7 @@ def _repeat(call: Call, place: Callable[[Array], Array]) -> Array:
     placed = [place(x) if isinstance(x, np.ndarray) else x for x in arguments]
     written = placed[output_of(call)]
     written[...] = 0
-    ifma_kernel._call(name, *placed)
+    ifma_library.call(name, *placed)
     return written.copy()
 
 
@@ -79,7 +79,7 @@ def one_behind() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     values = fenced(np.zeros((8, 60), np.uint64), "behind")
     kernel, out = IfmaKernel(moduli(30)[-1]), np.zeros((16, 60), np.uint64)
-    ifma_kernel._call("square", kernel._context, out, values, 9, 1)
+    ifma_library.call("square", kernel._context, out, values, 9, 1)
 
 
 TASKS: dict[str, Callable[[], None]] = {"all": all_between_fences, "beyond": one_behind}

@@ -20,7 +20,7 @@ from tests.paillier.test_ifma_cases import (
     read,
     rows,
 )
-from vfl.paillier import ifma_kernel
+from vfl.paillier import ifma_kernel, ifma_library
 from vfl.paillier.ifma_kernel import IfmaKernel, Words
 from vfl.paillier.kernels import everything
 
@@ -180,13 +180,13 @@ def test_the_number_of_threads_changes_no_digit(n: int, monkeypatch: pytest.Monk
 def test_threads_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """That the tests above did use several: as many calls of C as threads, whose ranges cover everything once."""
     n, calls = moduli(20)[2], []
-    honest = ifma_kernel._call
+    honest = ifma_library.call
 
     def call(name: str, *arguments: object) -> None:
         calls.append((name, arguments))
         honest(name, *arguments)
 
-    monkeypatch.setattr(ifma_kernel, "_call", call)
+    monkeypatch.setattr(ifma_library, "call", call)
     kernel = IfmaKernel(n)
     values = kernel.pack([3] * 1000)
     for threads in THREADS:

@@ -74,8 +74,7 @@ typedef struct {
     v8 n_inverse;             /* -1 / n modulo 2^52 */
     v8 one[2 * MOST_DIGITS];  /* R modulo n^2 */
     v8 r_squared[MOST_DIGITS]; /* R^2 modulo n */
-    const uint64_t *one_row;  /* the same, and as a logarithmic number */
-    const uint64_t *one_logs;
+    const uint64_t *one_row; /* the same; as a logarithmic number too, since R0 = R and so u R = R1 modulo n */
 } modulus;
 
 /* ---- Products of L digits ---- */
@@ -487,8 +486,8 @@ LENGTH(40)
 LENGTH(60)
 LENGTH(80)
 
-/* The caller's modulus: L, -1 / n modulo 2^52, the most u's that may be added up, the L digits of n, the rows of
- * one, plain and logarithmic, and R^2 modulo n. */
+/* The caller's modulus: L, -1 / n modulo 2^52, the most u's that may be added up, the L digits of n, the row of one
+ * and R^2 modulo n. */
 TARGET static const arithmetic *open_modulus(modulus *m, const uint64_t *context)
 {
     const uint64_t digits = context[0];
@@ -508,9 +507,8 @@ TARGET static const arithmetic *open_modulus(modulus *m, const uint64_t *context
         m->n_twice[j] = _mm512_set1_epi64((long long)((context[3 + j] << 1 & DIGIT_MASK) | carry));
     }
     m->one_row = context + 3 + digits;
-    m->one_logs = m->one_row + 2 * digits;
     for (int j = 0; j < 2 * m->digits; j++) m->one[j] = _mm512_set1_epi64((long long)m->one_row[j]);
-    const uint64_t *const r_squared = m->one_logs + 2 * digits;
+    const uint64_t *const r_squared = m->one_row + 2 * digits;
     for (int j = 0; j < m->digits; j++) m->r_squared[j] = _mm512_set1_epi64((long long)r_squared[j]);
     return known;
 }
@@ -538,7 +536,7 @@ INLINE void transpose(v8 *r)
     r[7] = _mm512_shuffle_i64x2(a3, a7, 0xdd);
 }
 
-/* x[0 .. width) = the words of eight rows; only width % 8 = 4 needs the mask (L = 30). */
+/* x[0 .. width) = the words of eight rows; the mask is for widths that are no multiple of eight. */
 INLINE void load_rows(v8 *restrict x, const uint64_t *const *row, int width)
 {
     for (int at = 0; at < width; at += 8) {
@@ -658,7 +656,6 @@ TARGET int vfl_ifma_segment_products(const uint64_t *context, uint64_t *out, int
             const uint64_t *row[LANES];
             for (int k = 0; k < LANES; k++)
                 row[k] = k < lanes && t < length[s + k] ? src + (size_t)idx[from[s + k] + t] * (size_t)width
-                         : logs                         ? m.one_logs
                                                         : m.one_row;
             load_rows(t ? y : x, row, width);
             for (int k = 0; k < lanes; k++) /* rows come from all over the memory: fetch the next while multiplying */
@@ -963,7 +960,9 @@ static inline uint64_t load_big_endian(const uint8_t *from)
 /* out[i][j] = bits 52 j .. 52 j + 51 of the number in row i; there must be digits for all bytes. */
 int vfl_ifma_from_bytes(uint64_t *out, int64_t digits, const uint8_t *in, int64_t width, int64_t count)
 {
-    if (count < 0 || width < 0 || digits < 0 || 8 * width > 52 * digits) return REFUSED;
+    if (count < 0 || width < 0 || digits < 0 || digits % 2 || width / 13 > digits / 2 ||
+        (width / 13 == digits / 2 && width % 13))
+        return REFUSED; /* two digits are thirteen bytes */
     for (int64_t i = 0; i < count; i++) {
         const uint8_t *const row = in + i * width;
         for (int64_t j = 0; j < digits; j++) {

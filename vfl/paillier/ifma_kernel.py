@@ -11,26 +11,21 @@ which promises nothing.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import CryptoError
+from vfl.paillier import ifma_library
 from vfl.paillier.gmp import gcd, invert
+from vfl.paillier.ifma_library import Words
 from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import Costs, Digits, Index, Kernel, Table, Values
 from vfl.paillier.rows import Rows, numbers_in, rows_of
 from vfl.paillier.split import even_cuts, run_parts, thread_count
-
-Words = NDArray[np.uint64]
 
 _DIGIT_BITS, _LANES = 52, 8
 _LENGTHS = (20, 30, 40, 60, 80)  # digits; one instance of the C code each
@@ -46,21 +41,6 @@ _WIDEST_WINDOW = 5
 _COSTS = Costs(
     squaring=0.8, plaintext=0.6, symbol=20.0, many_uses=5, reused=0.8, prepared=0.7, table_after=220, long_window=8
 )
-_REFUSED = 1
-_SIGNATURES = {  # of the C functions: a an address, n a number
-    "multiply_pairs": "aaanaanan",
-    "segment_products": "aanannanaaan",
-    "take_logarithms": "aaaan",
-    "add_plaintexts": "aaaan",
-    "fixed_base": "aaanan",
-    "power": "aaanannn",
-    "square": "aaann",
-    "enter": "aaanan",
-    "leave": "aaann",
-    "from_bytes": "anann",
-    "to_bytes": "anann",
-    "ceiling": "n",
-}
 _SECRET_WINDOW = 4  # its table of sixteen powers mod p^2 nearly stays in the first cache
 
 
@@ -69,6 +49,7 @@ class _WindowTable:
     """Bytes of shape (windows, 2 L, 7, 256): of every digit of the entries, byte 0 of all of them, then byte 1."""
 
     planes: NDArray[np.uint8]
+    largest: int  # digit
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,9 +69,16 @@ class IfmaKernel:
     ----------
     modulus : int
         Odd n of at most `MOST_BITS` bits.
+
+    Raises
+    ------
+    CryptoError
+        From every function, for arguments that do not fit each other or this modulus.
     """
 
     def __init__(self, modulus: int) -> None:
+        if modulus < 3 or modulus % 2 == 0 or modulus.bit_length() > MOST_BITS:
+            raise CryptoError(f"Kernel: the modulus has to be odd and of at most {MOST_BITS} bits.")
         bits = modulus.bit_length() + _SLACK_BITS
         self._n, self._nn = modulus, modulus * modulus
         self._length = next(length for length in _LENGTHS if _DIGIT_BITS * length >= bits)
@@ -104,7 +92,6 @@ class IfmaKernel:
                 np.array([self._length, inverse, self._most_summed()], dtype=np.uint64),
                 _digits(modulus, self._length),
                 self._one,
-                self._logarithmic_one(),
                 _digits((1 << 2 * self._r_bits) % modulus, self._length),
             ]
         )
@@ -122,7 +109,7 @@ class IfmaKernel:
 
     def mul_pairs(self, a: Values, ai: Index, b: Values, bi: Index) -> Values:
         """Return a[ai[i]] * b[bi[i]] for every i."""
-        left, right, li, ri = _words(a), _words(b), _index(ai), _index(bi)
+        left, right, li, ri = self._words(a), self._words(b), _index(ai), _index(bi)
         if len(li) != len(ri):
             raise CryptoError(f"Kernel: {len(li)} left factors for {len(ri)} right ones.")
         out = self._rows(len(li))
@@ -160,40 +147,42 @@ class IfmaKernel:
 
     def for_reuse(self, values: Values, inverses: Values) -> Values:
         """Return the values, then their inverses, as factors for `seg_prod` that are used again and again."""
-        a, z = _words(values), _words(inverses)
+        a, z = self._words(values), self._words(inverses)
         if len(a) != len(z):
             raise CryptoError(f"Kernel: {len(z)} inverses for {len(a)} numbers.")
         return _Logs(np.concatenate([self._logarithmic(a, z), self._logarithmic(z, a)]))
 
     def window_table(self, base: int, width: int, windows: int) -> Table:
         """Return base^(d 2^(width i)) for all windows i and digits d, for `fixed_base`."""
-        if not 1 <= width <= 8:
-            raise CryptoError(f"Kernel: windows of {width} bits, expected 1 to 8.")
+        if not 1 <= width <= 8 or windows < 1:
+            raise CryptoError(f"Kernel: {windows} windows of {width} bits, expected at least one of 1 to 8 bits.")
         if gcd(base, self._n) != 1:
             raise CryptoError("Kernel: the base of a table is no unit.")
         # The base and its inverse go side by side: their powers are each other's inverses, as logarithms need.
-        bases = [_words(self.pack([base % self._nn, int(invert(base, self._nn))]))]
+        bases = [self._words(self.pack([base % self._nn, int(invert(base, self._nn))]))]
         for _ in range(windows - 1):
             bases.append(self._squared(bases[-1], width))
         step = np.concatenate(bases)
         every = np.arange(len(step))
         powers = [np.broadcast_to(self._one, step.shape), step]
         for _ in range(2, 1 << width):
-            powers.append(_words(self.mul_pairs(powers[-1], every, step, every)))
+            powers.append(self._words(self.mul_pairs(powers[-1], every, step, every)))
         planes = np.zeros((windows, self._width, _ENTRY_BYTES, _ENTRIES), dtype=np.uint8)
         for window, plane in enumerate(planes):
             entries = np.stack([power[2 * window : 2 * window + 2] for power in powers])
             logs = self._logarithmic(np.ascontiguousarray(entries[:, 0]), np.ascontiguousarray(entries[:, 1]))
             octets = logs.astype("<u8", copy=False).view(np.uint8).reshape(len(powers), self._width, 8)
             plane[:, :, : len(powers)] = octets[:, :, :_ENTRY_BYTES].transpose(1, 2, 0)
-        return _WindowTable(planes)
+        return _WindowTable(planes, (1 << width) - 1)
 
     def fixed_base(self, table: Table, digits: Digits) -> Values:
         """Return, for every row of digits, the product of the table's entries that they name."""
-        planes = cast("_WindowTable", table).planes
-        rows = np.ascontiguousarray(digits, dtype=np.uint8)
-        if rows.ndim != 2 or rows.shape[1] != planes.shape[0] or planes.shape[1] != self._width:
-            raise CryptoError(f"Kernel: digits of shape {rows.shape} for a table of {planes.shape[0]} windows.")
+        made = cast("_WindowTable", table)
+        planes, rows = made.planes, np.ascontiguousarray(digits)
+        if rows.dtype != np.uint8 or rows.shape[1:] != planes.shape[:1] or planes.shape[1] != self._width:
+            raise CryptoError(f"Kernel: {rows.dtype} digits of shape {rows.shape} for a table of {len(planes)} windows.")
+        if rows.max(initial=0) > made.largest:
+            raise CryptoError("Kernel: a digit is not below 2^width.")
         out = self._rows(len(rows))
 
         def work(start: int, stop: int) -> None:
@@ -204,7 +193,7 @@ class IfmaKernel:
 
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
         """Return a[i]^e or a[i]^e[i]; in time that tells only the length of the longest exponent."""
-        bases = _words(a)
+        bases = self._words(a)
         if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
             return self._squared(bases, e.bit_length() - 1)
         exponents = [e] if isinstance(e, int) else list(e)
@@ -228,10 +217,10 @@ class IfmaKernel:
 
     def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
         """Return values[i] (1 + k[i] n) for any integers k."""
-        words, out = _words(values), self._rows(len(values))
+        words, out = self._words(values), self._rows(len(values))
         if len(k) != len(words):
             raise CryptoError(f"Kernel: {len(k)} plaintexts for {len(words)} numbers.")
-        plaintexts = _from_bytes(rows_of([int(x) % self._n for x in k], self._n_bytes), self._length)
+        plaintexts = ifma_library.digits_from_bytes(rows_of([int(x) % self._n for x in k], self._n_bytes), self._length)
 
         def work(start: int, stop: int) -> None:
             self._call("add_plaintexts", out[start:], words[start:], plaintexts[start:], stop - start)
@@ -245,17 +234,19 @@ class IfmaKernel:
 
     def logarithms(self, values: Values) -> list[int]:
         """Return (x - 1) / n in [0, n) for values x = 1 mod n: the second part of the pair."""
-        high = np.ascontiguousarray(self._leave(_words(values), whole=False)[:, self._length :])
-        return [int(x) for x in numbers_in(_to_bytes(high, self._n_bytes))]
+        high = np.ascontiguousarray(self._leave(self._words(values), whole=False)[:, self._length :])
+        return [int(x) for x in numbers_in(ifma_library.digits_to_bytes(high, self._n_bytes))]
 
     def recombine(self, kernel_p: Kernel, at_p: Values, kernel_q: Kernel, at_q: Values) -> Values:
         """Return the values that are at_p mod p^2 and at_q mod q^2, for n = p q."""
+        if len(at_p) != len(at_q):
+            raise CryptoError(f"Kernel: {len(at_p)} residues mod p^2 and {len(at_q)} mod q^2.")
         pieces, constants = [], []
         for own, values, other in ((kernel_p, at_p, kernel_q), (kernel_q, at_q, kernel_p)):
             square, rest = own.modulus**2, other.modulus**2
             idempotent = rest * int(invert(rest, square))  # 1 mod p^2 and 0 mod q^2
             count = -(-square.bit_length() // self._r_bits)
-            pieces.append(_from_bytes(own.to_rows(values), count * self._length))
+            pieces.append(ifma_library.digits_from_bytes(own.to_rows(values), count * self._length))
             constants += [self._number(idempotent << self._r_bits * (k + 1)) for k in range(count)]
         return self._enter(np.concatenate(pieces, axis=1), np.stack(constants))
 
@@ -272,34 +263,34 @@ class IfmaKernel:
         pieces = max(1, -(-8 * body.shape[1] // self._r_bits))
         if pieces > _MOST_PIECES:
             raise CryptoError(f"Kernel: rows of {body.shape[1]} bytes are too long for a modulus of this length.")
-        return self._enter(_from_bytes(body, pieces * self._length), self._powers_of_r[:pieces])
+        return self._enter(ifma_library.digits_from_bytes(body, pieces * self._length), self._powers_of_r[:pieces])
 
     def to_rows(self, values: Values) -> Rows:
         """Return values as numbers of [0, n^2) in rows of as many bytes as n^2 has."""
-        return _to_bytes(self._leave(_words(values), whole=True), self._row_bytes)
+        return ifma_library.digits_to_bytes(self._leave(self._words(values), whole=True), self._row_bytes)
 
     def take(self, values: Values, idx: slice | Index) -> Values:
         """Return values[idx]."""
-        return _words(values)[idx]
+        return self._words(values)[idx]
 
     def join(self, parts: Sequence[Values]) -> Values:
         """Return the parts one after the other."""
-        return np.concatenate([_words(part) for part in parts]) if parts else self._rows(0)
+        return np.concatenate([self._words(part) for part in parts]) if parts else self._rows(0)
 
     def _number(self, x: int) -> Words:
         """Return the row of x in Montgomery form."""
         high, low = divmod((x << self._r_bits) % self._nn, self._n)
         return np.concatenate([_digits(low, self._length), _digits(high, self._length)])
 
-    def _logarithmic_one(self) -> Words:
-        """Return one as R0 and (R1 / R0) R modulo n, for R modulo n^2 = R0 + R1 n."""
-        high, low = divmod((1 << self._r_bits) % self._nn, self._n)
-        u = (high * pow(low, -1, self._n) << self._r_bits) % self._n
-        return np.concatenate([_digits(low, self._length), _digits(u, self._length)])
-
     def _most_summed(self) -> int:
         """Return I, how many second parts of logarithmic numbers may be added up: (4 I + 4) n <= R / 2, I <= 1024."""
         return min(1024, (1 << self._r_bits) // (8 * self._n) - 1)
+
+    def _words(self, values: Values) -> Words:
+        """Look into a container that a kernel of this length made; C reads as much of it as its shape says."""
+        if not isinstance(values, np.ndarray) or values.dtype != np.uint64 or values.shape[1:] != (self._width,):
+            raise CryptoError(f"Kernel: got something else than rows of {self._width} words.")
+        return np.ascontiguousarray(values)
 
     def _rows(self, count: int) -> Words:
         return np.empty((count, self._width), dtype=np.uint64)
@@ -316,12 +307,13 @@ class IfmaKernel:
     def _factors(self, src: Values, uses: int) -> Words | _Logs:
         """Return factors in the form that pays for so many uses."""
         if isinstance(src, _Logs):
+            self._words(src.words)
             return src
-        words = _words(src)
+        words = self._words(src)
         if uses < _USES_FOR_LOGS * len(words):
             return words
         try:
-            return _Logs(self._logarithmic(words, _words(invert_all(self, words))))
+            return _Logs(self._logarithmic(words, self._words(invert_all(self, words))))
         except ZeroDivisionError:  # a number is no unit and has no logarithm
             return words
 
@@ -370,7 +362,7 @@ class IfmaKernel:
         return out
 
     def _call(self, name: str, *arguments: NDArray[np.generic] | int) -> None:
-        _call(name, self._context, *arguments)
+        ifma_library.call(name, self._context, *arguments)
 
     def _run(self, work: Callable[[int, int], None], count: int, products: int) -> None:
         parts = min(thread_count(), max(1, products // _LEAST_PER_THREAD))
@@ -382,7 +374,7 @@ MOST_BITS = _DIGIT_BITS * _LENGTHS[-1] - _SLACK_BITS
 
 def why_not_ifma(modulus_bits: int = 0) -> str | None:
     """Return why this process can't use the kernel for moduli of so many bits, or None if it can."""
-    library = _library()
+    library = ifma_library.library()
     if library is None:
         return "the C kernel is not built"
     if not library.vfl_ifma_supported():
@@ -390,53 +382,6 @@ def why_not_ifma(modulus_bits: int = 0) -> str | None:
     if modulus_bits > MOST_BITS:
         return f"it takes moduli of at most {MOST_BITS} bits, not {modulus_bits}"
     return None
-
-
-def multiply_adds_per_second(rounds: int = 1_000_000) -> Callable[[], int]:
-    """Return a function that runs its result's number of IFMA instructions and nothing else, for benchmarks."""
-    library = _library()
-    if library is None:
-        raise CryptoError("Kernel: the C kernel is not built.")
-
-    def run() -> int:
-        library.vfl_ifma_ceiling(rounds)
-        return 24 * rounds
-
-    return run
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    """Return the C code that setuptools built beside this file, if it did and it loads."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_ifma{suffix}")
-        if path.exists():
-            with suppress(OSError):  # built for another machine, or cut short: as good as not built
-                return _with_signatures(ctypes.CDLL(str(path)))
-    return None
-
-
-def _with_signatures(library: ctypes.CDLL) -> ctypes.CDLL:
-    kinds = {"a": ctypes.c_void_p, "n": ctypes.c_int64}
-    for name, signature in _SIGNATURES.items():
-        getattr(library, f"vfl_ifma_{name}").argtypes = [kinds[kind] for kind in signature]
-    return library
-
-
-def _call(name: str, *arguments: NDArray[np.generic] | int) -> None:
-    """Call a C function; arrays, which must be contiguous, go as pointers."""
-    function = getattr(_library(), f"vfl_ifma_{name}")
-    status = function(*(x if isinstance(x, int) else _address(x) for x in arguments))
-    if status == _REFUSED:
-        raise CryptoError(f"Kernel: {name} refused its arguments (an index or a length is out of range).")
-    if status:
-        raise MemoryError(f"Kernel: no memory for {name}.")
-
-
-def _address(x: NDArray[np.generic]) -> int:
-    if not x.flags.c_contiguous:
-        raise CryptoError("Kernel: an array is not contiguous.")
-    return int(x.__array_interface__["data"][0])
 
 
 def _cuts_of_segments(lengths: Index) -> list[int]:
@@ -465,26 +410,6 @@ def _window_digits(exponents: Sequence[int], width: int, windows: int) -> Digits
 
 def _digits(x: int, length: int) -> Words:
     return np.array([x >> _DIGIT_BITS * j & ((1 << _DIGIT_BITS) - 1) for j in range(length)], dtype=np.uint64)
-
-
-def _from_bytes(body: Rows, digits: int) -> Words:
-    """Return rows of bytes as rows of digits."""
-    rows = np.ascontiguousarray(body, dtype=np.uint8)
-    out = np.empty((len(rows), digits), dtype=np.uint64)
-    _call("from_bytes", out, digits, rows, rows.shape[1], len(rows))
-    return out
-
-
-def _to_bytes(words: Words, width: int) -> Rows:
-    """Return rows of digits as rows of bytes."""
-    out = np.empty((len(words), width), dtype=np.uint8)
-    _call("to_bytes", out, width, words, words.shape[1], len(words))
-    return out
-
-
-def _words(values: Values) -> Words:
-    """Look into a container that this kernel made."""
-    return np.ascontiguousarray(cast("Words", values))
 
 
 def _index(idx: Index) -> Index:
