@@ -180,7 +180,7 @@ class IfmaKernel:
         made = cast("_WindowTable", table)
         planes, rows = made.planes, np.ascontiguousarray(digits)
         if rows.dtype != np.uint8 or rows.shape[1:] != planes.shape[:1] or planes.shape[1] != self._width:
-            raise CryptoError(f"Kernel: {rows.dtype} digits of shape {rows.shape} for a table of {len(planes)} windows.")
+            raise CryptoError(f"Kernel: {rows.dtype} digits of shape {rows.shape} for {len(planes)} windows.")
         if rows.max(initial=0) > made.largest:
             raise CryptoError("Kernel: a digit is not below 2^width.")
         out = self._rows(len(rows))
