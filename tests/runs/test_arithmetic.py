@@ -12,7 +12,8 @@ from tests.runs.conftest import Command
 from vfl import launch
 from vfl.arithmetic import Arithmetic, choose_arithmetic
 from vfl.job_file import load_scenario
-from vfl.paillier import ifma_kernel
+from vfl.paillier import ifma_library
+from vfl.paillier.ifma_kernel import why_not_ifma
 from vfl.role import Outcome
 
 QUICK = ("--in-process", "--no-baselines")
@@ -34,7 +35,7 @@ def line(request: pytest.FixtureRequest, companies: Companies, tmp_path: Path) -
 
 def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VFL_KERNEL", raising=False)
-    monkeypatch.setattr(ifma_kernel, "_library", lambda: None)
+    monkeypatch.setattr(ifma_library, "library", lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_threads_and_an_old_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("VFL_KERNEL", raising=False)
     monkeypatch.setenv("VFL_THREADS", "7")
-    monkeypatch.setattr(ifma_kernel, "_library", Library)
+    monkeypatch.setattr(ifma_library, "library", Library)
     chosen = choose_arithmetic(3072)
     assert str(chosen) == "Paillier 3072 bits, kernel gmpy2, up to 7 threads a role"
     assert "this processor has no AVX-512 IFMA" in chosen.hint
@@ -134,7 +135,7 @@ def test_the_report_names_the_parties_kernels(
 def test_every_kernel_makes_the_same_model(companies: Companies, tmp_path: Path) -> None:
     """Between processes, on every kernel that this processor can run."""
     models = set()
-    for kernel in ("gmpy2", *([] if ifma_kernel.why_not_ifma() else ["ifma"])):
+    for kernel in ("gmpy2", *([] if why_not_ifma() else ["ifma"])):
         env = {"VFL_KERNEL": kernel, "VFL_THREADS": "1"}
         said = run_vfl("run", companies.folder, "--out", tmp_path / kernel, "--no-baselines", "--json", env=env)
         assert said.code == 0, said.stderr
