@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parties.errors import CryptoError
+from tests.paillier.plain import one_plus
 from tests.paillier.test_ifma_cases import (
     LENGTHS,
     ONES,
@@ -89,7 +90,7 @@ def test_products_of_edges_in_rows_made_by_hand(length: int) -> None:
 def test_one_plus_and_logarithms_of_edges(length: int) -> None:
     for n in moduli(length):
         kernel, k = kernel_for(n), [*edges(n), -1, -n, -n * n - 1, n**3]
-        values = kernel.one_plus(k)
+        values = one_plus(kernel, k)
         assert read(n, values) == [(1 + x * n) % (n * n) for x in k]
         assert kernel.logarithms(values) == [x % n for x in k]
         assert kernel.logarithms(kernel.pow_uniform(values, 3)) == [3 * x % n for x in k]
@@ -213,7 +214,7 @@ def test_as_many_plaintexts_as_numbers(count: int) -> None:
 def test_one_plus_and_logarithms(length: int, data: st.DataObject) -> None:
     n = data.draw(st.sampled_from(moduli(length)))
     k = data.draw(st.lists(st.integers(-(n**3), n**3), max_size=20))
-    values = kernel_for(n).one_plus(k)
+    values = one_plus(kernel_for(n), k)
     assert read(n, values) == [(1 + x * n) % (n * n) for x in k]
     assert kernel_for(n).logarithms(values) == [x % n for x in k]
 
@@ -346,7 +347,7 @@ def test_nothing_in_nothing_out(length: int) -> None:
         kernel.pow_uniform(empty, []),
         kernel.pow_uniform(empty, [], secret=True),
         kernel.fixed_base(table, np.zeros((0, 3), dtype=np.uint8)),
-        kernel.one_plus([]),
+        one_plus(kernel, []),
         kernel.join([]),
         kernel.join([empty, empty]),
         kernel.take(empty, none),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from tests.paillier.plain import one_plus
 from vfl.paillier import ifma_library
 from vfl.paillier.ifma_kernel import IfmaKernel, Words, why_not_ifma
 
@@ -173,13 +174,13 @@ def calls_of_every_function(n: int, count: int) -> list[Call]:
         kernel.mul_pairs(values, every, values, every[::-1])
         kernel.seg_prod(values, every, np.arange(count + 1))
         kernel.seg_prod(
-            kernel.one_plus(every.tolist()), np.arange(60 * count) % count, np.arange(0, 60 * count + 1, 60)
+            one_plus(kernel, every.tolist()), np.arange(60 * count) % count, np.arange(0, 60 * count + 1, 60)
         )
         kernel.fixed_base(kernel.window_table(2, 2, 2), digits_of_rows)
         kernel.pow_uniform(values, 77)
         kernel.pow_uniform(values, [*range(4, 4 + count)], secret=True)
         kernel.pow_uniform(values, 8)
-        kernel.logarithms(kernel.one_plus([*range(count)]))
+        kernel.logarithms(one_plus(kernel, [*range(count)]))
         kernel.add_plaintexts(values, [*range(count)])
         for body in bodies:
             kernel.to_rows(kernel.from_rows(body))

@@ -429,6 +429,13 @@ def test_a_library_that_does_not_fit_counts_as_not_built(
     assert why_not_ifma() == "the C kernel is not built"
 
 
+def test_a_library_of_another_interface_counts_as_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ifma_library, "library", ifma_library.library.__wrapped__)
+    assert why_not_ifma() is None
+    monkeypatch.setattr(ifma_library, "_INTERFACE", ifma_library._INTERFACE + 1)
+    assert why_not_ifma() == "the C kernel is not built"
+
+
 def test_it_says_why_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not_ifma() is None
     assert why_not_ifma(MOST_BITS) is None

@@ -20,6 +20,7 @@ from tests.paillier.test_ifma_cases import (
     read,
     recorded,
 )
+from vfl.paillier import obfuscators
 from vfl.paillier.ifma_kernel import IfmaKernel
 
 N = (1 << 1024) - 159
@@ -131,3 +132,28 @@ def test_powers_of_a_fixed_base(length: int) -> None:
         first = first or seen(calls)
         assert seen(calls) == first
     assert [name for name, *_ in first or []] == ["fixed_base"]
+
+
+def test_short_exponents_are_gone_through_as_long_ones() -> None:
+    """The first powers of h_s, before there is a table: random exponents of which the longest may be short."""
+    kernel = kernel_for(N)
+    values = kernel.pack([2, 3])
+    calls = []
+    for exponents in ([0, 1], [5, 2**BITS - 1]):
+        with recorded() as made:
+            found = kernel.pow_uniform(values, exponents, secret=True, bits=BITS)
+        expected = [2 ** exponents[0], int(gmpy2.powmod(3, exponents[1], N * N))]
+        assert read(N, found, 8) == expected
+        calls.append(seen([call for call in made if call[0] == "power"]))
+    assert calls[0] == calls[1] != []
+
+
+def test_obfuscators_are_gone_through_as_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for byte in (b"\0", b"\xff"):
+        monkeypatch.setattr(obfuscators.secrets, "token_bytes", lambda count, byte=byte: byte * count)
+        source = obfuscators.Obfuscators(kernel_for(N), 3, 448, 1024)
+        with recorded() as made:
+            source.draw(2)
+        calls.append(seen([call for call in made if call[0] == "power"]))
+    assert calls[0] == calls[1] != []

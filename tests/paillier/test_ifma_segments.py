@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.paillier.plain import one_plus
 from tests.paillier.test_ifma_cases import (
     Parts,
     edge_parts,
@@ -137,7 +138,7 @@ def works(kernel: IfmaKernel, src: Words) -> dict[str, object]:
     exponents = [at * at * 7919 for at in range(count)]
     body = kernel.to_rows(values)
     wide = np.tile(body, 2)
-    plus = kernel.one_plus([at * n // 3 for at in range(count)])
+    plus = one_plus(kernel, [at * n // 3 for at in range(count)])
     return {
         "mul_pairs": kernel.mul_pairs(src, idx, values, every[::-1]),
         "fixed_base": kernel.fixed_base(kernel.window_table(n - 2, 4, 4), digits),
@@ -148,7 +149,7 @@ def works(kernel: IfmaKernel, src: Words) -> dict[str, object]:
         "one_plus": plus,
         "add_plaintexts": kernel.add_plaintexts(values, [at * n // 5 for at in range(count)]),
         "seg_prod of factors": kernel.seg_prod(
-            kernel.for_reuse(plus, kernel.one_plus([-(at * n // 3) for at in range(count)])), every[:-1], every
+            kernel.for_reuse(plus, one_plus(kernel, [-(at * n // 3) for at in range(count)])), every[:-1], every
         ),
         "logarithms": np.array(kernel.logarithms(plus), dtype=object),
         "to_rows": body,

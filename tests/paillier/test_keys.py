@@ -7,6 +7,7 @@ import gmpy2
 import pytest
 
 from parties.errors import ConfigError, CryptoError, LocalProtocolError
+from tests.paillier.plain import one_plus
 from vfl.paillier import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
 from vfl.paillier.kernels import multiply
 
@@ -73,9 +74,9 @@ def test_decryption_on_any_number_of_threads(
     monkeypatch.setenv("VFL_THREADS", threads)
     n, kernel = key.public.n, key.public.kernel
     plaintexts = ([0, 1, n - 1, n // 2, *range(2, 20)])[:count]
-    assert key.decrypt_values(kernel.one_plus(plaintexts)) == plaintexts
+    assert key.decrypt_values(one_plus(kernel, plaintexts)) == plaintexts
     h_s = kernel.pack([key.public.h_s] * count)
-    assert key.decrypt_values(multiply(kernel, kernel.one_plus(plaintexts), h_s)) == plaintexts
+    assert key.decrypt_values(multiply(kernel, one_plus(kernel, plaintexts), h_s)) == plaintexts
 
 
 def test_secrets_are_not_in_the_text(key: PrivateKey) -> None:

@@ -144,8 +144,11 @@ class Gmpy2Kernel:
             powers += self._powers_of_logs(made.logs, digits[start : start + _ROWS_AT_ONCE])
         return powers
 
-    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
-        """Return a[i]^e or a[i]^e[i]; ``secret`` takes GMP's side-channel silent powering (1.4 times slower)."""
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False, bits: int = 0) -> Values:
+        """Return a[i]^e or a[i]^e[i]; ``secret`` takes GMP's side-channel silent powering (1.4 times slower).
+
+        It goes through whole words of the exponent, so that ``bits`` has nothing to add.
+        """
         if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
             return [self._square(pair, e.bit_length() - 1) for pair in _pairs(a)]
         pairs, n, nn = _pairs(a), self._n, self._nn
@@ -168,11 +171,6 @@ class Gmpy2Kernel:
         """Return values[i] (1 + k[i] n) for any integers k."""
         n = self._n
         return [(x0, (x1 + x % n * x0) % n) for (x0, x1), x in zip(_pairs(values), map(mpz, k), strict=True)]
-
-    def one_plus(self, k: Sequence[int]) -> Values:
-        """Return 1 + k n for any integers k (taken mod n)."""
-        n, one = self._n, mpz(1)
-        return [(one, x % n) for x in map(mpz, k)]
 
     def logarithms(self, values: Values) -> list[int]:
         """Return (x - 1) / n for values x = 1 mod n: their second parts."""

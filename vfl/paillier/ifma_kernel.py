@@ -191,8 +191,8 @@ class IfmaKernel:
         self._run(work, len(rows), rows.size)
         return out
 
-    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
-        """Return a[i]^e or a[i]^e[i]; in time that tells only the length of the longest exponent."""
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False, bits: int = 0) -> Values:
+        """Return a[i]^e or a[i]^e[i]; in time that tells only the longest exponent's length, or ``bits`` if longer."""
         bases = self._words(a)
         if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
             return self._squared(bases, e.bit_length() - 1)
@@ -202,7 +202,7 @@ class IfmaKernel:
             raise CryptoError(f"Kernel: {len(exponents)} exponents for {len(bases)} numbers.")
         if min(exponents, default=0) < 0:
             raise CryptoError("Kernel: a negative exponent.")
-        bits = max(1, max((x.bit_length() for x in exponents), default=1))
+        bits = max(1, bits, max((x.bit_length() for x in exponents), default=1))
         width = _SECRET_WINDOW if secret else _cheapest_window(bits)
         windows = -(-bits // width)
         digits = _window_digits(exponents, width, windows)
@@ -227,10 +227,6 @@ class IfmaKernel:
 
         self._run(work, len(words), len(words))
         return out
-
-    def one_plus(self, k: Sequence[int]) -> Values:
-        """Return 1 + k n for any integers k."""
-        return self.add_plaintexts(np.repeat(self._one[None], len(k), axis=0), k)
 
     def logarithms(self, values: Values) -> list[int]:
         """Return (x - 1) / n in [0, n) for values x = 1 mod n: the second part of the pair."""

@@ -17,6 +17,7 @@ from vfl.paillier.rows import Rows
 
 Words = NDArray[np.uint64]
 
+_INTERFACE = 1  # as in ifma.c
 _REFUSED = 1
 SIGNATURES = {  # of the C functions: a an address, n a number
     "multiply_pairs": "aaanaanan",
@@ -41,7 +42,8 @@ def library() -> ctypes.CDLL | None:
         path = Path(__file__).with_name(f"_ifma{suffix}")
         if path.exists():
             with suppress(OSError, AttributeError):  # of another machine or version, or cut short: as good as not built
-                return _with_signatures(ctypes.CDLL(str(path)))
+                found = ctypes.CDLL(str(path))
+                return _with_signatures(found) if found.vfl_ifma_interface() == _INTERFACE else None
     return None
 
 

@@ -6,7 +6,7 @@ A kernel works modulo n^2 for one odd n (N for everybody; p and q for the owner 
     seg_prod(src, idx, offsets)     one product per segment of src[idx]
     fixed_base(table, digits)       powers of one base, from a table of its windows (`window_table`)
     pow_uniform(a, e)               powers with exponents of one length
-    one_plus(k)                     1 + k n = (1 + n)^k, and `logarithms` back
+    add_plaintexts(values, k)       values[i] (1 + k[i] n), and `logarithms` back
     recombine(...)                  numbers mod n^2 from their residues mod p^2 and q^2
 
 and takes numbers in and out, as integers (`pack`, `unpack`) or as rows of bytes (`from_rows`, `to_rows`), and moves
@@ -102,14 +102,11 @@ class Kernel(Protocol):
     def fixed_base(self, table: Table, digits: Digits) -> Values:
         """Return base^(sum_i digits[r, i] 2^(width i)) for every row r of ``digits`` (count, windows)."""
 
-    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False) -> Values:
-        """Return a[i]^e or a[i]^e[i], e >= 0; ``secret`` asks for time that tells nothing about e."""
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False, bits: int = 0) -> Values:
+        """Return a[i]^e or a[i]^e[i], e >= 0; ``secret``: in time that tells nothing about exponents of ``bits``."""
 
     def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
         """Return values[i] (1 + k[i] n) for any integers k (taken mod n): (1 + n)^k = 1 + k n."""
-
-    def one_plus(self, k: Sequence[int]) -> Values:
-        """Return 1 + k n for any integers k (taken mod n)."""
 
     def logarithms(self, values: Values) -> list[int]:
         """Return (x - 1) / n in [0, n) for values x = 1 mod n."""

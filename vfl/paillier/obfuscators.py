@@ -37,7 +37,8 @@ class FixedBase:
                 self._table = self._kernel.window_table(self._base, self._width, self._windows)
         if self._table is None:
             bases = self._kernel.pack([self._base] * len(digits))
-            return self._kernel.pow_uniform(bases, exponents(digits, self._width), secret=True)
+            longest = self._width * self._windows
+            return self._kernel.pow_uniform(bases, exponents(digits, self._width), secret=True, bits=longest)
         return self._kernel.fixed_base(self._table, digits)
 
 
