@@ -199,3 +199,22 @@ def test_threads_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (len(counts), sum(counts)) == (int(threads), 1000)
         segments = [arguments[-1] for name, arguments in calls if name == "segment_products"]
         assert (len(segments), sum(segments)) == (int(threads), 500)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "threads", "cuts"),
+    [
+        ([1000] * 64, 2, [0, 32, 64]),
+        ([1000] * 8 + [10] * 100, 2, [0, 8, 108]),
+        ([900] * 24, 2, [0, 8, 24]),
+        ([100] * 25, 3, [0, 8, 24, 25]),
+        ([1] * 64, 2, [0, 64]),
+        ([], 2, [0, 0]),
+    ],
+)
+def test_threads_get_even_shares(
+    lengths: list[int], threads: int, cuts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As even as whole vectors of eight segments allow; too little work is not shared."""
+    monkeypatch.setenv("VFL_THREADS", str(threads))
+    assert ifma_kernel._cuts_of_segments(np.array(lengths, dtype=np.int64)) == cuts

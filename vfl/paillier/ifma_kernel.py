@@ -32,9 +32,9 @@ _LENGTHS = (20, 30, 40, 60, 80)  # digits; one instance of the C code each
 _SLACK_BITS = 8  # R >= 2^8 n
 _ENTRIES, _ENTRY_BYTES = 256, 7  # of a window's table, as the C code reads it
 _MOST_PIECES = 6
-_USES_FOR_LOGS = 28  # per value of a segment product: what a use gains pays for the inverse
+_USES_FOR_LOGS = 36  # per value of a segment product: what a use gains pays for the inverse
 _LEAST_PER_THREAD = 128  # products; below, handing work to a thread costs more than it saves
-_SHORTEST_PIECE = 32  # products; a longer segment may be cut, at one more product per cut
+_SHORTEST_PIECE = 4  # products; a longer segment may be cut, at one more product per cut
 _PIECES_PER_LANE = 4  # cut so that every lane of every thread gets about so many pieces
 _WIDEST_WINDOW = 5
 # Measured at 2048 bits. Tables are made of logarithmic numbers, and have 256 entries per window however few are used.
@@ -382,11 +382,13 @@ def why_not_ifma(modulus_bits: int = 0) -> str | None:
 
 def _cuts_of_segments(lengths: Index) -> list[int]:
     """Return cuts between vectors of segments, the longest first, so that every thread multiplies about as much."""
-    work = np.cumsum(np.maximum(lengths[::_LANES], 1))
+    each = np.maximum(lengths[::_LANES], 1)
+    work = np.cumsum(each)
     total = int(work[-1]) if len(work) else 0
     parts = min(thread_count(), max(1, total * _LANES // _LEAST_PER_THREAD))
-    cuts = [int(np.searchsorted(work, total * part / parts)) * _LANES for part in range(parts)]
-    return sorted({0, *(min(cut, len(lengths)) for cut in cuts)}) + [len(lengths)]
+    shares = total * np.arange(1, parts) / parts
+    cuts = np.searchsorted(work - each / 2, shares) * _LANES  # a vector goes where the middle of its work lies
+    return [0, *np.minimum(cuts, len(lengths)).tolist(), len(lengths)]
 
 
 def _cheapest_window(bits: int) -> int:
