@@ -41,7 +41,7 @@ class Arithmetic:
         if not self.obstacle:
             return ""
         return (
-            f"gmpy2 takes about ten times as long as the C kernel, which is not used: {self.obstacle}. It needs a C "
+            f"gmpy2 takes six to ten times as long as the C kernel, which is not used: {self.obstacle}. It needs a C "
             "compiler when vfl is installed, and a processor with AVX-512 IFMA."
         )
 

@@ -10,9 +10,7 @@
  *
  * three half-size products and two half-size reductions, where plain arithmetic modulo n^2 has the work of eight.
  * (S. Gueron and V. Krasnov, "Software implementation of modular exponentiation, using advanced vector instructions
- * architectures", 2012, for the digits; P. Paillier, "Public-key cryptosystems based on composite degree residuosity
- * classes", 1999, section 7, for working in base n.) The half-size products go by Karatsuba over blocks of ten digits:
- * for m blocks m (m + 1) / 2 block products instead of m^2.
+ * architectures", 2012, for the digits.) Half-size products of forty digits and more go by Karatsuba's way on halves.
  *
  * Factors that are used again and again are held as (y0, u), y = y0 (1 + u n), u in Montgomery form modulo n: their
  * product is that of the y0, two half-size products each, times 1 + n sum u, once. They are called logarithmic here.
@@ -21,7 +19,7 @@
  * chooses L so). Then x0 y0 < 2^6 n^2 <= R n / 4, so that r = (x0 y0 + m n) / R < (1/4 + 1) n, and the other sum T
  * satisfies -R < T < R n / 2, so that its reduction r1 is an integer with -1 < r1 < (1/2 + 1) n. Both are below 2 n:
  * what comes out may go in again, for ever, and what is put in (`enter`) may be as large as 8 n. A sum of I u's below
- * 2 n each goes in as y1 < (2 I + 1) n beside y0 < n and x0, x1 < 2 n: T < (4 I + 4) n^2, at most R n / 2 by I's choice.
+ * 2 n each goes in as y1 < (2 I + 1) n beside y0 < n and x0, x1 < 2 n: T < (4 I + 4) n^2, by I's choice <= R n / 2.
  * A column of T adds up at most 2 L low and 2 L high halves of products, each below 2^52, as much again in the
  * reduction, and in between the same amounts with either sign (Karatsuba), twice: below 12 L 2^52 < 2^62 for L <= 80.
  * Columns are signed, and carries are arithmetic shifts.
@@ -74,15 +72,15 @@ typedef struct {
     int digits;          /* L */
     int64_t most_summed; /* u's of logarithmic numbers that may be added up: 2^10, and (4 I + 4) n <= R / 2 */
     v8 n[MOST_DIGITS], n_twice[MOST_DIGITS];
-    v8 n_inverse;             /* -1 / n modulo 2^52 */
-    v8 one[2 * MOST_DIGITS];  /* R modulo n^2 */
+    v8 n_inverse;              /* -1 / n modulo 2^52 */
     v8 r_squared[MOST_DIGITS]; /* R^2 modulo n */
-    const uint64_t *one_row; /* the same; as a logarithmic number too, since R0 = R and so u R = R1 modulo n */
+    v8 one[2 * MOST_DIGITS];   /* R modulo n^2 = R0 + R1 n */
+    const uint64_t *one_row;   /* the same; and one as a logarithmic number: R0 = R, so that u R = R1 modulo n */
 } modulus;
 
 /* ---- Products of L digits ---- */
 
-/* T[0 .. count + 10) += A B for `count` digits A and ten digits B; of T only the first `held` columns hold anything yet.
+/* T[0 .. count + 10) += A B for `count` digits A and ten digits B; only `held` columns of T hold anything yet.
  * Ten columns at a time stay in registers until nothing more is added to them. */
 INLINE void multiply_strip(v8 *restrict T, const int held, const v8 *A, const int count, const v8 *B)
 {
@@ -107,11 +105,11 @@ INLINE void multiply_digits(v8 *restrict T, const v8 *A, const v8 *B, const int 
 }
 
 /* T[0 .. 20) = 2 T + A^2 for ten digits: products of unequal digits once, doubled, then the squares. */
-INLINE void square_block(v8 *restrict T, const int held, const v8 *A)
+INLINE void square_block(v8 *restrict T, const v8 *A)
 {
     v8 w[2 * BLOCK], a[BLOCK];
     UNROLL for (int k = 0; k < BLOCK; k++) a[k] = A[k];
-    UNROLL for (int k = 0; k < 2 * BLOCK; k++) w[k] = held ? T[k] : ZERO;
+    UNROLL for (int k = 0; k < 2 * BLOCK; k++) w[k] = T[k];
     UNROLL for (int j = 0; j < BLOCK; j++) {
         UNROLL for (int k = j + 1; k < BLOCK; k++) LOW(w[j + k], a[j], a[k]);
         UNROLL for (int k = j + 1; k < BLOCK; k++) HIGH(w[j + k + 1], a[j], a[k]);
@@ -132,7 +130,7 @@ INLINE void square_digits(v8 *restrict T, const v8 *A, const int count)
     for (int k = 0; k < 2 * count; k++) T[k] = ZERO;
     for (int at = 0; at + BLOCK < count; at += BLOCK)
         multiply_strip(T + 2 * at + BLOCK, count - at, A + at + BLOCK, count - at - BLOCK, A + at);
-    for (int at = 0; at < count; at += BLOCK) square_block(T + 2 * at, 1, A + at);
+    for (int at = 0; at < count; at += BLOCK) square_block(T + 2 * at, A + at);
 }
 
 /* The sum of the halves of a part of a number, with its carry: sum + carry 2^(52 L / 2). */
@@ -181,11 +179,10 @@ typedef struct {
 
 static const factor NOTHING = {NULL, NULL};
 
-/* T[0 .. 2 L] = x y, or x y + z u if there is a z; by Karatsuba where halves are two blocks or more. */
+/* T[0 .. 2 L) = x y, or x y + z u if there is a z; by Karatsuba where halves are two blocks or more. */
 INLINE void multiply(v8 *restrict T, const factor x, const factor y, const factor z, const factor u, const int digits)
 {
     const int size = digits / 2, both = z.digits != NULL;
-    T[2 * digits] = ZERO;
     if (!KARATSUBA(digits)) {
         multiply_digits(T, x.digits, y.digits, digits, 0);
         if (both) multiply_digits(T, z.digits, u.digits, digits, 1);
@@ -206,11 +203,10 @@ INLINE void multiply(v8 *restrict T, const factor x, const factor y, const facto
     if (both) T[3 * size] = add_where(T[3 * size], z.sums->carry & u.sums->carry, one);
 }
 
-/* T[0 .. 2 L] = x^2. */
+/* T[0 .. 2 L) = x^2. */
 INLINE void square(v8 *restrict T, const factor x, const int digits)
 {
     const int size = digits / 2;
-    T[2 * digits] = ZERO;
     if (!KARATSUBA(digits)) {
         square_digits(T, x.digits, digits);
         return;
@@ -259,7 +255,7 @@ INLINE void reduce_block(v8 *restrict T, v8 *restrict q, const modulus *m, const
     UNROLL for (int k = 0; k < BLOCK; k++) T[digits + k] = u[k];
 }
 
-/* out = (T0 + q0 n) / R, (T1 - q0 + q1 n) / R in digits of 52 bits; T0 and T1 have 2 L + 1 columns. */
+/* out = (T0 + q0 n) / R, (T1 - q0 + q1 n) / R in digits of 52 bits; T0 and T1 have 2 L columns. */
 INLINE void reduce_both(v8 *restrict out, v8 *restrict T0, v8 *restrict T1, const modulus *m, const int digits)
 {
     const v8 mask = _mm512_set1_epi64(DIGIT_MASK);
@@ -294,7 +290,7 @@ INLINE void reduce_one(v8 *restrict out, v8 *restrict T, const modulus *m, const
 
 INLINE void multiply_numbers(v8 *out, const v8 *x, const v8 *y, const modulus *m, const int digits)
 {
-    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
+    v8 T0[2 * MOST_DIGITS], T1[2 * MOST_DIGITS];
     halves sums[4];
     const factor x0 = {x, sums}, x1 = {x + digits, sums + 1}, y0 = {y, sums + 2}, y1 = {y + digits, sums + 3};
     if (KARATSUBA(digits)) {
@@ -311,7 +307,7 @@ INLINE void multiply_numbers(v8 *out, const v8 *x, const v8 *y, const modulus *m
 /* x y0 for a number y0 without second part: two half-size products instead of three. */
 INLINE void multiply_by_first(v8 *out, const v8 *x, const v8 *y, const modulus *m, const int digits)
 {
-    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
+    v8 T0[2 * MOST_DIGITS], T1[2 * MOST_DIGITS];
     halves sums[3];
     const factor x0 = {x, sums}, x1 = {x + digits, sums + 1}, y0 = {y, sums + 2};
     if (KARATSUBA(digits)) {
@@ -341,8 +337,7 @@ INLINE void multiply_by_sum(v8 *x, const v8 *sum, const modulus *m, const int di
 /* x as a logarithmic number, x0 and (x1 / x0) R modulo n, given its inverse z: x1 z0 / R, since z0 = R^2 / x0. */
 INLINE void take_logarithm(v8 *out, const v8 *x, const v8 *z, const modulus *m, const int digits)
 {
-    v8 T[2 * MOST_DIGITS + 1];
-    T[2 * digits] = ZERO;
+    v8 T[2 * MOST_DIGITS];
     multiply_digits(T, x + digits, z, digits, 0);
     reduce_one(out + digits, T, m, digits);
     memcpy(out, x, sizeof(v8) * digits);
@@ -368,11 +363,9 @@ INLINE __mmask8 subtract_once(v8 *restrict x, const v8 *amount, const int digits
 INLINE void add_plaintext(v8 *x, const v8 *k, const modulus *m, const int digits)
 {
     const v8 mask = _mm512_set1_epi64(DIGIT_MASK);
-    v8 T[2 * MOST_DIGITS + 1], y[MOST_DIGITS], carry = ZERO;
-    T[2 * digits] = ZERO;
+    v8 T[2 * MOST_DIGITS], y[MOST_DIGITS], carry = ZERO;
     multiply_digits(T, k, m->r_squared, digits, 0);
     reduce_one(y, T, m, digits);
-    T[2 * digits] = ZERO;
     multiply_digits(T, x, y, digits, 0);
     reduce_one(y, T, m, digits);
     for (int j = 0; j < digits; j++) {
@@ -385,7 +378,7 @@ INLINE void add_plaintext(v8 *x, const v8 *k, const modulus *m, const int digits
 
 INLINE void square_number(v8 *out, const v8 *x, const modulus *m, const int digits)
 {
-    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
+    v8 T0[2 * MOST_DIGITS], T1[2 * MOST_DIGITS];
     halves sums[2];
     const factor x0 = {x, sums}, x1 = {x + digits, sums + 1};
     if (KARATSUBA(digits)) {
@@ -415,8 +408,8 @@ INLINE void add_one_where(v8 *restrict x, __mmask8 where, const int digits)
  * more of x1. */
 INLINE void leave_number(v8 *restrict out, const v8 *x, const modulus *m, const int digits)
 {
-    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
-    for (int j = 0; j <= digits; j++) T0[digits + j] = T1[digits + j] = ZERO;
+    v8 T0[2 * MOST_DIGITS], T1[2 * MOST_DIGITS];
+    for (int j = 0; j < digits; j++) T0[digits + j] = T1[digits + j] = ZERO;
     memcpy(T0, x, sizeof(v8) * digits);
     memcpy(T1, x + digits, sizeof(v8) * digits);
     reduce_both(out, T0, T1, m, digits);
@@ -441,9 +434,8 @@ INLINE void whole_number(v8 *restrict out, const v8 *x, const modulus *m, const 
 INLINE void enter_number(v8 *restrict out, const v8 *pieces, int count, const v8 *constants, const modulus *m,
                          const int digits)
 {
-    v8 T0[2 * MOST_DIGITS + 1], T1[2 * MOST_DIGITS + 1];
-    T0[2 * digits] = T1[2 * digits] = ZERO;
-    multiply_digits(T0, pieces, constants, digits, 0);
+    v8 T0[2 * MOST_DIGITS], T1[2 * MOST_DIGITS];
+        multiply_digits(T0, pieces, constants, digits, 0);
     multiply_digits(T1, pieces, constants + digits, digits, 0);
     for (int k = 1; k < count; k++) {
         multiply_digits(T0, pieces + k * digits, constants + 2 * k * digits, digits, 1);
@@ -765,8 +757,8 @@ INLINE v8 choices(const uint8_t *digits, int64_t start, int64_t count, int64_t w
 }
 
 /* out[i] = prod_w table[w][digits[i][w]]: powers of one base with secret exponents, from a table of 256 logarithmic
- * entries per window whose 2 L digits are stored as `look_up` wants them. Many numbers go through a row before the next,
- * so that it stays in the cache while it is read for each of them. */
+ * entries per window whose 2 L digits are stored as `look_up` wants them. Many numbers go through a row before the
+ * next, so that it stays in the cache while it is read for each of them. */
 TARGET int vfl_ifma_fixed_base(const uint64_t *context, uint64_t *out, const uint8_t *table, int64_t windows,
                                const uint8_t *digits, int64_t count)
 {
