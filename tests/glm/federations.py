@@ -18,6 +18,7 @@ from parties.wire import Active, Coordinator, Passive, Payload
 from vfl import glm, glm_exact, glm_quadratic
 from vfl.baselines import fit_glm
 from vfl.exact import quantise
+from vfl.glm import Fit
 from vfl.job import Job, Member, Privacy, Training
 
 TASKS = {"logistic": "binary", "linear": "regression", "poisson": "count", "softmax": "multiclass"}
@@ -167,3 +168,20 @@ def tamper(
         honest(self, kind, payload)
 
     monkeypatch.setattr(Link, "send", send)
+
+
+def play(model: str, key_holder: str, training: dict[str, object]) -> tuple[Federation, dict[str, Fit]]:
+    """Fit a small federation of three in three rounds."""
+    training = {"max_iter": 3} | training
+    federation = make_federation(model, 100, (2, 3, 2), seed=3, key_holder=key_holder, training=training)
+    return federation, federation.fit()
+
+
+def results(fits: dict[str, Fit]) -> dict[str, tuple[object, ...]]:
+    """Return what has to repeat to the last bit, per party."""
+    return {n: (f.weights.tobytes(), f.losses, f.rounds, f.converged, f.label_bits) for n, f in fits.items()}
+
+
+def told(federation: Federation) -> list[bytes]:
+    """Return the steering values that anybody was told, in order."""
+    return [d.payload.values.tobytes() for d in federation.deliveries if type(d.payload).__name__ == "Revealed"]

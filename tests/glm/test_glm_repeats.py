@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.glm.federations import Federation, make_federation
+from tests.glm.federations import Federation, play, results, told
 from vfl import glm_exact, glm_quadratic
-from vfl.glm import Fit
 
 RUNS = [
     ("logistic", "active", {}),
@@ -20,22 +19,8 @@ RUNS = [
 runs = pytest.mark.parametrize(("model", "key_holder", "training"), RUNS, ids=lambda v: str(v))
 
 
-def play(model: str, key_holder: str, training: dict[str, object]) -> tuple[Federation, dict[str, Fit]]:
-    training = {"max_iter": 3} | training
-    federation = make_federation(model, 100, (2, 3, 2), seed=3, key_holder=key_holder, training=training)
-    return federation, federation.fit()
-
-
-def results(fits: dict[str, Fit]) -> dict[str, tuple[object, ...]]:
-    return {n: (f.weights.tobytes(), f.losses, f.rounds, f.converged, f.label_bits) for n, f in fits.items()}
-
-
 def encrypted(federation: Federation) -> set[bytes]:
     return {d.payload.body.tobytes() for d in federation.deliveries if type(d.payload).__name__ == "Encrypted"}
-
-
-def told(federation: Federation) -> list[bytes]:
-    return [d.payload.values.tobytes() for d in federation.deliveries if type(d.payload).__name__ == "Revealed"]
 
 
 @runs

@@ -16,11 +16,10 @@ import phe
 import pytest
 
 import vfl.paillier as paillier
-from tests.glm.federations import Federation, make_federation
+from tests.glm.federations import play, results, told
 from tests.runs.companies import Companies, make_companies
 from tests.runs.conftest import Command
 from vfl import launch
-from vfl.glm import Fit
 from vfl.paillier import PrivateKey, PublicKey, generate_keypair, gmpy2_kernel, keys, obfuscators
 from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
 from vfl.paillier.ifma_kernel import IfmaKernel, why_not_ifma
@@ -47,20 +46,6 @@ RUNS = [
     ("poisson", "coordinator", {"newton_steps": 1}),
 ]
 runs = pytest.mark.parametrize(("model", "key_holder", "training"), RUNS, ids=lambda v: str(v))
-
-
-def play(model: str, key_holder: str, training: dict[str, object]) -> tuple[Federation, dict[str, Fit]]:
-    training = {"max_iter": 3} | training
-    federation = make_federation(model, 100, (2, 3, 2), seed=3, key_holder=key_holder, training=training)
-    return federation, federation.fit()
-
-
-def results(fits: dict[str, Fit]) -> dict[str, tuple[object, ...]]:
-    return {n: (f.weights.tobytes(), f.losses, f.rounds, f.converged, f.label_bits) for n, f in fits.items()}
-
-
-def told(federation: Federation) -> list[bytes]:
-    return [d.payload.values.tobytes() for d in federation.deliveries if type(d.payload).__name__ == "Revealed"]
 
 
 def watch_kernels(monkeypatch: pytest.MonkeyPatch, choose: Callable[[str], str]) -> set[tuple[str, str]]:
