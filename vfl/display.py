@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,11 +14,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from parties.ledger import Entry
-from vfl.arithmetic import Arithmetic
-from vfl.check import Check, PartyCheck
 from vfl.events import PHASES, Event
 from vfl.job import EXPECTED_ROUNDS, Job
 from vfl.report.summary import RunReport
+
+if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need
+    from vfl.arithmetic import Arithmetic
+    from vfl.check import Check, PartyCheck
 
 _TITLES = {
     "starting": "Starting the roles",
