@@ -136,9 +136,9 @@ def test_pow_uniform(length: int, data: st.DataObject) -> None:
     shared, each = data.draw(exponent), data.draw(st.lists(exponent, min_size=len(a), max_size=len(a)))
     values, stand_for, kernel = rows(n, a), numbers(n, a), kernel_for(n)
     for secret in (False, True):
-        found = kernel.pow_uniform(values, shared, secret=secret)
+        found = kernel.pow_uniform(values, shared, secret_bits=int(secret))
         assert read(n, found, 8) == powers(stand_for, [shared] * len(a), n)
-        assert read(n, kernel.pow_uniform(values, each, secret=secret), 8) == powers(stand_for, each, n)
+        assert read(n, kernel.pow_uniform(values, each, secret_bits=int(secret)), 8) == powers(stand_for, each, n)
 
 
 @each_length
@@ -148,7 +148,7 @@ def test_powers_of_two(length: int, data: st.DataObject) -> None:
     n, a = data.draw(cases(length))
     exponent = 1 << data.draw(st.one_of(st.integers(0, 5), st.integers(6, 300)))
     for secret in (False, True):
-        found = kernel_for(n).pow_uniform(rows(n, a), exponent, secret=secret)
+        found = kernel_for(n).pow_uniform(rows(n, a), exponent, secret_bits=int(secret))
         assert kernel_for(n).unpack(found) == powers(numbers(n, a), [exponent] * len(a), n)
 
 
@@ -345,7 +345,7 @@ def test_nothing_in_nothing_out(length: int) -> None:
         kernel.pow_uniform(empty, 5),
         kernel.pow_uniform(empty, 8),
         kernel.pow_uniform(empty, []),
-        kernel.pow_uniform(empty, [], secret=True),
+        kernel.pow_uniform(empty, [], secret_bits=1),
         kernel.fixed_base(table, np.zeros((0, 3), dtype=np.uint8)),
         one_plus(kernel, []),
         kernel.join([]),
@@ -369,7 +369,7 @@ def test_what_goes_in_stays_as_it_was() -> None:
         kernel.mul_pairs(values, every, values, every[::-1])
         kernel.seg_prod(values, every, np.array([0, 3, count]))
         kernel.pow_uniform(values, 16)
-        kernel.pow_uniform(values, 100, secret=True)
+        kernel.pow_uniform(values, 100, secret_bits=1)
         kernel.pow_uniform(values, [*range(count)])
         kernel.to_rows(values)
         kernel.logarithms(values)

@@ -178,7 +178,7 @@ def calls_of_every_function(n: int, count: int) -> list[Call]:
         )
         kernel.fixed_base(kernel.window_table(2, 2, 2), digits_of_rows)
         kernel.pow_uniform(values, 77)
-        kernel.pow_uniform(values, [*range(4, 4 + count)], secret=True)
+        kernel.pow_uniform(values, [*range(4, 4 + count)], secret_bits=1)
         kernel.pow_uniform(values, 8)
         kernel.logarithms(one_plus(kernel, [*range(count)]))
         kernel.add_plaintexts(values, [*range(count)])

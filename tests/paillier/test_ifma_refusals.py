@@ -131,14 +131,14 @@ def test_widths_of_windows(width: int) -> None:
 @pytest.mark.parametrize("e", [-1, -8, [1, -1, 3], [-(2**64), 2, 3]], ids=str)
 def test_negative_exponents(e: int | list[int], secret: bool) -> None:
     with pytest.raises(CryptoError, match="negative exponent"):
-        kernel_for(N).pow_uniform(kernel_for(N).pack([2, 3, 5]), e, secret=secret)
+        kernel_for(N).pow_uniform(kernel_for(N).pack([2, 3, 5]), e, secret_bits=int(secret))
 
 
 @pytest.mark.parametrize("secret", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 100])
 def test_as_many_exponents_as_numbers(count: int, secret: bool) -> None:
     with pytest.raises(CryptoError, match=f"{count} exponents for 3"):
-        kernel_for(N).pow_uniform(kernel_for(N).pack([2, 3, 5]), [1] * count, secret=secret)
+        kernel_for(N).pow_uniform(kernel_for(N).pack([2, 3, 5]), [1] * count, secret_bits=int(secret))
 
 
 def test_rows_of_bytes_that_are_too_wide() -> None:

@@ -36,7 +36,7 @@ def powers(kernel: IfmaKernel, bases: list[int], exponents: Sequence[int], e: in
     """The calls of one secret power of every base; the powers must be right."""
     values = kernel.pack(bases)
     with recorded() as calls:
-        found = kernel.pow_uniform(values, e, secret=True)
+        found = kernel.pow_uniform(values, e, secret_bits=1)
     expected = [int(gmpy2.powmod(x, y, kernel.modulus**2)) for x, y in zip(bases, exponents, strict=True)]
     assert read(kernel.modulus, found, 8) == expected
     return calls
@@ -141,7 +141,7 @@ def test_short_exponents_are_gone_through_as_long_ones() -> None:
     calls = []
     for exponents in ([0, 1], [5, 2**BITS - 1]):
         with recorded() as made:
-            found = kernel.pow_uniform(values, exponents, secret=True, bits=BITS)
+            found = kernel.pow_uniform(values, exponents, secret_bits=BITS)
         expected = [2 ** exponents[0], int(gmpy2.powmod(3, exponents[1], N * N))]
         assert read(N, found, 8) == expected
         calls.append(seen([call for call in made if call[0] == "power"]))

@@ -144,7 +144,7 @@ def works(kernel: IfmaKernel, src: Words) -> dict[str, object]:
         "fixed_base": kernel.fixed_base(kernel.window_table(n - 2, 4, 4), digits),
         "a shared power": kernel.pow_uniform(values, 2**70 - 3),
         "powers": kernel.pow_uniform(values, exponents),
-        "secret powers": kernel.pow_uniform(values, exponents, secret=True),
+        "secret powers": kernel.pow_uniform(values, exponents, secret_bits=1),
         "squarings": kernel.pow_uniform(values, 2**21),
         "one_plus": plus,
         "add_plaintexts": kernel.add_plaintexts(values, [at * n // 5 for at in range(count)]),

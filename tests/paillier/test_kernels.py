@@ -117,7 +117,9 @@ def test_factors_with_their_inverses(kernel: Kernel) -> None:
 def test_pow_uniform(kernel: Kernel, e: int, secret: bool) -> None:
     n = kernel.modulus
     a = [x % n**2 for x in samples(n)]
-    assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), e, secret=secret)) == [pow(x, e, n * n) for x in a]
+    assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), e, secret_bits=int(secret))) == [
+        pow(x, e, n * n) for x in a
+    ]
 
 
 @pytest.mark.parametrize("secret", [False, True])
@@ -130,9 +132,11 @@ def test_the_number_of_threads_changes_no_power(kernel: Kernel, secret: bool, mo
     each = [0, 1, *(RNG.getrandbits(60) for _ in a[2:])]
     for threads in ("1", "2", "7"):
         monkeypatch.setenv("VFL_THREADS", threads)
-        assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), e, secret=secret)) == [pow(x, e, n * n) for x in a]
+        assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), e, secret_bits=int(secret))) == [
+            pow(x, e, n * n) for x in a
+        ]
         expected = [pow(x, y, n * n) for x, y in zip(a, each, strict=True)]
-        assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), each, secret=secret)) == expected
+        assert kernel.unpack(kernel.pow_uniform(kernel.pack(a), each, secret_bits=int(secret))) == expected
 
 
 def test_as_many_exponents_as_values(kernel: Kernel) -> None:

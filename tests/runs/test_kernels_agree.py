@@ -20,7 +20,7 @@ from tests.glm.federations import play, results, told
 from tests.runs.companies import Companies, make_companies
 from tests.runs.conftest import Command
 from vfl import launch
-from vfl.paillier import PrivateKey, PublicKey, generate_keypair, gmpy2_kernel, keys, obfuscators
+from vfl.paillier import PrivateKey, PublicKey, generate_keypair, gmpy2_kernel, ifma_kernel, keys, obfuscators
 from vfl.paillier.gmpy2_kernel import Gmpy2Kernel
 from vfl.paillier.ifma_kernel import IfmaKernel, why_not_ifma
 from vfl.paillier.kernels import Kernel
@@ -317,3 +317,16 @@ def test_inner_products_between_kernels(both: dict[str, PrivateKey], owner: str,
     returned = sent(masked, both[owner].public)
     answer = paillier.open_products(plan, both[owner], returned, count=X.shape[1])
     assert paillier.unmask_products(plan, both[other].public, answer, masks) == (X.T @ r).tolist()
+
+
+def test_a_modulus_too_long_for_the_c_kernel_with_primes_that_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As keys above 4,152 bits have: N on gmpy2, p and q on the C kernel."""
+    monkeypatch.delenv("VFL_KERNEL", raising=False)
+    monkeypatch.setattr(ifma_kernel, "MOST_BITS", 600)
+    key = generate_keypair(1024, insecure_test_mode=True)
+    assert (type(key.public.kernel), type(key._kernel_p)) == (Gmpy2Kernel, IfmaKernel)
+    for source in (key.public, key):
+        for count in (3, 300):  # powers, then tables
+            v = paillier.encrypt(source, [*range(-1, count - 1)])
+            doubled = paillier.rerandomise(paillier.add(v, v), towards_owner=True)
+            assert opened(key, doubled) == [2 * x for x in range(-1, count - 1)]

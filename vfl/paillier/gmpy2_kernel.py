@@ -144,16 +144,16 @@ class Gmpy2Kernel:
             powers += self._powers_of_logs(made.logs, digits[start : start + _ROWS_AT_ONCE])
         return powers
 
-    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False, bits: int = 0) -> Values:
-        """Return a[i]^e or a[i]^e[i]; ``secret`` takes GMP's side-channel silent powering (1.4 times slower).
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret_bits: int = 0) -> Values:
+        """Return a[i]^e or a[i]^e[i]; for secret ones by GMP's side-channel silent powering (1.4 times slower).
 
-        It goes through whole words of the exponent, so that ``bits`` has nothing to add.
+        It goes through whole words of an exponent, whatever its leading zeros.
         """
-        if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
+        if isinstance(e, int) and not secret_bits and e > 0 and e & (e - 1) == 0:
             return [self._square(pair, e.bit_length() - 1) for pair in _pairs(a)]
         pairs, n, nn = _pairs(a), self._n, self._nn
         exponents = [e] * len(pairs) if isinstance(e, int) else e
-        power = _secret_power if secret else powmod
+        power = _secret_power if secret_bits else powmod
         powers: list[Pair] = [self._one] * len(pairs)
 
         def work(start: int, stop: int) -> None:

@@ -5,7 +5,7 @@ that threads share the work (`vfl.paillier.split`).
 
 Time. What depends on the length of an exponent, on counts, indices and the modulus may be seen in the time; nothing
 depends on a digit of a number or of an exponent: `fixed_base` and `pow_uniform` read whole tables and skip no zero,
-whether ``secret`` is asked for or not. Integers on their way in and out of rows pass through Python's own arithmetic,
+secret or not. Integers on their way in and out of rows pass through Python's own arithmetic,
 which promises nothing.
 """
 
@@ -191,10 +191,10 @@ class IfmaKernel:
         self._run(work, len(rows), rows.size)
         return out
 
-    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False, bits: int = 0) -> Values:
-        """Return a[i]^e or a[i]^e[i]; in time that tells only the longest exponent's length, or ``bits`` if longer."""
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret_bits: int = 0) -> Values:
+        """Return a[i]^e or a[i]^e[i]; in time that tells the longest exponent's length, if above ``secret_bits``."""
         bases = self._words(a)
-        if isinstance(e, int) and not secret and e > 0 and e & (e - 1) == 0:
+        if isinstance(e, int) and not secret_bits and e > 0 and e & (e - 1) == 0:
             return self._squared(bases, e.bit_length() - 1)
         exponents = [e] if isinstance(e, int) else list(e)
         shared = isinstance(e, int)
@@ -202,8 +202,8 @@ class IfmaKernel:
             raise CryptoError(f"Kernel: {len(exponents)} exponents for {len(bases)} numbers.")
         if min(exponents, default=0) < 0:
             raise CryptoError("Kernel: a negative exponent.")
-        bits = max(1, bits, max((x.bit_length() for x in exponents), default=1))
-        width = _SECRET_WINDOW if secret else _cheapest_window(bits)
+        bits = max(1, secret_bits, max((x.bit_length() for x in exponents), default=1))
+        width = _SECRET_WINDOW if secret_bits else _cheapest_window(bits)
         windows = -(-bits // width)
         digits = _window_digits(exponents, width, windows)
         out = self._rows(len(bases))

@@ -102,8 +102,8 @@ class Kernel(Protocol):
     def fixed_base(self, table: Table, digits: Digits) -> Values:
         """Return base^(sum_i digits[r, i] 2^(width i)) for every row r of ``digits`` (count, windows)."""
 
-    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret: bool = False, bits: int = 0) -> Values:
-        """Return a[i]^e or a[i]^e[i], e >= 0; ``secret``: in time that tells nothing about exponents of ``bits``."""
+    def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret_bits: int = 0) -> Values:
+        """Return a[i]^e or a[i]^e[i], e >= 0; in time that tells nothing of exponents of ``secret_bits`` if given."""
 
     def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
         """Return values[i] (1 + k[i] n) for any integers k (taken mod n): (1 + n)^k = 1 + k n."""

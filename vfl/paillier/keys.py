@@ -146,7 +146,7 @@ def _log_factor(prime: mpz, n: int) -> mpz:
 def _logarithms(kernel: Kernel, rows: Rows, factor: mpz) -> list[mpz]:
     """Return L(c^(p-1) mod p^2) factor mod p for the ciphertext in every row."""
     p = kernel.modulus
-    powers = kernel.pow_uniform(kernel.from_rows(rows), p - 1, secret=True)
+    powers = kernel.pow_uniform(kernel.from_rows(rows), p - 1, secret_bits=p.bit_length())
     return [factor * u % p for u in kernel.logarithms(powers)]
 
 

@@ -38,7 +38,7 @@ class FixedBase:
         if self._table is None:
             bases = self._kernel.pack([self._base] * len(digits))
             longest = self._width * self._windows
-            return self._kernel.pow_uniform(bases, exponents(digits, self._width), secret=True, bits=longest)
+            return self._kernel.pow_uniform(bases, exponents(digits, self._width), secret_bits=longest)
         return self._kernel.fixed_base(self._table, digits)
 
 
