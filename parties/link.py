@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-
 from parties.codec import decode, encode
 from parties.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from parties.frame import CHUNK, MESSAGE, Frame, Header, frame_size
@@ -205,7 +203,7 @@ class Link(Generic[Me, Peer]):
                 kind=message.payload.__name__,
                 bytes=size * hops,
                 hops=hops,
-                values=_count_values(payload),
+                values=payload.count(),
                 discloses=message.discloses,
             )
         )
@@ -214,15 +212,3 @@ class Link(Generic[Me, Peer]):
 def _check_direction(message: Message[Any, Any, Any], src: type[Role], dst: type[Role]) -> None:
     if not (issubclass(src, message.src) and issubclass(dst, message.dst)):
         raise LocalProtocolError(f"{message!r} cannot go from {src.__name__} to {dst.__name__}")
-
-
-def _count_values(payload: Payload) -> int:
-    """Rows of the arrays that a payload carries; plain facts count one each."""
-    count = 0
-    for name in payload.__struct_fields__:
-        value = getattr(payload, name)
-        if isinstance(value, np.ndarray):
-            count += value.size if value.dtype == np.float64 else len(value)
-        elif isinstance(value, dict):
-            count += len(value)
-    return count

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 Bytes2D = NDArray[np.uint8]
 Words = NDArray[np.uint64]
+Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
@@ -46,6 +47,13 @@ class Coordinator(Role):
 
 class Payload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a message carries. Arrays travel as contiguous binary blobs (``parties.codec``)."""
+
+    def count(self) -> int:
+        """How many values the ledger counts: rows of arrays, numbers, plain facts."""
+        fields = [getattr(self, name) for name in self.__struct_fields__]
+        arrays = [value for value in fields if isinstance(value, np.ndarray)]
+        facts = sum(len(value) for value in fields if isinstance(value, dict))
+        return facts + sum(value.size if value.dtype == np.float64 else len(value) for value in arrays)
 
 
 class Hello(Payload, frozen=True):
@@ -77,6 +85,21 @@ class Encrypted(Payload, frozen=True):
 
     key: bytes
     body: Bytes2D
+
+
+class EncryptedSums(Payload, frozen=True):
+    """Paillier ciphertexts of sums for the holder of the private key, which learns every one of them.
+
+    ``counts``: sums per group (a node of a tree); ``key``, ``body``: as in `Encrypted`, several sums in a ciphertext.
+    """
+
+    key: bytes
+    counts: Counts
+    body: Bytes2D
+
+    def count(self) -> int:
+        """How many sums there are."""
+        return int(self.counts.sum())
 
 
 class Masked(Payload, frozen=True):
@@ -115,12 +138,43 @@ class Control(Payload, frozen=True):
     facts: dict[str, bool | int | float | str | None]
 
 
+class Bitmaps(Payload, frozen=True):
+    """Plain bits, one per row of each of several sets of rows: sides of splits, rows drawn. Its receiver learns them.
+
+    ``counts``: rows of each set; ``bits``: all sets' bits one after the other, eight to a byte, the first the highest.
+    """
+
+    counts: Counts
+    bits: NDArray[np.uint8]
+
+    def count(self) -> int:
+        """How many bitmaps there are."""
+        return len(self.counts)
+
+
+class Positions(Payload, frozen=True):
+    """Plain positions in a list that both sides have (of rows, of candidates), for each of several questions.
+
+    ``counts``: positions per question; ``positions``: all of them one after the other. Its receiver learns them.
+    """
+
+    counts: Counts
+    positions: NDArray[np.uint32]
+
+    def count(self) -> int:
+        """How many positions there are."""
+        return len(self.positions)
+
+
 class Revealed(Payload, frozen=True):
     """Plain values that its receiver learns; every use stands in the protocol's leakage list."""
 
     facts: dict[str, bool | int | float | str | None]
     values: Floats
 
+
+TELLING: tuple[type[Payload], ...] = (Revealed, EncryptedSums, Bitmaps, Positions)
+"""Payloads that their receiver reads: their messages must say what they disclose."""
 
 Src = TypeVar("Src", bound=Role, contravariant=True)
 Dst = TypeVar("Dst", bound=Role, contravariant=True)
@@ -137,8 +191,8 @@ class Message(Generic[Src, Dst, T]):
         self.dst: type[Role] = dst
         self.payload: type[T] = payload
         self.discloses = discloses
-        if issubclass(payload, Revealed) and not discloses:
-            raise TypeError("a Revealed message must say what it discloses")
+        if issubclass(payload, TELLING) and not discloses:
+            raise TypeError(f"a {payload.__name__} message must say what it discloses")
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = f"{owner.__module__.rpartition('.')[2]}.{name}"

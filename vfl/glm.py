@@ -11,7 +11,7 @@ bit. The active party's block ends with a column of ones if there is an intercep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from parties.errors import LocalProtocolError, PolicyError
 from parties.policy import SCORE_BITS as ROUNDED_BITS
-from parties.policy import Guards, KeyHolder, Verdict, score_budget, scores_are_rounded
+from parties.policy import Guards, Verdict, score_budget, scores_are_rounded
 from vfl.exact import exact_matmul
-from vfl.job import Job
 from vfl.masking import check_scores
 from vfl.optim import Vector, dot, preconditioner
+from vfl.terms import Terms
 
 if TYPE_CHECKING:
     from vfl.losses import Family, Labels
@@ -36,41 +36,6 @@ SCORE_BITS = 32  # of the words in which scores are added up
 WEIGHT_BITS = 44  # column scale and weight scale together: X w is exact at 2^-44
 COLUMN_BITS = 15  # sum |x| of a training column is at most rows * (2^15 + 1): its root mean square is 1
 ONES_BITS = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What every role knows before training.
-
-    Parameters
-    ----------
-    job : Job
-    key_holder : str
-        "active" or "coordinator", never "auto".
-    reason : str
-        Why, in words for the report.
-    rows : int
-        Training rows.
-    outputs : int
-        Scores per row: the number of classes for softmax, else 1.
-    columns : mapping of party name to int
-        Columns of each party's block after encoding (the active party's intercept included), in job order.
-    consent : bool
-        Every passive party's policy allows ``partial_scores``.
-    """
-
-    job: Job
-    key_holder: KeyHolder
-    reason: str
-    rows: int
-    outputs: int
-    columns: Mapping[str, int]
-    consent: bool
-
-    @property
-    def passive_columns(self) -> list[int]:
-        """Columns of each passive party, in job order."""
-        return [self.columns[name] for name in self.job.passive]
 
 
 @dataclass(frozen=True, slots=True)

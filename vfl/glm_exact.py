@@ -62,7 +62,7 @@ from parties.wire import (
 )
 from vfl import glm
 from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
-from vfl.glm import Block, Fit, Integers, Progress, Target, Terms
+from vfl.glm import Block, Fit, Integers, Progress, Target
 from vfl.masking import Masks, add_masked, pairwise_masks
 from vfl.optim import Pair, Vector, basis_products, combine, lbfgs_direction, line_search, remember
 from vfl.paillier import (
@@ -80,6 +80,7 @@ from vfl.paillier import (
     plan_inner_product,
     transposed_product,
 )
+from vfl.terms import Terms
 
 RESIDUAL_BITS = 26
 _HEADROOM = 2  # residuals of unbounded families may grow to this power of two times those at the start

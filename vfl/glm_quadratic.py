@@ -68,7 +68,7 @@ from parties.wire import (
 )
 from vfl import glm
 from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
-from vfl.glm import Block, Fit, Integers, Progress, Target, Terms
+from vfl.glm import Block, Fit, Integers, Progress, Target
 from vfl.masking import Masks, add_masked, open_sum, pairwise_masks
 from vfl.optim import Vector, dot
 from vfl.paillier import (
@@ -88,6 +88,7 @@ from vfl.paillier import (
     scale,
     transposed_product,
 )
+from vfl.terms import Terms
 
 RESIDUAL_BITS = 26
 STEP_SCORE_BITS = 20  # fraction bits of X p

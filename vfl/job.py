@@ -67,6 +67,14 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     test_fraction: Annotated[
         float, Meta(ge=0, lt=1, description="Share of the aligned rows held out, the last ones; 0: no metrics.")
     ] = 0.3
+    validation_fraction: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="Boosting: share of the aligned rows held out to watch the loss, before the test rows.",
+        ),
+    ] = 0.0
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +106,73 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "mean"
 
 
+class Boosting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How gradient-boosted trees are grown: XGBoost's names and defaults where XGBoost has them."""
+
+    n_estimators: Annotated[int, Meta(ge=1, le=10**5, description="Most rounds.")] = 100
+    max_depth: Annotated[int, Meta(ge=1, le=16, description="Largest depth of a tree.")] = 6
+    learning_rate: Annotated[float, Meta(gt=0, le=1, description="Share of each tree's values that is added.")] = 0.3
+    max_bin: Annotated[int, Meta(ge=2, le=65_535, description="Most quantile bins of a numeric column.")] = 256
+    max_cat_to_onehot: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Categorical columns with more categories than this are split by categories sorted by "
+            "gradient, others by one category against the rest; none: always one against the rest."
+        ),
+    ] = None
+    reg_lambda: Annotated[float, Meta(ge=0, description="L2 penalty on the values of leaves.")] = 1.0
+    reg_alpha: Annotated[float, Meta(ge=0, description="L1 penalty on the values of leaves.")] = 0.0
+    gamma: Annotated[float, Meta(ge=0, description="Least gain of a split.")] = 0.0
+    min_child_weight: Annotated[
+        float, Meta(ge=0, description="Least sum of h in a child; over all classes in trees of several outputs.")
+    ] = 1.0
+    max_delta_step: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Largest value of a leaf before learning_rate; 0: no limit; none: 0, for counts 0.7."),
+    ] = None
+    subsample: Annotated[float, Meta(gt=0, le=1, description="Share of the training rows that a round draws.")] = 1.0
+    colsample_bytree: Annotated[
+        float, Meta(gt=0, le=1, description="Share of all parties' columns that a tree draws.")
+    ] = 1.0
+    top_rate: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(description="GOSS: share of rows, those of largest gradient, that a round keeps; with other_rate."),
+    ] = None
+    other_rate: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(description="GOSS: share of rows drawn from the others, which then count the more; with top_rate."),
+    ] = None
+    scale_pos_weight: Annotated[float, Meta(gt=0, description="Weight of positive rows; binary tasks.")] = 1.0
+    base_score: Annotated[
+        float | None,
+        Meta(description="First prediction of all rows, in the label's unit (a probability); none: from the labels."),
+    ] = None
+    early_stopping_rounds: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Stop after so many rounds without a better validation loss, and keep the best round."),
+    ] = None
+    multi_output: Annotated[
+        bool, Meta(description="Multiclass: one tree of all classes per round; false: one tree per class.")
+    ] = True
+    first_tree_active_only: Annotated[
+        bool, Meta(description="The first round uses the active party's columns alone.")
+    ] = False
+    min_node_rows: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Passive parties split nodes of at least so many rows; "
+            "none: 200 where guards are enforced, else 0."
+        ),
+    ] = None
+    min_bin_gap: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Rows at least between two candidate splits of a passive column; "
+            "none: 10 where guards are enforced, else 0."
+        ),
+    ] = None
+
+
 class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys, and how the guards act."""
 
@@ -117,6 +192,13 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="Length of the obfuscators' exponents, bits, at most key_bits; none: key_bits / 2."),
     ] = None
     enforce: Annotated[bool, Meta(description="Guards refuse as between companies instead of warning.")] = False
+    label_dp_epsilon: Annotated[
+        Annotated[float, Meta(gt=0, le=50)] | None,
+        Meta(
+            description="Randomised response on the training labels with this epsilon (classes only), debiased; "
+            "none: the labels as they are."
+        ),
+    ] = None
     small_data: Annotated[
         bool, Meta(description="Ask for batches below max(16 columns, 512) rows; every policy must allow it too.")
     ] = False
@@ -136,7 +218,8 @@ class _Lines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = 0
     alignment: Annotated[Alignment, Meta(description="The section [alignment].")] = Alignment()
     split: Annotated[Split, Meta(description="The section [split].")] = Split()
-    training: Annotated[Training, Meta(description="The section [training].")] = Training()
+    training: Annotated[Training, Meta(description="The section [training] of a GLM.")] = Training()
+    boosting: Annotated[Boosting, Meta(description="The section [training] of model boosting.")] = Boosting()
     privacy: Annotated[Privacy, Meta(description="The section [privacy].")] = Privacy()
 
 

@@ -28,10 +28,11 @@ from parties.spec import PartySpec
 from parties.wire import Coordinator, DataParty, Message, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
 from vfl.exact import quantise
-from vfl.glm import Block, Integers, Terms, make_block
+from vfl.glm import Block, Integers, make_block
 from vfl.job import Job, check_key_holder, choose_key_holder
 from vfl.optim import Vector
 from vfl.preprocess import Preprocessor, fit_preprocessor
+from vfl.terms import Terms
 
 MAX_COLUMNS = 1 << 20
 

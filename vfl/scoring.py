@@ -16,9 +16,10 @@ import numpy as np
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Coordinator, Masked, Message, Passive
 from vfl import glm
-from vfl.glm import Block, Fit, Terms
+from vfl.glm import Block, Fit
 from vfl.masking import add_masked, check_scores, pairwise_masks
 from vfl.optim import Vector
+from vfl.terms import Terms
 
 
 class Wire:

@@ -23,7 +23,7 @@ from psi.align import Alignment, AlignmentSettings, align_coordinator, align_par
 from psi.ids import PreparedIds
 from vfl import glm, glm_exact, glm_quadratic
 from vfl.events import Event, Metrics, Report, RoleResult
-from vfl.glm import Fit, Integers, Progress, Terms
+from vfl.glm import Fit, Integers, Progress
 from vfl.job import Job
 from vfl.optim import Vector
 from vfl.prepare import (
@@ -39,6 +39,7 @@ from vfl.prepare import (
 )
 from vfl.scoring import score_as_active, score_as_coordinator, score_as_passive
 from vfl.shard import save_ids, save_shard, save_test_scores
+from vfl.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)

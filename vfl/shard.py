@@ -22,10 +22,11 @@ from parties.data import PartyTable
 from parties.errors import DataError
 from parties.spec import PartySpec
 from vfl import __version__
-from vfl.glm import Fit, Integers, Terms
+from vfl.glm import Fit, Integers
 from vfl.optim import Vector
 from vfl.prepare import Columns
 from vfl.preprocess import Preprocessor
+from vfl.terms import Terms
 
 
 def save_shard(folder: Path, terms: Terms, spec: PartySpec, columns: Columns, fit: Fit, classes: list[str]) -> None:

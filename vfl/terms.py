@@ -1,0 +1,47 @@
+"""What every role knows before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from parties.policy import KeyHolder
+from vfl.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every role knows before training.
+
+    Parameters
+    ----------
+    job : Job
+    key_holder : str
+        "active" or "coordinator", never "auto".
+    reason : str
+        Why, in words for the report.
+    rows : int
+        Training rows, the validation part not among them.
+    outputs : int
+        Scores per row: the number of classes for multiclass tasks, else 1.
+    columns : mapping of party name to int
+        Columns of each party in job order: after encoding for GLMs, as they are for boosting.
+    consent : bool
+        Every passive party's policy allows ``partial_scores``.
+    validation : int
+        Rows of the validation part; they follow the training rows.
+    """
+
+    job: Job
+    key_holder: KeyHolder
+    reason: str
+    rows: int
+    outputs: int
+    columns: Mapping[str, int]
+    consent: bool
+    validation: int = 0
+
+    @property
+    def passive_columns(self) -> list[int]:
+        """Columns of each passive party, in job order."""
+        return [self.columns[name] for name in self.job.passive]

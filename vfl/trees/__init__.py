@@ -1,0 +1,1 @@
+"""Gradient-boosted trees: bins, objectives, splits and histograms; the protocol is ``vfl.boosting``."""
