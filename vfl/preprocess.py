@@ -107,28 +107,14 @@ class Preprocessor:
         DataError
             A column is missing, or unknown categories are refused.
         """
-        absent = [name for name in self.features if name not in frame.columns]
-        if absent:
-            raise DataError(f'column "{absent[0]}" was used in training and is not in these data; add it')
-        self._check_kinds(frame)
+        expected = {column.name: True for column in self.numeric}
+        check_columns(frame, expected | {column.name: False for column in self.categorical})
         raw, warnings = _encode(frame, self.numeric, self.categorical)
         if warnings and new_data and self.unknown_category == "refuse":
             raise DataError(f'{warnings[0]}; correct them or set unknown_category = "ignore"')
         with np.errstate(over="ignore"):
             X = (raw - np.array(self.means)) / np.array(self.scales)
         return np.clip(X, -_LARGEST, _LARGEST), [f"{line}: all zeros there" for line in warnings]
-
-    def _check_kinds(self, frame: pd.DataFrame) -> None:
-        """Refuse a column that holds text where training saw numbers, or the other way round."""
-        expected = {column.name: True for column in self.numeric}
-        expected |= {column.name: False for column in self.categorical}
-        for name, number in expected.items():
-            if (frame[name].dtype == np.float64) != number and not frame[name].isna().all():
-                now, then = ("text", "numbers") if number else ("numbers", "categories")
-                raise DataError(
-                    f'column "{name}" holds {now} here and held {then} in training; expected the same; '
-                    "correct it, or list it under categorical in both"
-                )
 
     def to_dict(self) -> dict[str, object]:
         """State as plain JSON types."""
@@ -177,14 +163,14 @@ def fit_preprocessor(
         if len(categories) > 1:
             categorical.append(CategoricalColumn(name, categories))
         else:
-            warnings.append(_left_out(name, bool(present)))
+            warnings.append(left_out(name, bool(present)))
     from sklearn.preprocessing import StandardScaler  # scikit-learn takes seconds to import: only when needed
 
     raw, _ = _encode(frame, numeric, categorical)
     scaler = StandardScaler().fit(raw) if raw.size else None
     scales = np.sqrt(scaler.var_) if scaler else np.zeros(0)
     keep = scales > _CONSTANT * np.abs(raw).max(axis=0, initial=0)
-    warnings += [_left_out(column.name, True) for column, kept in zip(numeric, keep, strict=False) if not kept]
+    warnings += [left_out(column.name, True) for column, kept in zip(numeric, keep, strict=False) if not kept]
     return Preprocessor(
         numeric=tuple(column for column, kept in zip(numeric, keep, strict=False) if kept),
         categorical=tuple(categorical),
@@ -195,7 +181,32 @@ def fit_preprocessor(
     )
 
 
-def _left_out(name: str, has_values: bool) -> str:
+def check_columns(frame: pd.DataFrame, numeric: Mapping[str, bool]) -> None:
+    """Refuse data that lack a column of the training, or hold text where it saw numbers, or the other way round.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    numeric : mapping of column name to bool
+        Whether the column held numbers in training.
+
+    Raises
+    ------
+    DataError
+    """
+    for name in numeric:
+        if name not in frame.columns:
+            raise DataError(f'column "{name}" was used in training and is not in these data; add it')
+    for name, number in numeric.items():
+        if (frame[name].dtype == np.float64) != number and not frame[name].isna().all():
+            now, then = ("text", "numbers") if number else ("numbers", "categories")
+            raise DataError(
+                f'column "{name}" holds {now} here and held {then} in training; expected the same; '
+                "correct it, or list it under categorical in both"
+            )
+
+
+def left_out(name: str, has_values: bool) -> str:
     """Warning for a column that says nothing about the training rows."""
     state = "the same in all training rows" if has_values else "missing in all training rows"
     return f'column "{name}" is {state}: left out'
@@ -204,7 +215,7 @@ def _left_out(name: str, has_values: bool) -> str:
 def _fit_numeric(frame: pd.DataFrame) -> tuple[list[NumericColumn], list[str]]:
     """Units and medians of numeric columns; entirely missing ones are left out."""
     empty = frame.isna().all(axis=0) if len(frame.columns) else pd.Series(dtype=bool)
-    warnings = [_left_out(str(name), False) for name in frame.columns[empty.to_numpy(dtype=bool)]]
+    warnings = [left_out(str(name), False) for name in frame.columns[empty.to_numpy(dtype=bool)]]
     used = frame.loc[:, ~empty.to_numpy(dtype=bool)]
     if used.empty:
         return [], warnings
