@@ -32,7 +32,7 @@ from vfl.paillier.kernels import kernel_name
 from vfl.paillier.keys import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
 from vfl.paillier.pool import ObfuscatorPool
 from vfl.paillier.slots import SlotLayout, compress, pack_slots, plan_slots, unpack_slots
-from vfl.paillier.sums import subtract, sum_by_group, sum_segments
+from vfl.paillier.sums import gather, running_sums, subtract, sum_by_group, sum_segments
 from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "encrypt",
     "from_bytes",
     "from_fixed",
+    "gather",
     "generate_keypair",
     "kernel_name",
     "mask_products",
@@ -71,6 +72,7 @@ __all__ = [
     "public_key_to_json",
     "public_key_to_phe",
     "rerandomise",
+    "running_sums",
     "scale",
     "subtract",
     "sum_by_group",

@@ -2,7 +2,9 @@
 
     sum_segments   sum of v[idx[i]] for i from offsets[s] to offsets[s + 1]
     sum_by_group   sum of v[rows[i]] for groups[i] = g
+    running_sums   v[0], v[0] + v[1], ... within every run of a vector
     subtract       a - b, by one inversion for all
+    gather         v[idx]
 
 Nothing here is fresh: a sum of ciphertexts that somebody else has seen names its terms until it is re-randomised, and
 an empty one is the number one.
@@ -75,10 +77,54 @@ def sum_by_group(v: CipherVector, rows: Index, groups: Index, count: int) -> Cip
     """
     if not 0 <= count <= MOST_GROUPS:
         raise LocalProtocolError(f"sum_by_group: got {count} groups, expected 0 to 2^32.")
-    positions, numbers = _below("rows", rows, len(v)), _below("groups", groups, count)
+    positions, numbers = _below("sum_by_group: rows", rows, len(v)), _below("sum_by_group: groups", groups, count)
     if len(positions) != len(numbers):
         raise LocalProtocolError(f"sum_by_group: got {len(positions)} rows for {len(numbers)} group numbers.")
     return stale_vector(v.key, multiply_groups(v.key.kernel, v.values, numbers, positions, count))
+
+
+def running_sums(v: CipherVector, lengths: Index) -> CipherVector:
+    """Return the cumulative sums of every run of ciphertexts, the runs following each other; not fresh.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (runs,), int64
+        Ciphertexts of each run, each at least 1, together len(v).
+
+    Raises
+    ------
+    LocalProtocolError
+        If the lengths do not fit.
+
+    Examples
+    --------
+    >>> from vfl.paillier import decrypt, encrypt, generate_keypair
+    >>> key = generate_keypair(512, insecure_test_mode=True)
+    >>> decrypt(key, running_sums(encrypt(key, [1, 2, 3, 10, 20]), np.array([3, 2])))
+    [1, 3, 6, 10, 30]
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if (len(sizes) and sizes.min() < 1) or int(sizes.sum()) != len(v):
+        raise LocalProtocolError("running_sums: the lengths of runs do not fit the vector.")
+    if not len(sizes):
+        return stale_vector(v.key, v.values)
+    kernel, order = v.key.kernel, np.argsort(-sizes, kind="stable")  # at every step the runs still going come first
+    firsts, sizes = (np.cumsum(sizes) - sizes)[order], sizes[order]
+    steps, places, before = [kernel.take(v.values, firsts)], [firsts], np.arange(len(sizes))
+    for step in range(1, int(sizes[0])):
+        going = int(np.searchsorted(-sizes, -step))
+        at = firsts[:going] + step
+        steps.append(kernel.mul_pairs(steps[-1], before[:going], v.values, at))
+        places.append(at)
+    back = np.empty(len(v), dtype=np.int64)
+    back[np.concatenate(places)] = np.arange(len(v))
+    return stale_vector(v.key, kernel.take(kernel.join(steps), back))
+
+
+def gather(v: CipherVector, idx: Index) -> CipherVector:
+    """Return v[idx], in any order and with repeats; not fresh, for a ciphertext twice is no new one."""
+    positions = _below("gather: positions", idx, len(v))
+    return stale_vector(v.key, v.key.kernel.take(v.values, positions))
 
 
 def subtract(a: CipherVector, b: CipherVector) -> CipherVector:
@@ -99,7 +145,7 @@ def _below(name: str, entries: Index, limit: int) -> Index:
     """Return entries as int64 after checking that they are integers of [0, limit) in one dimension."""
     if not isinstance(entries, np.ndarray) or entries.ndim != 1 or entries.dtype.kind not in "iu":
         got = (entries.dtype, entries.shape) if isinstance(entries, np.ndarray) else type(entries).__name__
-        raise LocalProtocolError(f"sum_by_group: {name} must be a vector of integers, got {got}.")
+        raise LocalProtocolError(f"{name} must be a vector of integers, got {got}.")
     if len(entries) and not 0 <= int(entries.min()) <= int(entries.max()) < limit:
-        raise LocalProtocolError(f"sum_by_group: {name} has an entry that is not in [0, {limit}).")
+        raise LocalProtocolError(f"{name} has an entry that is not in [0, {limit}).")
     return entries.astype(np.int64, copy=False)
