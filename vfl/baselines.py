@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge
 
-from vfl.losses import FAMILIES, Family, Labels, mean_loss, normalise_weights
+from vfl.losses import FAMILIES, Family, Labels, are_estimated, mean_loss, normalise_weights
 from vfl.metrics import Metrics, evaluate
 
 Floats = NDArray[np.float64]
@@ -40,8 +40,8 @@ def fit_glm(
     model : {"logistic", "linear", "poisson", "softmax"}
     X_train : ndarray of shape (n, d), float64
         Encoded, standardised columns; d may be 0.
-    y_train : ndarray of shape (n,)
-        0/1, class codes, or numbers.
+    y_train : ndarray of shape (n,) or, softmax, (n, classes)
+        0/1, class codes, or numbers; logistic and softmax also take estimates of labels (``vfl.label_dp``).
     l2 : float
         Weight of ||w||^2 / 2 beside the mean loss.
     weights : ndarray of shape (n,) or None
@@ -62,8 +62,9 @@ def fit_glm(
     if fit_intercept:
         theta[:, -1] = family.start(y_train, relative, n_classes)
     if X_train.shape[1]:
-        start = _sklearn_start(model, X_train, y_train, l2, fit_intercept, relative, outputs)
-        theta = theta if start is None else start
+        if not are_estimated(family, y_train):  # scikit-learn takes classes only
+            start = _sklearn_start(model, X_train, y_train, l2, fit_intercept, relative, outputs)
+            theta = theta if start is None else start
         theta = _polish(family, X_train, y_train, l2, fit_intercept, relative, theta)
     if not fit_intercept:
         theta[:, -1] = 0.0  # the solver leaves rounding noise there

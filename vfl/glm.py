@@ -22,6 +22,7 @@ from parties.errors import LocalProtocolError, PolicyError
 from parties.policy import SCORE_BITS as ROUNDED_BITS
 from parties.policy import Guards, Verdict, score_budget, scores_are_rounded
 from vfl.exact import exact_matmul
+from vfl.label_dp import to_possible_shares
 from vfl.masking import check_scores
 from vfl.optim import Vector, dot, preconditioner
 from vfl.terms import Terms
@@ -36,6 +37,7 @@ SCORE_BITS = 32  # of the words in which scores are added up
 WEIGHT_BITS = 44  # column scale and weight scale together: X w is exact at 2^-44
 COLUMN_BITS = 15  # sum |x| of a training column is at most rows * (2^15 + 1): its root mean square is 1
 ONES_BITS = 15
+_LOSS_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ class Target:
 
     Parameters
     ----------
-    y : ndarray of shape (n,)
-        Labels in units of 2^label_bits; class codes for softmax.
+    y : ndarray of shape (n,) or, softmax, (n, classes)
+        Labels in units of 2^label_bits; class codes for softmax; or estimates of labels (``vfl.label_dp``).
     weights : ndarray of shape (n,), float64 or None
         Mean 1.
     """
@@ -108,6 +110,19 @@ class Target:
     weights: Vector | None = field(repr=False)
     label_bits: int
     outputs: int
+    estimated: bool = False
+
+    @property
+    def bound_bits(self) -> int:
+        """Power of two above every |residual| of logistic or softmax at any scores, whose mean is between 0 and 1.
+
+        Sample weights set it, and epsilon where labels are estimated: the labels themselves do not.
+        """
+        largest = max(1.0, float(np.abs(self.y).max()), float(np.abs(1 - self.y).max())) if self.estimated else 1.0
+        if self.weights is not None:
+            largest *= float(self.weights.max())
+        fraction, exponent = math.frexp(largest)
+        return exponent - (fraction == 0.5)
 
     def loss(self, z: Vector) -> float:
         """Mean loss of scores of shape (n, outputs)."""
@@ -132,17 +147,33 @@ class Target:
 def make_target(model: str, y: Labels, weights: Vector | None, outputs: int) -> Target:
     """Prepare labels: linear ones are scaled by a power of two near their standard deviation.
 
-    The stopping rule and the fixed-point residuals then mean the same whatever unit the label has.
+    The stopping rule and the fixed-point residuals then mean the same whatever unit the label has. Estimated labels
+    (``vfl.label_dp``) are moved where the estimated share of a class is not possible.
     """
-    from vfl.losses import FAMILIES, normalise_weights  # scipy takes its time to import, and only this role needs it
+    # scipy takes its time to import, and only this role needs it
+    from vfl.losses import FAMILIES, are_estimated, normalise_weights
 
     family = FAMILIES[model]
+    relative = None if weights is None else normalise_weights(weights)
+    estimated = are_estimated(family, y)
+    if estimated:
+        y = to_possible_shares(y, relative)
     bits = 0
     if model == "linear":
         spread = float(np.std(y))
         bits = round(math.log2(spread)) if spread > 0 else 0
         y = np.asarray(np.ldexp(y, -bits))
-    return Target(family, y, None if weights is None else normalise_weights(weights), bits, outputs)
+    return Target(family, y, relative, bits, outputs, estimated)
+
+
+def noise_warnings(target: Target, losses: Sequence[float]) -> tuple[str, ...]:
+    """Warn where noise was fitted: no loss of true classes is below 0, and none ends above its start."""
+    if not target.estimated or 0 <= losses[-1] <= losses[0] + _LOSS_ROUNDING:
+        return ()
+    return (
+        "the randomised labels hold more noise than so many rows average out, and the model fits it; "
+        "raise privacy.label_dp_epsilon or training.l2, or train on more rows",
+    )
 
 
 def make_block(integers: Integers, bits: Integers, rows: int, l2: float, *, ones: bool) -> Block:

@@ -186,7 +186,7 @@ def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards
         Pg = glm.precondition(matrix, g)
         products = _opened_scalars(run, "gradient", round_number, Wire.gradient_sums, basis_products(pairs, g, Pg))
         coefficients, slope = lbfgs_direction(products, len(pairs))
-        stop = _verdict(run, terms, guards, losses, slope, round_number, z)
+        stop = _verdict(target, terms, guards, losses, slope, round_number, z)
         _tell_direction(run, coefficients, stop)
         if stop:
             break
@@ -336,9 +336,9 @@ def _start_passive(endpoint: Endpoint, terms: Terms, block: Block) -> _PassiveRu
 
 
 def _bound_bits(target: Target, largest: float) -> int:
-    """Power of two above every residual: by the weights where the family bounds it, else with headroom."""
+    """Power of two above every residual: for all scores where the family bounds it, else with headroom."""
     if target.family.name in ("logistic", "softmax"):
-        return 0 if target.weights is None else math.ceil(math.log2(float(target.weights.max())))
+        return target.bound_bits
     return math.ceil(math.log2(max(largest, 2.0**-20))) + _HEADROOM
 
 
@@ -401,7 +401,7 @@ def _opened_scalars(
 
 
 def _verdict(
-    run: _ActiveRun,
+    target: Target,
     terms: Terms,
     guards: Guards,
     losses: Sequence[float],
@@ -413,8 +413,11 @@ def _verdict(
     training = terms.job.training
     if -slope / 2 <= training.tol * _ESTIMATE * max(1.0, losses[-1]):
         return "converged"
-    if losses[-1] < 1e-3 and float(np.abs(z).max()) > 30 and terms.job.model in ("logistic", "softmax"):
-        return "the classes are separable: the weights would grow without end; raise training.l2"
+    if terms.job.model in ("logistic", "softmax") and float(np.abs(z).max()) > 30:
+        if target.estimated and training.l2 == 0:
+            return "the loss of randomised labels falls on and on; raise training.l2 or privacy.label_dp_epsilon"
+        if losses[-1] < 1e-3 and not target.estimated:
+            return "the classes are separable: the weights would grow without end; raise training.l2"
     if round_number == training.max_iter:
         return f"not converged within training.max_iter = {training.max_iter} rounds"
     if guards.heed(glm.budget(terms, round_number + 1)):
@@ -458,7 +461,8 @@ def _search(target: Target, setup: Setup, z: Vector, dz: Vector, slope: float, c
 
 def _finish(w: Vector, target: Target, losses: Sequence[float], stop: str) -> Fit:
     converged = stop == "converged"
-    warnings = () if converged else (f"training stopped: {stop}",)
+    stopped = () if converged else (f"training stopped: {stop}",)
+    warnings = (*stopped, *glm.noise_warnings(target, losses))
     in_units = tuple(_in_label_units(loss, target) for loss in losses)
     return Fit(w, target.label_bits, in_units, len(losses) - 1, converged, warnings)
 

@@ -203,8 +203,9 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
             z = _open_scores(hub, masks, terms, guards, block, w, newton)
     outcome = hub.recv(Wire.outcome)
     stop = str(outcome.facts.get("stop"))
-    warnings = () if stop == "converged" else (f"training stopped: {stop}",)
     losses = tuple(float(value) for value in outcome.values)
+    stopped = () if stop == "converged" else (f"training stopped: {stop}",)
+    warnings = (*stopped, *glm.noise_warnings(target, losses))
     return Fit(w, target.label_bits, losses, rounds, stop == "converged", warnings)
 
 
@@ -418,8 +419,8 @@ def _expand(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Se
     residual = target.residual(z)[:, 0]
     curvature = math.fsum(target.curvature(z).ravel().tolist()) / len(z)
     bound_bits = math.ceil(math.log2(max(float(np.abs(residual).max()), 2.0**-20)))
-    if target.family.name == "logistic":  # bounded by the weights: the bound then tells nothing of the labels
-        bound_bits = 0 if target.weights is None else math.ceil(math.log2(float(target.weights.max())))
+    if target.family.name == "logistic":  # bounded for all scores: the bound then tells nothing of the labels
+        bound_bits = target.bound_bits
     by_row = terms.job.training.curvature == "row" or target.weights is not None  # weights are curvatures too
     setup = Setup(
         curvature=max(curvature, 2.0**-40),

@@ -43,6 +43,7 @@ Floats = NDArray[np.float64]
 
 _PRECISE = Context(prec=80, rounding=ROUND_CEILING)
 _WORD = 64
+_LEAST_EPSILON = 1e-6
 
 
 def randomise_labels(values: Labels, classes: int, epsilon: float) -> Floats:
@@ -55,6 +56,7 @@ def randomise_labels(values: Labels, classes: int, epsilon: float) -> Floats:
     classes : int
         2 for binary tasks.
     epsilon : float
+        At least 1e-6, where an estimate is a million times the label.
 
     Returns
     -------
@@ -63,10 +65,10 @@ def randomise_labels(values: Labels, classes: int, epsilon: float) -> Floats:
     Raises
     ------
     ConfigError
-        epsilon is not a positive number.
+        epsilon is not a number of at least 1e-6.
     """
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ConfigError(f"label_dp_epsilon in [privacy], got {epsilon}, expected a number above 0")
+    if not _LEAST_EPSILON <= epsilon < math.inf:
+        raise ConfigError(f"label_dp_epsilon in [privacy], got {epsilon}, expected a number of at least 1e-6")
     codes = values.astype(np.int64)
     if classes < 2 or not (codes == values).all() or not ((codes >= 0) & (codes < classes)).all():
         raise LocalProtocolError("labels to randomise are not codes of the classes; nothing was sent")
@@ -102,8 +104,8 @@ def to_possible_shares(labels: Labels, weights: Floats | None = None) -> Labels:
     """Estimated labels, moved by one constant per class where the estimated share of a class is not possible.
 
     Estimates of few rows may add up to less than no row of a class. No intercept fits that: the loss would fall without
-    end. Shares below half a row become half a row. The labels come back as they are where all shares are possible.
-    Training columns have mean 0, so that the constant acts on the intercept only.
+    end. Shares below half a row become half a row, the others shrink to fit; where all are possible, the labels come
+    back as they are. Training columns have mean 0, so that the constant acts on the intercept only.
 
     Parameters
     ----------
@@ -119,8 +121,9 @@ def to_possible_shares(labels: Labels, weights: Floats | None = None) -> Labels:
     least = 0.5 / len(table)
     if (shares >= least).all():
         return labels
-    raised = np.maximum(shares, least)
-    move = raised / math.fsum(raised.tolist()) - shares
+    low = shares < least
+    rest = (1 - low.sum() * least) / math.fsum(shares[~low].tolist())
+    move = np.where(low, least, rest * shares) - shares
     return np.asarray(labels + (move if labels.ndim == 2 else move[1]))
 
 

@@ -12,6 +12,9 @@ softmax      multiclass  e^z_c / sum e^z  log sum_c e^z_c - z_y                 
 For all four the derivative of l by z is the residual mu(z) - y (softmax: y as a 0/1 row). z has shape (n,), for softmax
 (n, classes). Nothing overflows: e^z is cut at z = 500 for poisson, far beyond any count, so that losses stay finite
 and a line search can see that it went too far.
+
+Labels of logistic and softmax may be estimates (``vfl.label_dp``): numbers outside {0, 1}, for softmax of shape
+(n, classes) with rows that add up to 1. The losses are linear in the label, hence unbiased; they can be negative.
 """
 
 from __future__ import annotations
@@ -80,13 +83,24 @@ def normalise_weights(weights: Floats) -> Floats:
     return np.asarray(relative * (len(relative) / math.fsum(relative.tolist())))
 
 
+def are_estimated(family: Family, y: Labels) -> bool:
+    """Whether labels are estimates of classes, not classes.
+
+    >>> are_estimated(LOGISTIC, np.array([0.0, 1.0])), are_estimated(LOGISTIC, np.array([-0.5, 1.5]))
+    (False, True)
+    """
+    if family.name == "softmax":
+        return y.ndim == 2
+    return family.name == "logistic" and bool(((y != 0) & (y != 1)).any())
+
+
 def mean_loss(family: Family, z: Floats, y: Labels, weights: Floats | None = None) -> float:
     """Mean of the row losses, added exactly (``math.fsum``), so that it does not depend on the order of rows.
 
     Parameters
     ----------
     z : ndarray of shape (n,) or (n, classes)
-    y : ndarray of shape (n,)
+    y : ndarray of shape (n,), or estimates of shape (n, classes)
     weights : ndarray of shape (n,), mean 1, or None
     """
     losses = family.row_losses(z, y)
@@ -134,11 +148,17 @@ def _softmax_mean(z: Floats) -> Floats:
 
 
 def _one_hot(y: Labels, n_classes: int) -> Floats:
+    """Classes as 0/1 rows; estimates as they are."""
+    if y.ndim == 2:
+        return np.asarray(y, dtype=np.float64)
     return np.asarray(y[:, None] == np.arange(n_classes), dtype=np.float64)
 
 
 def _softmax_losses(z: Floats, y: Labels) -> Floats:
-    chosen = np.take_along_axis(z, np.asarray(y, dtype=np.int64)[:, None], axis=1)[:, 0]
+    if y.ndim == 2:
+        chosen = (y * z).sum(axis=1)
+    else:
+        chosen = np.take_along_axis(z, np.asarray(y, dtype=np.int64)[:, None], axis=1)[:, 0]
     return np.asarray(logsumexp(z, axis=1) - chosen)
 
 
