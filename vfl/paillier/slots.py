@@ -121,13 +121,15 @@ def _bound(value_bits: int, terms: int) -> int:
     return terms * ((1 << value_bits) - 1)
 
 
-def pack_slots(layout: SlotLayout, values: NDArray[np.int64]) -> list[int]:
+def pack_slots(layout: SlotLayout, values: NDArray[np.int64], *, sums: bool = False) -> list[int]:
     """Return the plaintexts sum_i values[:, i] 2^(b i).
 
     Parameters
     ----------
     values : ndarray of shape (n, layout.slots) or with fewer columns, int64
         ``layout.group`` columns if the ciphertexts are to be compressed.
+    sums : bool
+        The values are sums already, up to ``layout.bound``, and no more may be added to them.
 
     Returns
     -------
@@ -142,9 +144,9 @@ def pack_slots(layout: SlotLayout, values: NDArray[np.int64]) -> list[int]:
     fits = values.ndim == 2 and 1 <= values.shape[1] <= layout.slots
     if not fits or values.dtype != np.int64:
         raise CryptoError(f"Slots: got {values.dtype} {values.shape}, expected int64 (n, 1 to {layout.slots}).")
-    largest = (1 << layout.value_bits) - 1
+    largest = layout.bound if sums else _bound(layout.value_bits, 1)
     if values.size and max(int(values.max()), -int(values.min())) > largest:
-        raise CryptoError(f"Slots: a value has more than the agreed {layout.value_bits} bits.")
+        raise CryptoError(f"Slots: a value has more than the agreed {largest.bit_length()} bits.")
     return join_slots(values, layout.slot_bits)
 
 

@@ -112,6 +112,12 @@ class Outcome:
     totals: Integers = field(repr=False)
     last: bool
 
+    def told(self) -> Mask:
+        """Nodes that have a child to be split again: only of these anybody has to know the rows."""
+        told = self.split.copy()
+        told[self.split] = self.open.reshape(-1, 2).any(axis=1)
+        return told
+
 
 class Part(Protocol):
     """One party's columns while a tree is grown."""
@@ -227,10 +233,10 @@ def _descend(
     ).astype(np.int64)  # sums of integers below 2^53: exact
     bounds = None if level.bounds is None else _narrow(task, level.bounds, split, totals, signs)
     numbers = np.empty(children, dtype=np.int64)
-    for place in np.flatnonzero(split).tolist():
-        made.split(int(level.nodes[place]), int(winner[place]), float(gains[place]))
-        numbers[2 * int(split[:place].sum()) :][:2] = len(made.owner) + np.arange(2)
-        pair = slice(2 * int(split[:place].sum()), 2 * int(split[:place].sum()) + 2)
+    for number, parent in enumerate(np.flatnonzero(split).tolist()):
+        made.split(int(level.nodes[parent]), int(winner[parent]), float(gains[parent]))
+        pair = slice(2 * number, 2 * number + 2)
+        numbers[pair] = len(made.owner) + np.arange(2)
         made.add(totals[pair], None if bounds is None else Bounds(bounds.lower[pair], bounds.upper[pair]))
     leaves[child >= 0] = numbers[child[child >= 0]]
     last = level.depth + 1 == task.max_depth

@@ -38,6 +38,17 @@ class FixedGradients:
     g_bits: int
     h_bits: int
 
+    @property
+    def count(self) -> int:
+        """How many rows were drawn."""
+        return len(self.rows)
+
+    def mask(self, rows: int) -> Mask:
+        """For each of the training rows, whether it was drawn."""
+        drawn = np.zeros(rows, dtype=bool)
+        drawn[self.rows] = True
+        return drawn
+
     def real(self, sums: Integers) -> Floats:
         """Sums (..., 2 outputs) of the integers as numbers (..., outputs, 2)."""
         pairs = sums.reshape(*sums.shape[:-1], -1, 2).astype(np.float64)

@@ -221,7 +221,7 @@ def leaf_values(sums: Floats, rules: Rules, bounds: Bounds | None = None) -> Flo
     G, H = sums[:, :, 0], sums[:, :, 1]
     pulled = np.sign(G) * np.maximum(np.abs(G) - rules.reg_alpha, 0.0)
     heavy = (H > 0) & (_total(H) >= rules.min_child_weight)[:, None]
-    values = np.divide(-pulled, H + rules.reg_lambda, out=np.zeros_like(G), where=heavy)
+    values: Floats = np.divide(-pulled, H + rules.reg_lambda, out=np.zeros_like(G), where=heavy)
     if rules.max_delta_step:
         values = np.clip(values, -rules.max_delta_step, rules.max_delta_step)
     if bounds is not None:

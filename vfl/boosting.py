@@ -1,0 +1,793 @@
+"""Train gradient-boosted trees: the active party holds the key and the labels, every party splits on its own columns.
+
+Source: K. Cheng et al., *SecureBoost*, 2021 (algorithms 1 and 2), with the packing, sibling subtraction and compression
+of W. Chen et al., *SecureBoost+*, 2021; the trees are those of T. Chen, C. Guestrin, *XGBoost*, KDD 2016. Joint columns
+and exact integer gains are ours (`vfl.trees.histograms`, `vfl.trees.splits`).
+
+One tree (A active, P every passive party, C coordinator; [[v]] Paillier under A's key)::
+
+    A --> P         key                     once
+    A --> P         tree                    there is one more; its rows under GOSS
+    A --> C --> P   gradients               [[g 2^b + h]] of every row drawn, all classes in one ciphertext
+    A --> P         totals                  [[sum g, sum h]] of the root
+      for every level
+    P --> A         candidates              [[sums over the left sides of candidate splits]], shuffled, compressed
+    A --> P         chosen                  of the nodes that P wins, all candidates with the largest gain
+    P --> A         sides                   which rows of those nodes go left
+    A --> P         outcome, totals         which nodes were split and which rows went left; totals of the children
+      at the end
+    A --> P --> A   split_gains, feature_gains   [[gain, cover]] of P's splits; [[their sums]] by number of column
+    A --> P         own_gains               the same sums, opened, to the party whose columns they are
+
+Nothing is told of a node whose children stay leaves: of a tree's deepest splits only their owner and A know the rows.
+Candidates of equal gain are all named, and the owner takes its smallest (column, bin), missing cells left: the same
+tree as on pooled data, whatever the order of the message. The first trees may be the active party's alone.
+
+Leakage
+-------
+active : sums of g and h over the left sides of a passive party's candidate splits; which rows of the nodes that it
+    splits go left; gain, cover and number of splits of a passive party's columns, by number and without name
+passive : which of its candidate splits gain most; which nodes are split and which rows go left, but for the deepest
+    splits; which rows a tree is grown on (GOSS only); gain and cover of its own columns
+coordinator : sizes and timing; it holds no key and hands on ciphertexts
+The sums tell A more than they seem to: it knows g and h of every row, so that the difference of two sums may single out
+one row. Hence ``min_node_rows`` and ``min_bin_gap``. Memberships of nodes tell a passive party something about labels:
+rows that end in one leaf tend to share them (the ID2Graph attack, K. Takahashi et al., 2023, clusters them). Against
+that stand ``first_tree_active_only``, ``subsample``, shallow trees and ``privacy.label_dp_epsilon``.
+C with A: what A learns. C with P: what P learns. P with P': the union of what both learn.
+
+Threat model
+------------
+All follow the protocol and are curious. A party can choose its own splits badly, as it can lie about its own columns.
+
+>>> [name for name in vars(Wire) if not name.startswith("_")][:3]
+['key', 'tree', 'drawn']
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parties.errors import ConfigError, CryptoError, RemoteProtocolError
+from parties.link import COORDINATOR, Endpoint, Link
+from parties.wire import (
+    Active,
+    Bitmaps,
+    Control,
+    Coordinator,
+    Encrypted,
+    EncryptedSums,
+    Message,
+    PaillierKey,
+    Passive,
+    Positions,
+    Revealed,
+)
+from vfl.exchange import receive_ciphers, receive_key, receive_values, send_ciphers, send_key
+from vfl.paillier import (
+    CipherVector,
+    ObfuscatorPool,
+    PrivateKey,
+    PublicKey,
+    SlotLayout,
+    compress,
+    decrypt,
+    encrypt,
+    gather,
+    generate_keypair,
+    pack_slots,
+    plan_slots,
+    rerandomise,
+    sum_by_group,
+    unpack_slots,
+)
+from vfl.terms import Terms
+from vfl.trees.bins import Codes, Feature
+from vfl.trees.bitmaps import pack_bits, unpack_bits
+from vfl.trees.forest import Split, Tree
+from vfl.trees.grow import (
+    Level,
+    Limits,
+    Outcome,
+    PlainPart,
+    Prefix,
+    TreeTask,
+    best_of,
+    gains_of,
+    gains_of_groups,
+    pick,
+    sides_of,
+)
+from vfl.trees.grow import grow as grow_tree
+from vfl.trees.histograms import (
+    EncryptedColumns,
+    candidate_sums,
+    count_rows,
+    prepare_columns,
+    subtract_child,
+    sum_rows,
+    worth_subtracting,
+)
+from vfl.trees.objective import Objective
+from vfl.trees.rounds import Boosted, Labels, Progress, boost
+from vfl.trees.sampling import FRACTION_BITS, draw_columns, draw_rows
+from vfl.trees.splits import Candidates, Floats, Integers, Mask, find_candidates
+
+BLOCK = 1 << 14  # ciphertexts of one message: the next are made while these travel and are checked
+_MAX_POOL = 1 << 16
+_CANDIDATE_POOL = 512
+_GAIN_BITS = 40
+
+
+class Wire:
+    """Messages of boosting."""
+
+    key = Message(Active, Passive, PaillierKey)
+    tree = Message(Active, Passive, Control)
+    drawn = Message(Active, Passive, Bitmaps, discloses="which rows a tree is grown on (gradient-based sampling)")
+    blocks = Message(Active, Coordinator, Control)
+    gradients = Message(Active, Coordinator, Encrypted)
+    gradients_copy = Message(Coordinator, Passive, Encrypted)
+    totals = Message(Active, Passive, Encrypted)
+    candidates = Message(
+        Passive, Active, EncryptedSums, discloses="sums of g and h over the left sides of its candidate splits"
+    )
+    chosen = Message(Active, Passive, Positions, discloses="which of its candidate splits gain most")
+    sides = Message(Passive, Active, Bitmaps, discloses="which rows of the nodes that it splits go left")
+    outcome = Message(
+        Active,
+        Passive,
+        Bitmaps,
+        discloses="which nodes are split and which rows go left, but for the deepest splits",
+    )
+    split_gains = Message(Active, Passive, Encrypted)
+    feature_gains = Message(
+        Passive, Active, EncryptedSums, discloses="gain, cover and number of splits of its columns, by number"
+    )
+    own_gains = Message(Active, Passive, Revealed, discloses="gain and cover of its own columns")
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much a party's columns matter: one row per column, or one in all where its policy says so.
+
+    Parameters
+    ----------
+    gain, cover, count : ndarrays of shape (d,) or (1,), float64
+        Sums over the splits on each column: of gains, of sums of h, of ones.
+    """
+
+    gain: Floats
+    cover: Floats
+    count: Floats
+
+
+@dataclass(frozen=True)
+class ActiveFit:
+    """What the active party has after training: the trees, its own splits, everybody's importance by party name."""
+
+    boosted: Boosted
+    splits: tuple[Split, ...] = field(repr=False)
+    importance: dict[str, Importance]
+
+
+@dataclass(frozen=True)
+class PassiveFit:
+    """What a passive party has after training: its own splits, their importance, and how many trees there are."""
+
+    splits: tuple[Split, ...] = field(repr=False)
+    importance: Importance
+    trees: int
+
+
+def plan_gradients(key_bits: int, terms: Terms) -> SlotLayout:
+    """Lay g and h of all of a tree's outputs out in a ciphertext.
+
+    Raises
+    ------
+    ConfigError
+        If there are more classes than slots.
+    """
+    outputs = terms.outputs if terms.job.boosting.multi_output else 1
+    try:
+        return plan_slots(key_bits, FRACTION_BITS, terms=terms.rows, group=2 * outputs)
+    except CryptoError:
+        raise ConfigError(
+            f"label: got {outputs} classes, whose gradients do not fit into a ciphertext of {key_bits} bits for "
+            f"{terms.rows:,} rows; set training.multi_output = false (one tree per class), or raise privacy.key_bits"
+        ) from None
+
+
+def active(
+    endpoint: Endpoint,
+    terms: Terms,
+    own: PlainPart,
+    objective: Objective,
+    labels: Labels,
+    max_delta_step: float,
+    progress: Progress,
+) -> ActiveFit:
+    """Play the active party: gradients out, sums in, the best split of every node.
+
+    Parameters
+    ----------
+    own : PlainPart
+        The party's own columns, the training rows' first and then the validation part's.
+    """
+    job = terms.job
+    passives = [endpoint.link(Active, Passive, name) for name in job.passive]
+    hub = endpoint.link(Active, Coordinator, COORDINATOR)
+    layout = plan_gradients(job.privacy.key_bits, terms)
+    key = generate_keypair(
+        job.privacy.key_bits,
+        exponent_bits=job.privacy.exponent_bits,
+        insecure_test_mode=job.privacy.insecure_test_mode,
+    )
+    for link in passives:
+        link.send(Wire.key, send_key(key.public))
+    with ObfuscatorPool(key, capacity=min(terms.rows, _MAX_POOL)) as pool:
+        run = _ActiveRun(hub, passives, key, pool, layout, goss=job.boosting.top_rate is not None)
+        remotes = [_RemotePart(run, link) for link in passives]
+
+        def grow(round_number: int, task: TreeTask) -> tuple[Tree, Integers]:
+            if job.boosting.first_tree_active_only and round_number == 0:
+                return grow_tree(task, [own])
+            _send_tree(run, task, round_number)
+            return grow_tree(task, [own, *remotes])
+
+        columns = sum(terms.columns.values())
+        boosted = boost(objective, labels, job.boosting, job.seed, columns, grow, max_delta_step, progress)
+        hub.send(Wire.blocks, Control({"blocks": 0}))
+        for link in passives:
+            link.send(Wire.tree, Control({"go": False, "trees": len(boosted.trees)}))
+        splits = tuple(split for split in own.splits if split.tree < len(boosted.trees))
+        importance = {endpoint.name: _own_importance(boosted.trees, splits, len(own.features))}
+        for number, link in enumerate(passives, 1):
+            importance[link.peer] = _passive_importance(run, link, boosted.trees, number, terms.columns[link.peer])
+    return ActiveFit(boosted, splits, importance)
+
+
+def passive(
+    endpoint: Endpoint,
+    terms: Terms,
+    features: Sequence[Feature],
+    codes: Codes,
+    limits: Limits,
+    *,
+    tell_columns: bool = True,
+) -> PassiveFit:
+    """Play a passive party: sum what it cannot read, split the nodes that it wins.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n, d), uint16
+        The training rows' bins, then the validation part's.
+    limits : Limits
+        Guards on the nodes that it splits and on its candidates.
+    tell_columns : bool
+        Let the active party know each column's importance by number; else their total only.
+    """
+    lead = endpoint.link(Passive, Active, terms.job.active)
+    hub = endpoint.link(Passive, Coordinator, COORDINATOR)
+    key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
+    layout = plan_gradients(key.bits, terms)
+    columns = prepare_columns(features, codes[: terms.rows])
+    first = list(terms.columns.values())[: list(terms.columns).index(endpoint.name)]
+    splits: list[Split] = []
+    with ObfuscatorPool(key, capacity=_CANDIDATE_POOL, towards_owner=True) as pool:
+        run = _PassiveRun(terms, lead, hub, pool, layout, columns, codes, limits, sum(first))
+        while True:
+            told = lead.recv(Wire.tree).facts
+            if told.get("go") is not True:
+                break
+            splits += _follow_tree(run, _number(told, "round", lead), _number(told, "tree", lead))
+        trees = _number(told, "trees", lead)
+        splits = sorted((s for s in splits if s.tree < trees), key=lambda split: (split.tree, split.node))
+        importance = _told_importance(run, splits, len(features), tell_columns=tell_columns)
+    return PassiveFit(tuple(splits), importance, trees)
+
+
+def coordinator(endpoint: Endpoint, terms: Terms) -> None:
+    """Play the coordinator: hand the gradients on to every passive party. It holds no key and reads nothing."""
+    lead = endpoint.link(Coordinator, Active, terms.job.active)
+    passives = [endpoint.link(Coordinator, Passive, name) for name in terms.job.passive]
+    while True:
+        blocks = lead.recv(Wire.blocks).facts.get("blocks")
+        if type(blocks) is not int or blocks <= 0:
+            return
+        for _ in range(blocks):
+            block = lead.recv(Wire.gradients)
+            for link in passives:
+                link.send(Wire.gradients_copy, block)
+
+
+@dataclass(slots=True)
+class _ActiveRun:
+    """What the active party keeps through all trees."""
+
+    hub: Link[Active, Coordinator]
+    passives: list[Link[Active, Passive]]
+    key: PrivateKey = field(repr=False)
+    pool: ObfuscatorPool = field(repr=False)
+    layout: SlotLayout
+    goss: bool
+
+    def encrypt(self, values: Integers, *, sums: bool = False) -> Encrypted:
+        """Fresh ciphertexts of rows of g and h, or of sums of them."""
+        return send_ciphers(encrypt(self.key, pack_slots(self.layout, values, sums=sums), pool=self.pool))
+
+
+def _send_tree(run: _ActiveRun, task: TreeTask, round_number: int) -> None:
+    """Announce a tree, and send the gradients of its rows and their total."""
+    gradients = task.gradients
+    starts = range(0, len(gradients.rows), BLOCK)
+    run.hub.send(Wire.blocks, Control({"blocks": len(starts)}))
+    for link in run.passives:
+        link.send(Wire.tree, Control({"go": True, "round": round_number, "tree": task.number, "rows": gradients.count}))
+        if run.goss:
+            link.send(Wire.drawn, pack_bits([gradients.mask(run.layout.terms)]))
+    for start in starts:
+        run.hub.send(Wire.gradients, run.encrypt(gradients.values[start : start + BLOCK]))
+    total = run.encrypt(gradients.values.sum(axis=0, keepdims=True), sums=True)
+    for link in run.passives:
+        link.send(Wire.totals, total)
+
+
+@dataclass
+class _RemotePart:
+    """A passive party as `vfl.trees.grow` sees it."""
+
+    run: _ActiveRun
+    link: Link[Active, Passive]
+    _questions: dict[int, list[Integers]] = field(default_factory=dict)
+
+    def offer(self, level: Level) -> Floats:
+        """Open the sums over the party's candidates; return the largest gain per node."""
+        payload = self.link.recv(Wire.candidates)
+        nodes, groups, sizes = _read_counts(payload, len(level.nodes), self.link.peer)
+        sums = _open_sums(self.run, payload, self.link.peer)
+        plain, members = sums[: len(nodes)], sums[len(nodes) :]
+        gains = gains_of(level, nodes, plain)
+        none = np.zeros(0, dtype=np.int64)
+        sorted_groups = Candidates(none, none, none, none.astype(bool), groups, sizes, none)
+        prefixes = gains_of_groups(level, sorted_groups, members)
+        starts = len(nodes) + np.cumsum(sizes) - sizes
+        best = np.full(len(level.nodes), -np.inf)
+        self._questions = {}
+        for node in range(len(level.nodes)):
+            ids, sets, best[node] = best_of(node, nodes, gains, prefixes)
+            if best[node] > -np.inf:
+                alternatives = [np.array([i]) for i in ids.tolist()]
+                self._questions[node] = alternatives + [starts[prefix.group] + prefix.members for prefix in sets]
+        return best
+
+    def choose(self, won: Mask) -> None:
+        """Name all best candidates of the nodes that the party splits."""
+        asked = [q for node in np.flatnonzero(won).tolist() for q in self._questions[node]]
+        counts = np.array([len(q) for q in asked], dtype=np.int64)
+        positions = np.concatenate([np.zeros(0, dtype=np.int64), *asked]).astype(np.uint32)
+        self.link.send(Wire.chosen, Positions(counts, positions))
+        self._questions = {node: q for node, q in self._questions.items() if won[node]}
+
+    def sides(self, level: Level) -> Mask:
+        """Hear which rows of those nodes go left."""
+        rows = [np.flatnonzero(level.slot == node) for node in sorted(self._questions)]
+        maps = unpack_bits(self.link.recv(Wire.sides), [len(own) for own in rows], self.link.peer)
+        left = np.zeros(len(level.slot), dtype=bool)
+        for own, bits in zip(rows, maps, strict=True):
+            left[own] = bits
+        return left
+
+    def finish(self, level: Level, outcome: Outcome) -> None:
+        """Tell how the level ended, as far as another one follows."""
+        if level.depth + 1 == level.task.max_depth:
+            return
+        told = outcome.told()
+        rows = [outcome.left[level.slot == node] for node in np.flatnonzero(told).tolist()]
+        self.link.send(Wire.outcome, pack_bits([outcome.split, outcome.open, *rows]))
+        if told.any():
+            children = np.repeat(told[outcome.split], 2)
+            self.link.send(Wire.totals, self.run.encrypt(outcome.totals[children], sums=True))
+
+
+def _read_counts(payload: EncryptedSums, nodes: int, sender: str) -> tuple[Integers, Integers, Integers]:
+    """Node of every candidate; nodes and sizes of the groups that are to be sorted."""
+    counts = payload.counts
+    good = counts.ndim == 2 and counts.shape[1:] == (2,) and len(counts) >= nodes and bool((counts >= 0).all())
+    good = good and bool((counts[:nodes, 0] == np.arange(nodes)).all() and (counts[nodes:, 0] < nodes).all())
+    if not good or int(counts[:, 1].max(initial=0)) > len(payload.body) << 16:
+        raise RemoteProtocolError(f"{sender} sent candidates whose counts do not fit the level")
+    groups = np.stack([counts[nodes:, 0], np.zeros(len(counts) - nodes, dtype=np.int64)], axis=1)
+    return np.repeat(np.arange(nodes), counts[:nodes, 1]), groups, counts[nodes:, 1].copy()
+
+
+def _open_sums(run: _ActiveRun, payload: EncryptedSums, sender: str) -> Integers:
+    """Decrypt compressed sums: (sums, 2 outputs), int64."""
+    count, layout, key = int(payload.counts[:, 1].sum()), run.layout, run.key
+    ciphertexts = -(-count // layout.per_ciphertext)
+    vector = receive_ciphers(key.public, Encrypted(payload.key, payload.body), ciphertexts, sender)
+    try:
+        slots = unpack_slots(layout, decrypt(key, vector), key.public.n)
+    except CryptoError as error:
+        raise RemoteProtocolError(f"candidates from {sender}: {error}") from error
+    return slots.reshape(-1, layout.group)[:count].astype(np.int64)
+
+
+@dataclass(slots=True)
+class _PassiveRun:
+    """What a passive party keeps through all trees; its pool is for what goes to the key's owner."""
+
+    terms: Terms
+    lead: Link[Passive, Active]
+    hub: Link[Passive, Coordinator]
+    pool: ObfuscatorPool = field(repr=False)
+    layout: SlotLayout
+    columns: EncryptedColumns = field(repr=False)
+    codes: Codes = field(repr=False)
+    limits: Limits
+    first: int
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The party's columns."""
+        return self.columns.layout.features
+
+    @property
+    def key(self) -> PublicKey:
+        """The active party's key."""
+        return self.pool.key
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """One tree's rows, their gradients and its columns."""
+
+    number: int
+    rows: Integers = field(repr=False)
+    gradients: CipherVector = field(repr=False)
+    columns: Mask = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """A level as a passive party knows it.
+
+    Parameters
+    ----------
+    numbers : ndarray of shape (k,), int64
+    following : int
+        Number of the next node to be made.
+    slot : ndarray of shape (n,), int64
+        Each row's place in ``numbers``, -1 for none.
+    rows : ndarray of shape (k,), int64
+        Drawn rows of each node.
+    counts : ndarray of shape (k, cells), int64
+    place : ndarray of shape (k,), int64
+        Where a node's histogram stands among ``histograms``; -1 where it has none.
+    """
+
+    depth: int
+    numbers: Integers
+    following: int
+    slot: Integers = field(repr=False)
+    rows: Integers
+    counts: Integers = field(repr=False)
+    histograms: CipherVector = field(repr=False)
+    place: Integers
+
+
+def _follow_tree(run: _PassiveRun, round_number: int, number: int) -> list[Split]:
+    """A passive party's part of one tree; returns its splits."""
+    sampled = _receive_tree(run, round_number, number)
+    level: _Nodes | None = _root(run, sampled)
+    splits: list[Split] = []
+    while level is not None:
+        candidates, order = _send_candidates(run, sampled, level)
+        won = _read_chosen(run, level, number, candidates, order)
+        splits += won.values()
+        left = sides_of(level.slot, won, run.features, run.codes)
+        run.lead.send(Wire.sides, pack_bits([left[level.slot == node] for node in sorted(won)]))
+        level = _next_level(run, sampled, level)
+    return splits
+
+
+def _receive_tree(run: _PassiveRun, round_number: int, number: int) -> _Sampled:
+    """Rows and columns drawn, and the rows' ciphertexts."""
+    settings, seed, n = run.terms.job.boosting, run.terms.job.seed, run.terms.rows
+    if not 0 <= round_number < settings.n_estimators:
+        raise RemoteProtocolError(f"{run.lead.peer} announced round {round_number} of {settings.n_estimators}")
+    if settings.top_rate is None:
+        rows = draw_rows(n, settings.subsample, seed, round_number)
+    else:
+        (drawn,) = unpack_bits(run.lead.recv(Wire.drawn), [n], run.lead.peer)
+        rows = np.flatnonzero(drawn)
+    blocks = [
+        receive_ciphers(run.key, run.hub.recv(Wire.gradients_copy), min(BLOCK, len(rows) - start), run.lead.peer)
+        for start in range(0, len(rows), BLOCK)
+    ]
+    columns = draw_columns(sum(run.terms.columns.values()), settings.colsample_bytree, seed, number)
+    return _Sampled(number, rows, CipherVector.concat(blocks), columns[run.first : run.first + len(run.features)])
+
+
+def _root(run: _PassiveRun, sampled: _Sampled) -> _Nodes:
+    """The first level: one node of all rows."""
+    total = receive_ciphers(run.key, run.lead.recv(Wire.totals), 1, run.lead.peer)
+    rows = np.array([len(sampled.rows)])
+    slot = np.zeros(len(run.codes), dtype=np.int64)
+    counts = count_rows(run.columns, sampled.rows, slot[sampled.rows], 1, sampled.columns)
+    if rows[0] >= _least(run) and sampled.columns.any():
+        own = slot[sampled.rows]
+        sums = sum_rows(run.columns, sampled.gradients, total, sampled.rows, own, counts, sampled.columns)
+        return _Nodes(0, np.zeros(1, np.int64), 1, slot, rows, counts, sums, np.zeros(1, np.int64))
+    return _Nodes(0, np.zeros(1, np.int64), 1, slot, rows, counts, total, np.full(1, -1))
+
+
+def _least(run: _PassiveRun) -> int:
+    """Drawn rows that a node needs for this party to split it."""
+    return max(run.limits.min_node_rows, 1)
+
+
+def _send_candidates(run: _PassiveRun, sampled: _Sampled, level: _Nodes) -> tuple[Candidates, Integers]:
+    """Sums over the left sides of all candidates, in random order; returns the candidates and that order."""
+    layout = run.columns.layout
+    allowed = sampled.columns & (level.place >= 0)[:, None]
+    candidates = find_candidates(layout, level.counts, run.limits.min_bin_gap, allowed)
+    order, groups = _shuffled(candidates)
+    if len(order):
+        sums = candidate_sums(layout, level.histograms, level.place, level.counts, candidates, order)
+        vector = rerandomise(compress(sums, run.layout), towards_owner=True, pool=run.pool)
+        payload = send_ciphers(vector)
+    else:
+        payload = Encrypted(run.key.fingerprint, np.zeros((0, run.key.ciphertext_bytes), dtype=np.uint8))
+    nodes = np.arange(len(level.numbers))
+    plain = np.stack([nodes, np.bincount(candidates.node, minlength=len(nodes))], axis=1)
+    several = np.stack([candidates.groups[groups, 0], candidates.group_sizes[groups]], axis=1)
+    run.lead.send(Wire.candidates, EncryptedSums(payload.key, np.concatenate([plain, several]), payload.body))
+    return candidates, order
+
+
+def _shuffled(candidates: Candidates) -> tuple[Integers, Integers]:
+    """A random order of candidates within their nodes, then of groups within nodes and members within groups.
+
+    Returns
+    -------
+    order : ndarray of shape (candidates + members,), int64
+        Members count on from the candidates.
+    groups : ndarray of shape (groups,), int64
+    """
+    plain = np.lexsort((_random(len(candidates.node)), candidates.node))
+    groups = np.lexsort((_random(len(candidates.groups)), candidates.groups[:, 0]))
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[groups] = np.arange(len(groups))
+    members = np.lexsort((_random(len(candidates.members)), np.repeat(rank, candidates.group_sizes)))
+    return np.concatenate([plain, len(plain) + members]), groups
+
+
+def _random(count: int) -> Integers:
+    """Random 64-bit keys of the operating system's."""
+    return np.frombuffer(secrets.token_bytes(8 * count), dtype=np.int64)
+
+
+def _read_chosen(
+    run: _PassiveRun, level: _Nodes, tree: int, candidates: Candidates, order: Integers
+) -> dict[int, Split]:
+    """Splits of the nodes that this party wins, by place in the level: its smallest of the best candidates."""
+    payload = run.lead.recv(Wire.chosen)
+    counts, positions = payload.counts, payload.positions.astype(np.int64)
+    fits = counts.ndim == positions.ndim == 1 and bool((counts > 0).all()) and int(counts.sum()) == len(positions)
+    if not fits or (len(positions) and int(positions.max()) >= len(order)):
+        raise RemoteProtocolError(f"{run.lead.peer} chose candidates that this party did not offer")
+    chosen = order[positions]
+    plain = len(candidates.node)
+    group_of = np.repeat(np.arange(len(candidates.groups)), candidates.group_sizes)
+    starts = np.cumsum(candidates.group_sizes) - candidates.group_sizes
+    ids: dict[int, list[int]] = {}
+    sets: dict[int, list[Prefix]] = {}
+    for own in np.split(chosen, np.cumsum(counts)[:-1]) if len(counts) else []:
+        if len(own) == 1 and own[0] < plain:
+            ids.setdefault(int(candidates.node[own[0]]), []).append(int(own[0]))
+            continue
+        groups = group_of[own - plain] if own.min() >= plain else np.zeros(0)
+        if len(set(groups.tolist())) != 1 or len(set(own.tolist())) != len(own):
+            raise RemoteProtocolError(f"{run.lead.peer} chose a set of candidates that is none")
+        group = int(groups[0])
+        node = int(candidates.groups[group, 0])
+        sets.setdefault(node, []).append(Prefix(node, group, np.sort(own - plain - starts[group]), 0.0))
+    return {
+        node: pick(
+            tree,
+            int(level.numbers[node]),
+            level.depth,
+            run.features,
+            candidates,
+            np.array(sorted(ids.get(node, []))),
+            sets.get(node, []),
+        )
+        for node in sorted({*ids, *sets})
+    }
+
+
+def _next_level(run: _PassiveRun, sampled: _Sampled, level: _Nodes) -> _Nodes | None:
+    """Hear how a level ended, and sum the histograms of the next one: smaller children, siblings by subtraction."""
+    if level.depth + 1 == run.terms.job.boosting.max_depth:
+        return None
+    split, opened, told, child = _read_outcome(run, level)
+    if not told.any():
+        return None
+    children = 2 * int(told.sum())
+    totals = receive_ciphers(run.key, run.lead.recv(Wire.totals), children, run.lead.peer)
+    own = child[sampled.rows]
+    rows = np.bincount(own[own >= 0], minlength=children)
+    counts = count_rows(run.columns, sampled.rows, own, children, sampled.columns)
+    needed = opened & (rows >= _least(run)) & sampled.columns.any()
+    parent = np.flatnonzero(told)
+    histograms, place = _histograms(run, sampled, level, parent, totals, own, rows, counts, needed)
+    numbers = level.following + 2 * np.repeat((split.cumsum() - 1)[parent], 2) + np.tile([0, 1], len(parent))
+    at = np.where(opened, opened.cumsum() - 1, -1)
+    return _Nodes(
+        depth=level.depth + 1,
+        numbers=numbers[opened],
+        following=level.following + 2 * int(split.sum()),
+        slot=np.where(child >= 0, at[child], -1),
+        rows=rows[opened],
+        counts=counts[opened],
+        histograms=histograms,
+        place=place[opened],
+    )
+
+
+def _read_outcome(run: _PassiveRun, level: _Nodes) -> tuple[Mask, Mask, Mask, Integers]:
+    """Which nodes were split; which of the children told of are open; whose rows are told; each row's child, or -1."""
+    payload, peer = run.lead.recv(Wire.outcome), run.lead.peer
+    nodes = len(level.numbers)
+    if payload.counts.ndim != 1 or len(payload.counts) < 2 or payload.counts[0] != nodes:
+        raise RemoteProtocolError(f"{peer} told another level's outcome")
+    sizes = np.bincount(level.slot[level.slot >= 0], minlength=nodes)
+    (split,) = unpack_bits(payload, [nodes], peer, whole=False)
+    split, opened = unpack_bits(payload, [nodes, 2 * int(split.sum())], peer, whole=False)
+    pairs = opened.reshape(-1, 2)
+    told = np.zeros(nodes, dtype=bool)
+    told[split] = pairs.any(axis=1)
+    parents = np.flatnonzero(told)
+    maps = unpack_bits(payload, [nodes, len(opened), *sizes[parents].tolist()], peer)[2:]
+    child = np.full(len(level.slot), -1, dtype=np.int64)
+    for pair, (node, left) in enumerate(zip(parents.tolist(), maps, strict=True)):
+        child[level.slot == node] = 2 * pair + ~left
+    return split, pairs[pairs.any(axis=1)].ravel(), told, child
+
+
+def _histograms(
+    run: _PassiveRun,
+    sampled: _Sampled,
+    level: _Nodes,
+    parent: Integers,
+    totals: CipherVector,
+    own: Integers,
+    rows: Integers,
+    counts: Integers,
+    needed: Mask,
+) -> tuple[CipherVector, Integers]:
+    """Histograms of the children needed, and where each one's stands (-1: nowhere).
+
+    Parameters
+    ----------
+    parent : ndarray of shape (pairs,), int64
+        Places of the split nodes in ``level``; child 2 i is left, 2 i + 1 right of the i-th.
+    own : ndarray of shape (m,), int64
+        Each drawn row's child, -1 for none.
+    """
+    pairs = np.arange(len(parent))
+    small = 2 * pairs + (rows[1::2] < rows[0::2])
+    large = 4 * pairs + 1 - small
+    shared = ((counts[small] > 0) & (counts[large] > 0))[:, np.repeat(sampled.columns, _widths(run))].sum(axis=1)
+    worth = worth_subtracting(run.columns, np.where(needed[small], 0, rows[small]), rows[large], shared)
+    derived = needed[large] & worth & (level.place[parent] >= 0) & (rows[small] > 0)
+    direct = needed.copy()
+    direct[large[derived]] = False
+    direct[small[derived]] = True
+    place = np.full(len(rows), -1)
+    summed = np.flatnonzero(direct)
+    if not len(summed):
+        return totals, place
+    place[summed] = np.arange(len(summed))
+    sums = sum_rows(
+        run.columns,
+        sampled.gradients,
+        gather(totals, summed),
+        sampled.rows,
+        np.where(own >= 0, place[own], -1),
+        counts[summed],
+        sampled.columns,
+    )
+    if not derived.any():
+        return sums, place
+    cells = np.arange(run.columns.layout.cells)
+    at_parent = (level.place[parent[derived]][:, None] * len(cells) + cells).ravel()
+    at_small = (place[small[derived]][:, None] * len(cells) + cells).ravel()
+    differences = subtract_child(
+        gather(level.histograms, at_parent),
+        gather(sums, at_small),
+        level.counts[parent[derived]],
+        counts[small[derived]],
+    )
+    place[large[derived]] = len(summed) + np.arange(int(derived.sum()))
+    return CipherVector.concat([sums, differences]), place
+
+
+def _widths(run: _PassiveRun) -> Integers:
+    """Cells of every column."""
+    return np.diff(run.columns.layout.starts)
+
+
+def _number(facts: dict[str, bool | int | float | str | None], name: str, link: Link[Passive, Active]) -> int:
+    """A whole number from 0 on."""
+    value = facts.get(name)
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise RemoteProtocolError(f"{link.peer} announced a tree without a {name}")
+    return value
+
+
+def _own_importance(trees: Sequence[Tree], splits: Sequence[Split], columns: int) -> Importance:
+    """Importance of the active party's own columns."""
+    feature = np.array([split.feature for split in splits], dtype=np.int64)
+    gain = np.array([trees[split.tree].gain[split.node] for split in splits], dtype=np.float64)
+    cover = np.array([trees[split.tree].cover[split.node] for split in splits], dtype=np.float64)
+    return Importance(
+        np.bincount(feature, gain, columns).astype(np.float64),
+        np.bincount(feature, cover, columns).astype(np.float64),
+        np.bincount(feature, minlength=columns).astype(np.float64),
+    )
+
+
+def _gain_layout(key_bits: int, splits: int) -> SlotLayout:
+    return plan_slots(key_bits, _GAIN_BITS, terms=splits, group=3)
+
+
+def _passive_importance(
+    run: _ActiveRun, link: Link[Active, Passive], trees: Sequence[Tree], number: int, columns: int
+) -> Importance:
+    """Have a passive party sum the encrypted gains of its splits by column, and open the sums for both."""
+    owned = [(tree, np.flatnonzero(tree.owner == number)) for tree in trees]
+    figures = np.array([(tree.gain[i], tree.cover[i]) for tree, nodes in owned for i in nodes.tolist()])
+    if not len(figures):
+        return Importance(*np.zeros((3, columns)))
+    bits = _GAIN_BITS - 1 - np.frexp(figures.max(axis=0))[1]
+    ones = np.ones((len(figures), 1), dtype=np.int64)
+    values = np.concatenate([np.rint(np.ldexp(figures, bits)).astype(np.int64), ones], axis=1)
+    layout = _gain_layout(run.key.public.bits, len(figures))
+    link.send(Wire.split_gains, send_ciphers(encrypt(run.key, pack_slots(layout, values), pool=run.pool)))
+    payload = link.recv(Wire.feature_gains)
+    if payload.counts.shape != (1,) or payload.counts[0] not in (1, columns):
+        raise RemoteProtocolError(f"{link.peer} sent gains of another number of columns than it has")
+    count = int(payload.counts[0])
+    ciphertexts = -(-count // layout.per_ciphertext)
+    vector = receive_ciphers(run.key.public, Encrypted(payload.key, payload.body), ciphertexts, link.peer)
+    try:
+        slots = unpack_slots(layout, decrypt(run.key, vector), run.key.public.n)
+    except CryptoError as error:
+        raise RemoteProtocolError(f"gains from {link.peer}: {error}") from error
+    sums = slots.reshape(-1, 3)[:count].astype(np.float64)
+    gain, cover = np.ldexp(sums[:, :2], -bits).T
+    link.send(Wire.own_gains, Revealed({}, np.concatenate([gain, cover])))
+    return Importance(gain, cover, sums[:, 2])
+
+
+def _told_importance(run: _PassiveRun, splits: Sequence[Split], columns: int, *, tell_columns: bool) -> Importance:
+    """Sum the encrypted gains of one's own splits by column, or in all, and hear the sums."""
+    if not splits:
+        return Importance(*np.zeros((3, columns)))
+    vector = receive_ciphers(run.key, run.lead.recv(Wire.split_gains), len(splits), run.lead.peer)
+    groups = columns if tell_columns else 1
+    feature = np.array([split.feature if tell_columns else 0 for split in splits], dtype=np.int64)
+    layout = _gain_layout(run.key.bits, len(splits))
+    sums = compress(sum_by_group(vector, np.arange(len(splits)), feature, groups), layout)
+    payload = send_ciphers(rerandomise(sums, towards_owner=True, pool=run.pool))
+    run.lead.send(Wire.feature_gains, EncryptedSums(payload.key, np.array([groups]), payload.body))
+    told = receive_values(run.lead.recv(Wire.own_gains), 2 * groups, run.lead.peer)
+    return Importance(
+        np.array(told[:groups]), np.array(told[groups:]), np.bincount(feature, minlength=groups).astype(np.float64)
+    )

@@ -1,0 +1,42 @@
+"""Bitmaps on the wire: which rows go left, which were drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from parties.errors import RemoteProtocolError
+from parties.wire import Bitmaps
+from vfl.trees.splits import Mask
+
+
+def pack_bits(maps: Sequence[Mask]) -> Bitmaps:
+    """Payload of bitmaps.
+
+    Examples
+    --------
+    >>> payload = pack_bits([np.array([True, False, True]), np.array([True])])
+    >>> [bits.tolist() for bits in unpack_bits(payload, [3, 1], "bank")]
+    [[True, False, True], [True]]
+    """
+    counts = np.array([len(bits) for bits in maps], dtype=np.int64)
+    return Bitmaps(counts, np.packbits(np.concatenate([np.zeros(0, dtype=bool), *maps])))
+
+
+def unpack_bits(payload: Bitmaps, sizes: Sequence[int], sender: str, *, whole: bool = True) -> list[Mask]:
+    """Read bitmaps of the sizes expected; with ``whole = False`` the first of them.
+
+    Raises
+    ------
+    RemoteProtocolError
+        If the payload holds others.
+    """
+    counts, bits = payload.counts, payload.bits
+    shaped = counts.ndim == bits.ndim == 1 and bool((counts >= 0).all()) and int(counts.max(initial=0)) < 1 << 40
+    if not shaped or 8 * len(bits) - 7 > int(counts.sum()) + 7 or int(counts.sum()) > 8 * len(bits):
+        raise RemoteProtocolError(f"{sender} sent bitmaps that do not fit their counts")
+    if counts[: len(sizes)].tolist() != list(sizes) or (whole and len(counts) != len(sizes)):
+        raise RemoteProtocolError(f"{sender} sent bitmaps of {counts.tolist()[:8]} rows, expected {list(sizes)[:8]}")
+    flat = np.unpackbits(bits, count=sum(sizes)).astype(bool)
+    return np.split(flat, np.cumsum(sizes)[:-1].astype(np.int64)) if len(sizes) else []
