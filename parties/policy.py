@@ -16,7 +16,9 @@ References
 Label rank, small batches: exact gradients are linear equations on the residuals, and at zero weights subset sums of
 the rows, which lattice reduction solves when the batch is small. Score budget: every opened vector of summed scores is
 one more linear view of the passive columns; as many views as columns give their column space. Leverage: the diagonal
-of the hat matrix, the share of a row's fitted value that its own label decides.
+of the hat matrix, the share of a row's fitted value that its own label decides. Least rows of nodes and between
+candidate splits: sums of gradients over sets of rows that differ in few rows differ by those rows' gradients, which
+single them out at a passive party.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from parties.errors import PolicyError
 Model = Literal["logistic", "softmax", "linear", "poisson", "boosting"]
 KeyHolder = Literal["active", "coordinator"]
 
+MIN_NODE_ROWS, MIN_BIN_GAP = 200, 10
 SCORE_BITS = 8
 """Fraction bits that are left of opened scores once the score budget is spent with every passive party's consent."""
 
@@ -53,7 +56,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = 100
     max_rounds: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Largest training.max_iter of a job accepted, rounds; none: no limit."),
+        Meta(description="Largest training.max_iter, or n_estimators, of a job accepted, rounds; none: no limit."),
     ] = None
     partial_scores: Annotated[
         bool,
@@ -62,6 +65,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     small_data: Annotated[
         bool, Meta(description="Batches below max(16 columns, 512) rows are accepted where the job asks for it.")
     ] = False
+    min_node_rows: Annotated[
+        int, Meta(ge=0, description="Boosting: smallest training.min_node_rows accepted by this passive party.")
+    ] = MIN_NODE_ROWS
+    min_bin_gap: Annotated[
+        int, Meta(ge=0, description="Boosting: smallest training.min_bin_gap accepted by this passive party.")
+    ] = MIN_BIN_GAP
+    gradient_sampling: Annotated[
+        bool,
+        Meta(
+            description="Boosting with GOSS: the active party lets the passive parties learn which rows have large "
+            "gradients."
+        ),
+    ] = False
+    feature_importance: Annotated[
+        bool,
+        Meta(
+            description="Boosting: the party lets the others see how much each of its columns matters, by number and "
+            "without name; false: only their total."
+        ),
+    ] = True
 
 
 Level = Literal["warn", "drop", "stop", "refuse"]
@@ -262,3 +285,56 @@ def small_batch(guards: Guards, *, rows: int, columns: int, party: str) -> Verdi
         "(16 per column, no fewer than 512); use more rows, or small_data = true in [privacy] and in its policy"
     )
     return Verdict("small data", party, "refuse", because)
+
+
+def effective_limits(asked_rows: int | None, asked_gap: int | None, enforce: bool) -> tuple[int, int]:
+    """Least rows of a node that passive parties split, and between two of their candidate splits, in a run.
+
+    Parameters
+    ----------
+    asked_rows, asked_gap : int or None
+        ``training.min_node_rows`` and ``training.min_bin_gap`` of the job; None: MIN_NODE_ROWS and MIN_BIN_GAP where
+        guards are enforced, else 0.
+    enforce : bool
+
+    Examples
+    --------
+    >>> effective_limits(None, None, enforce=True), effective_limits(None, 3, enforce=False)
+    ((200, 10), (0, 3))
+    """
+    rows, gap = (MIN_NODE_ROWS, MIN_BIN_GAP) if enforce else (0, 0)
+    return rows if asked_rows is None else asked_rows, gap if asked_gap is None else asked_gap
+
+
+def tree_limits(policy: Policy, *, party: str, min_node_rows: int, min_bin_gap: int) -> tuple[Verdict, ...]:
+    """Refuse limits of a run below those that a passive party's policy asks for; see `effective_limits`.
+
+    The active party opens sums of gradients per bin of a node. The difference of two sums over sets that differ in few
+    rows is the sum over those rows, whose gradients it knows: small nodes and near candidates single rows out.
+    """
+    found = []
+    for guard, splits, got, expected in (
+        ("min node rows", "splits nodes of as few as {} rows", min_node_rows, policy.min_node_rows),
+        ("min bin gap", "has candidate splits as near as {} rows", min_bin_gap, policy.min_bin_gap),
+    ):
+        key = guard.replace(" ", "_")
+        because = (
+            f"{splits.format(got)}, expected at least {expected}: differences of sums would single out rows; raise "
+            f"training.{key}, or lower {key} in the party's policy"
+        )
+        found += [Verdict(guard, party, "refuse", because)] if got < expected else []
+    return tuple(found)
+
+
+def gradient_sampling(*, party: str, consent: bool) -> Verdict | None:
+    """Refuse GOSS without the active party's consent: the rows drawn tell the passive parties where it errs most.
+
+    ``party`` is the active party, ``consent`` its policy's gradient_sampling.
+    """
+    if consent:
+        return None
+    because = (
+        "samples rows by their gradients (top_rate, other_rate), so that the passive parties learn which rows have "
+        "large ones; got no consent, expected gradient_sampling = true in its policy, or training.subsample instead"
+    )
+    return Verdict("gradient sampling", party, "refuse", because)

@@ -45,6 +45,13 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = None
     drop: Annotated[tuple[Column, ...], Meta(description="Columns to leave out.")] = ()
     categorical: Annotated[tuple[Column, ...], Meta(description="Columns to treat as categories.")] = ()
+    monotone_constraints: Annotated[
+        dict[Column, Literal[-1, 0, 1]],
+        Meta(
+            description="Boosting: columns whose predictions may only rise (1) or fall (-1), such as "
+            "`{ income = 1 }`; active party only, for only it sees the sums."
+        ),
+    ] = msgspec.field(default_factory=dict)
     missing_values: Annotated[
         tuple[str, ...], Meta(description="Further cell texts that mean missing, beside empty, NA, NaN, null, N/A.")
     ] = ()
@@ -92,6 +99,7 @@ def check_spec(spec: PartySpec, file: str = "its file") -> None:
         if spec.role == "passive" and getattr(spec, key) is not None:
             raise ConfigError(f"{key} in passive {where}, expected on the active party only, remove the line")
     _check_columns(spec, where)
+    _check_monotone(spec, where)
     try:
         "a".encode(spec.encoding)
     except (LookupError, ValueError):
@@ -116,3 +124,28 @@ def _check_columns(spec: PartySpec, where: str) -> None:
         raise ConfigError(f"column {both[0]!r} in {where} is in features and in drop, expected in one of them")
     if spec.features is not None and (lost := sorted(set(spec.categorical) - set(spec.features))):
         raise ConfigError(f"categorical in {where}, got {lost[0]!r}, expected columns that features lists")
+
+
+def _check_monotone(spec: PartySpec, where: str) -> None:
+    """Constraints are the active party's, on numeric columns that it uses."""
+    for column in spec.monotone_constraints:
+        if spec.role == "passive":
+            raise ConfigError(
+                f"monotone_constraints in passive {where}, got {column!r}, expected on the active party only, remove "
+                "the line: the order of a passive party's candidates is not known to the active party, which alone "
+                "sees the sums"
+            )
+        if column in (*spec.id_columns, spec.label, spec.sample_weight):
+            other = "its id, label or weight"
+        elif column in spec.drop:
+            other = "in drop"
+        elif spec.features is not None and column not in spec.features:
+            other = "not in features"
+        elif column in spec.categorical:
+            other = "in categorical, where values have no order"
+        else:
+            continue
+        raise ConfigError(
+            f"monotone_constraints in {where}, got {column!r}, which is {other}, expected numeric columns to use, "
+            "remove it there"
+        )

@@ -32,11 +32,14 @@ _TITLES = {
 }
 _SCHEMES = {
     "Encrypted": "Paillier",
+    "EncryptedSums": "Paillier",
     "Masked": "masked",
     "Opened": "masked by the receiver",
     "Points": "masked curve points",
     "Tags": "masked tags",
     "Revealed": "plain",
+    "Bitmaps": "plain",
+    "Positions": "plain",
     "Control": "plain, no data",
     "PaillierKey": "public key",
     "Hello": "public key, job",
@@ -49,7 +52,7 @@ class Display:
 
     def __init__(self, job: Job, console: Console) -> None:
         self._console = console
-        self._rounds = min(EXPECTED_ROUNDS[job.model], job.training.max_iter)
+        self._rounds = min(EXPECTED_ROUNDS.get(job.model, job.max_rounds), job.max_rounds)
         self._phase = "starting"
         self._since = time.monotonic()
         self._progress = Progress(

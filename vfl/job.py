@@ -6,6 +6,8 @@ from the version on in which it has an effect; `LATER` names those that the cont
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -25,6 +27,7 @@ TASKS: dict[Model, Task] = {
     "linear": "regression",
     "poisson": "count",
 }
+"""What a generalised linear model implies; the other models fit several tasks."""
 EXPECTED_ROUNDS: dict[Model, int] = {"logistic": 12, "softmax": 40, "linear": 12, "poisson": 12}
 COORDINATOR_MODELS: tuple[Model, ...] = ("logistic", "linear")
 
@@ -34,12 +37,10 @@ MODELS: tuple[Model, ...] = get_args(Model)
 
 Later = tuple[object, ...]
 LATER: dict[tuple[str, ...], tuple[Later, Later]] = {
-    ("model",): (("boosting", "splitnn"), MODELS),
+    ("model",): (("splitnn",), MODELS),
     ("alignment", "protocol"): (("kkrt", "mpsi", "server-aided"), ("auto", "ecdh")),
     ("alignment", "pad_to"): ((), ()),
     ("alignment", "one_sided"): ((), (False,)),
-    ("split", "validation_fraction"): ((), (0,)),
-    ("privacy", "label_dp_epsilon"): ((), ()),
 }
 """Per key: the values to come, and those that this version has. Without values to come the whole key is to come."""
 
@@ -193,7 +194,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     enforce: Annotated[bool, Meta(description="Guards refuse as between companies instead of warning.")] = False
     label_dp_epsilon: Annotated[
-        Annotated[float, Meta(gt=0, le=50)] | None,
+        Annotated[float, Meta(ge=1e-6, le=50)] | None,
         Meta(
             description="Randomised response on the training labels with this epsilon (classes only), debiased; "
             "none: the labels as they are."
@@ -218,16 +219,21 @@ class _Lines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = 0
     alignment: Annotated[Alignment, Meta(description="The section [alignment].")] = Alignment()
     split: Annotated[Split, Meta(description="The section [split].")] = Split()
-    training: Annotated[Training, Meta(description="The section [training] of a GLM.")] = Training()
-    boosting: Annotated[Boosting, Meta(description="The section [training] of model boosting.")] = Boosting()
+    training: Annotated[Training | Boosting, Meta(description="The section [training], as the model has it.")] = (
+        Training()
+    )
     privacy: Annotated[Privacy, Meta(description="The section [privacy].")] = Privacy()
 
 
 class ScenarioFile(_Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A scenario file line by line."""
+    """A scenario file line by line; ``vfl.tables.read`` reads it, told which form of [training] the model has."""
 
     task: Annotated[
-        Task | None, Meta(description="Follows from the model, and may be left out; a conflicting one is refused.")
+        Task | None,
+        Meta(
+            description="What the label is; follows from a GLM, and may be left out there (a conflicting one is "
+            "refused); model boosting needs it."
+        ),
     ] = None
     party: Annotated[tuple[PartySpec, ...], Meta(description="One [[party]] each; exactly one is active.")] = ()
 
@@ -240,8 +246,18 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Job(_Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all parties agree on before they start; ``parties`` in the order of the file."""
+    """What all parties agree on before they start.
 
+    Attributes
+    ----------
+    training, boosting : Training, Boosting
+        The section [training] of a GLM and of model boosting; the one that is not the model's keeps its defaults.
+    parties : tuple of Member
+        In the order of the file.
+    """
+
+    training: Training = Training()
+    boosting: Boosting = Boosting()
     task: Task
     parties: tuple[Member, ...]
 
@@ -255,6 +271,11 @@ class Job(_Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Names of the passive parties in the order of the file."""
         return tuple(party.name for party in self.parties if party.role == "passive")
 
+    @property
+    def max_rounds(self) -> int:
+        """The most rounds that training can take: iterations of a GLM, trees of boosting."""
+        return self.boosting.n_estimators if self.model == "boosting" else self.training.max_iter
+
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A job, every party's own part with absolute paths, and the directory that the file lies in."""
@@ -265,17 +286,25 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve_task(model: Model, task: Task | None, file: str = "the job") -> Task:
-    """Task that a model implies, or an error where another one is asked for.
+    """Task that a model implies, or an error where another one is asked for; model boosting must be told.
 
-    >>> resolve_task("poisson", None)
-    'count'
+    >>> resolve_task("poisson", None), resolve_task("boosting", "count")
+    ('count', 'count')
     """
-    implied = TASKS[model]
+    implied = TASKS.get(model)
+    if implied is None:
+        if task is None:
+            *most, last = (f"'{one}'" for one in get_args(Task))
+            raise ConfigError(
+                f"task missing at the top of {file}, got none, expected {', '.join(most)} or {last}: "
+                f"model '{model}' fits all of them, add the line"
+            )
+        return task
     if task not in (None, implied):
         fitting = next(name for name, its_task in TASKS.items() if its_task == task)
         raise ConfigError(
             f"task at the top of {file}, got '{task}', expected '{implied}' for model '{model}', "
-            f"or model '{fitting}' for task '{task}'"
+            f"or model '{fitting}' or 'boosting' for task '{task}'"
         )
     return implied
 
@@ -291,6 +320,8 @@ def check_job(job: Job, file: str = "the job") -> None:
     resolve_task(job.model, job.task, file)
     _check_members(job.parties, file)
     _check_key(job.privacy, file)
+    for place, got, expected in (*_parts_at_odds(job), *(_trees_at_odds(job) if job.model == "boosting" else ())):
+        raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
     if job.privacy.key_holder == "coordinator" and job.model not in COORDINATOR_MODELS:
         raise ConfigError(
             f"key_holder in [privacy] of {file}, got 'coordinator' for model '{job.model}', expected 'auto' or "
@@ -337,6 +368,68 @@ def _check_key(privacy: Privacy, file: str) -> None:
             f"exponent_bits in [privacy] of {file}, got {privacy.exponent_bits}, "
             f"expected at most key_bits, {privacy.key_bits}"
         )
+
+
+def _parts_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
+    """Held-out parts and randomised labels that the model or the task cannot have: (where, got, expected) each."""
+    test, validation, epsilon = job.split.test_fraction, job.split.validation_fraction, job.privacy.label_dp_epsilon
+    if validation > 0 and job.model != "boosting":
+        got = f"{validation} for model '{job.model}'"
+        yield "validation_fraction in [split]", got, "0: it acts with model 'boosting' only"
+    if validation > 0 and test + validation > 1 - 1e-9:  # 0.7 + 0.3 need not be 1
+        got = f"{validation} beside test_fraction {test}"
+        yield "validation_fraction in [split]", got, "less than 1 together: nothing would be left to train on"
+    if epsilon is not None and job.task in ("regression", "count"):
+        got = f"{epsilon} for task '{job.task}'"
+        yield "label_dp_epsilon in [privacy]", got, "none: randomised response needs classes, remove the line"
+
+
+def _trees_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
+    """Keys of boosting that contradict each other, the task or the split: (where, got, expected) each."""
+    boosting, task = job.boosting, job.task
+    if boosting.early_stopping_rounds is not None and job.split.validation_fraction == 0:
+        expected = "split.validation_fraction above 0: early stopping needs a validation part"
+        yield "early_stopping_rounds in [training]", f"{boosting.early_stopping_rounds} without one", expected
+    if boosting.scale_pos_weight != 1 and task != "binary":
+        got = f"{boosting.scale_pos_weight} for task '{task}'"
+        yield "scale_pos_weight in [training]", got, "1: only binary tasks have a positive class"
+    if boosting.max_cat_to_onehot is not None and task == "multiclass" and boosting.multi_output:
+        got = f"{boosting.max_cat_to_onehot} for trees of all classes"
+        expected = "none: sorted categories need one output, set multi_output = false or leave max_cat_to_onehot out"
+        yield "max_cat_to_onehot in [training]", got, expected
+    if not boosting.multi_output and task != "multiclass":
+        yield "multi_output in [training]", f"false for task '{task}'", "true: it acts on task 'multiclass' only"
+    yield from _sampling_at_odds(boosting)
+    yield from _base_score_at_odds(boosting.base_score, task)
+
+
+def _sampling_at_odds(boosting: Boosting) -> Iterator[tuple[str, object, str]]:
+    """GOSS has two rates, of at most all rows, and replaces ``subsample``."""
+    top, other = boosting.top_rate, boosting.other_rate
+    if top is None and other is None:
+        return
+    if top is None or other is None:
+        lacking, given = ("top_rate", "other_rate") if top is None else ("other_rate", "top_rate")
+        yield f"{lacking} in [training]", f"none beside {given} {other or top}", "both, for GOSS, or neither"
+    elif top + other > 1:
+        yield "other_rate in [training]", f"{other} beside top_rate {top}", "at most 1 together"
+    elif boosting.subsample < 1:
+        expected = "1: GOSS (top_rate, other_rate) samples the rows already, use one of the two"
+        yield "subsample in [training]", boosting.subsample, expected
+
+
+def _base_score_at_odds(base_score: float | None, task: Task) -> Iterator[tuple[str, object, str]]:
+    """The first prediction is one that the label's unit has."""
+    if base_score is None:
+        return
+    good, expected = {
+        "binary": (0 < base_score < 1, "a probability above 0 and below 1"),
+        "multiclass": (False, "none: every class starts from its share of the labels, remove the line"),
+        "count": (0 < base_score < math.inf, "a number above 0"),
+        "regression": (math.isfinite(base_score), "a number"),
+    }[task]
+    if not good:
+        yield "base_score in [training]", f"{base_score} for task '{task}'", expected
 
 
 def _check_no_quadratic(training: Training, beside: str, file: str) -> None:
@@ -394,7 +487,11 @@ def choose_key_holder(
 def job_fields(job: Job) -> dict[str, str]:
     """Everything that all parties must agree on, flat and as text; the handshake names the field that differs."""
     lines: dict[str, str] = {}
-    for key, value in msgspec.to_builtins(job).items():
+    sections = msgspec.to_builtins(job)
+    boosting = sections.pop("boosting")
+    if job.model == "boosting":
+        sections["training"] = boosting
+    for key, value in sections.items():
         if key == "parties":
             lines |= {f"party.{i}": f"{party['name']} {party['role']}" for i, party in enumerate(value, 1)}
         elif isinstance(value, dict):

@@ -17,7 +17,18 @@ import msgspec
 from parties.errors import ConfigError
 from parties.spec import PartySpec, check_spec
 from vfl import tables
-from vfl.job import LATER, Job, Member, Scenario, ScenarioFile, check_job, resolve_task
+from vfl.job import (
+    LATER,
+    MODELS,
+    Boosting,
+    Job,
+    Member,
+    Scenario,
+    ScenarioFile,
+    Training,
+    check_job,
+    resolve_task,
+)
 from vfl.tables import Source, Table, show
 
 
@@ -56,17 +67,15 @@ def build_scenario(
     """Check a scenario that is already parsed; ``file`` is what errors call it. See `load_scenario`."""
     edited: Table = copy.deepcopy(dict(document))
     given = frozenset(place for override in overrides for place in _override(edited, override))
-    source = Source(file, edited, given)
+    form = Boosting if edited.get("model") == "boosting" else Training
+    source = Source(file, edited, given, {("training",): form})
     _refuse_later(edited, source)
+    _refuse_other_models(edited, source, form)
     lines = tables.read(ScenarioFile, edited, source)
     job = _job(lines, file, strict)
     for spec in lines.party:
         check_spec(spec, file)
-        if spec.positive is not None and job.task != "binary":
-            raise ConfigError(
-                f"positive of party '{spec.name}' in {file}, got {show(spec.positive)}, "
-                f"expected none for task '{job.task}': it belongs to binary tasks, remove the line"
-            )
+        _check_party_and_job(spec, job, file)
     return Scenario(job=job, parties=tuple(_located(spec, directory) for spec in lines.party), directory=directory)
 
 
@@ -80,12 +89,29 @@ def _job(lines: ScenarioFile, file: str, strict: bool) -> Job:
         seed=lines.seed,
         alignment=lines.alignment,
         split=lines.split,
-        training=lines.training,
+        training=lines.training if isinstance(lines.training, Training) else Training(),
+        boosting=lines.training if isinstance(lines.training, Boosting) else Boosting(),
         privacy=privacy,
         parties=tuple(Member(name=spec.name, role=spec.role) for spec in lines.party),
     )
     check_job(job, file)
     return job
+
+
+def _check_party_and_job(spec: PartySpec, job: Job, file: str) -> None:
+    """Refuse a party's lines that the job's model or task cannot heed."""
+    if spec.positive is not None and job.task != "binary":
+        raise ConfigError(
+            f"positive of party '{spec.name}' in {file}, got {show(spec.positive)}, "
+            f"expected none for task '{job.task}': it belongs to binary tasks, remove the line"
+        )
+    bound = [column for column, sign in spec.monotone_constraints.items() if sign]
+    if bound and (job.model != "boosting" or job.task == "multiclass"):
+        which = f"task '{job.task}'" if job.model == "boosting" else f"model '{job.model}'"
+        raise ConfigError(
+            f"monotone_constraints of party '{spec.name}' in {file}, got one for {show(bound[0])}, expected none for "
+            f"{which}: they act with model 'boosting' and one output (binary, regression, count), remove the line"
+        )
 
 
 def _located(spec: PartySpec, directory: Path) -> PartySpec:
@@ -179,6 +205,21 @@ def _value(text: str) -> object:
     except (ValueError, RecursionError):
         return text
     return parsed["value"] if list(parsed) == ["value"] else text
+
+
+def _refuse_other_models(document: Table, source: Source, form: type[Training | Boosting]) -> None:
+    """Refuse by name a key of [training] that other models have."""
+    table, model = document.get("training"), document.get("model")
+    if not isinstance(table, dict) or model not in MODELS:
+        return
+    other, models = (Training, "logistic, softmax, linear and poisson") if form is Boosting else (Boosting, "boosting")
+    for key, got in table.items():
+        if key in other.__struct_fields__ and key not in form.__struct_fields__:
+            known = ", ".join(form.__struct_fields__)
+            raise ConfigError(
+                f"{key} {source.where(('training',), key)}, got {show(got)} for model '{model}', expected no such "
+                f"line: it belongs to {models} (known for '{model}': {known})"
+            )
 
 
 def _refuse_later(document: Table, source: Source) -> None:

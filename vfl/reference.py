@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from vfl.job import LATER, ScenarioFile
+from vfl.job import LATER, Boosting, ScenarioFile, Training
 from vfl.tables import bare, describe, metas
 
 HEAD = """# Keys of a scenario file
@@ -18,7 +19,12 @@ HEAD = """# Keys of a scenario file
 Written by `python -m vfl.reference > docs/reference.md` from the types that check the file. A key that is not listed
 is refused, and the error names the nearest one that is. On the command line `--set training.l2=0.01` and
 `--set party.NAME.data=other.csv` act as if the line stood in the file.
+
+The section `[training]` has the keys of its model: `training (GLM)` for logistic, softmax, linear and poisson,
+`training (boosting)` for boosting.
 """
+FORMS: dict[type[msgspec.Struct], str] = {Training: " (GLM)", Boosting: " (boosting)"}
+"""What tells the forms of a section apart whose keys depend on the model."""
 
 
 def reference() -> str:
@@ -33,22 +39,22 @@ def _rows(kind: type[msgspec.Struct] = ScenarioFile, section: str = "") -> Itera
     hints = get_type_hints(kind, include_extras=True)
     inner_tables: list[tuple[type[msgspec.Struct], str]] = []
     for field in msgspec.structs.fields(kind):
-        inner = _table(hints[field.name])
-        if inner is not None:
-            inner_tables.append((inner, f"{section}.{field.name}".lstrip(".")))
-            continue
         hint = hints[field.name]
+        if tables := _tables(hint):
+            inner_tables += [(table, f"{section}.{field.name}{FORMS.get(table, '')}".lstrip(".")) for table in tables]
+            continue
         yield section or "top", f"`{field.name}`", _code(describe(hint)), _default(field), _meaning(hint)
     for inner, name in inner_tables:
         yield from _rows(inner, name)
 
 
-def _table(hint: object) -> type[msgspec.Struct] | None:
-    """Struct that a key's value is read into, be it a table or an array of tables."""
+def _tables(hint: object) -> list[type[msgspec.Struct]]:
+    """Structs that a key's value may be read into, be it a table or an array of tables."""
     inner = bare(hint)
     if get_origin(inner) is tuple:
         inner = get_args(inner)[0]
-    return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
+    kinds = get_args(inner) if get_origin(inner) in (Union, UnionType) else (inner,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
 
 
 def _meaning(hint: object) -> str:
@@ -60,7 +66,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     """Word a default: "required", "none", or the value as TOML writes it."""
     if field.required:
         return "required"
-    value = field.default
+    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
     return "none" if value is None else f"`{msgspec.json.encode(value).decode()}`"
 
 

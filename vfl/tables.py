@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -25,11 +25,15 @@ Table = dict[str, object]
 
 @dataclass(frozen=True)
 class Source:
-    """What is being read: the file's name, its whole document, and the paths that ``--set`` gave."""
+    """What is being read: the file's name, its whole document, the paths that ``--set`` gave, sections of many forms.
+
+    ``forms``: the struct to read a section into whose type is a union of structs, by its path.
+    """
 
     file: str
     document: Table
     given: frozenset[Path] = frozenset()
+    forms: Mapping[Path, type[msgspec.Struct]] = field(default_factory=dict)
 
     def where(self, path: Path, key: str = "") -> str:
         """Words for a table of the file, such as ``in [training] of scenario.toml``."""
@@ -81,7 +85,7 @@ def read(kind: type[S], raw: object, source: Source, path: Path = ()) -> S:
     Parameters
     ----------
     kind : type of msgspec.Struct
-        Its fields may be structs and tuples of structs.
+        Its fields may be structs, unions of them (see `Source`), tuples of structs, and tables of text to a literal.
     raw : object
         What the TOML parser made of the table.
     source : Source
@@ -104,30 +108,46 @@ def read(kind: type[S], raw: object, source: Source, path: Path = ()) -> S:
                 f"unknown key {show(key)} {source.where(path, key)}, got {show(key)}, "
                 f"did you mean '{nearest(key, hints)}'? (known: {', '.join(hints)})"
             )
-    for field in msgspec.structs.fields(kind):
-        if field.required and field.name not in raw:
+    for known in msgspec.structs.fields(kind):
+        if known.required and known.name not in raw:
             raise ConfigError(
-                f"missing key '{field.name}' {source.where(path)}, got none, expected {describe(hints[field.name])}"
+                f"missing key '{known.name}' {source.where(path)}, got none, expected {describe(hints[known.name])}"
             )
     return kind(**{key: _read_value(hints[key], raw[key], source, path, key) for key in hints if key in raw})
 
 
 def _read_value(hint: object, value: object, source: Source, path: Path, key: str) -> object:
     """Read one value: a table, an array of tables, or what msgspec can check by itself."""
-    inner = bare(hint)
+    inner = source.forms.get((*path, key), bare(hint))
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
         return read(inner, value, source, (*path, key))
+    if get_origin(inner) is dict and isinstance(value, dict):
+        return _read_entries(inner, value, source, (*path, key))
     if get_origin(inner) is tuple and _is_struct(get_args(inner)[0]):
         if not isinstance(value, list):
             raise ConfigError(f"{key} {source.where(path, key)}, got {show(value)}, expected tables headed [[{key}]]")
         return tuple(read(get_args(inner)[0], row, source, (*path, key, i)) for i, row in enumerate(value))
+    return _convert(hint, value, f"{key} {source.where(path, key)}")
+
+
+def _read_entries(hint: object, table: Table, source: Source, path: Path) -> Table:
+    """Read a table whose keys are free, such as columns."""
+    name_hint, entry_hint = get_args(hint)
+    places = {name: f"{show(name)} {source.where(path, name)}" for name in table}
+    for name, place in places.items():
+        _convert(name_hint, name, place)
+    return {name: _convert(entry_hint, table[name], place) for name, place in places.items()}
+
+
+def _convert(hint: object, value: object, place: str) -> object:
+    """Let msgspec check a value without tables in it; ``place`` names it in the error."""
     try:
         checked: object = msgspec.convert(value, hint)
         if not (isinstance(checked, float) and not math.isfinite(checked)):
             return checked
     except (msgspec.ValidationError, OverflowError, RecursionError):
         pass
-    raise ConfigError(f"{key} {source.where(path, key)}, got {show(value)}, expected {describe(hint)}")
+    raise ConfigError(f"{place}, got {show(value)}, expected {describe(hint)}")
 
 
 def _is_struct(hint: object) -> bool:
@@ -156,6 +176,8 @@ def describe(hint: object) -> str:
     'a whole number, at least 1, at most 9'
     >>> describe(Literal["refuse", "first", "drop"])
     "'refuse', 'first' or 'drop'"
+    >>> describe(dict[str, Literal[0, 1]])
+    'a table of KEY = 0 or 1'
     """
     marks = metas(hint)
     kind = _kind(bare(hint), "non-empty " if any(mark.min_length for mark in marks) else "")
@@ -168,11 +190,13 @@ def _kind(inner: object, filled: str = "") -> str:
     if isinstance(inner, type) and inner in plain:
         return plain[inner]
     if get_origin(inner) is Literal:
-        *most, last = (f"'{value}'" for value in get_args(inner))
+        *most, last = (show(value) for value in get_args(inner))
         return f"{', '.join(most)} or {last}" if most else last
     if get_origin(inner) is tuple:
         item = get_args(inner)[0]
         return "tables" if _is_struct(item) else f"a {filled}list of {_kind(bare(item))}"
+    if get_origin(inner) is dict:
+        return f"a table of KEY = {describe(get_args(inner)[1])}"
     if get_origin(inner) in (Union, UnionType):
         return " or ".join(describe(part) for part in get_args(inner) if part is not type(None))
     return "a table"

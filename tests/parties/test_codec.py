@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from parties.codec import MAX_HEADER, decode, encode
 from parties.errors import LocalProtocolError, RemoteProtocolError
 from parties.wire import (
+    Bitmaps,
     Control,
     Encrypted,
+    EncryptedSums,
     Hello,
     Masked,
     Opened,
     PaillierKey,
     Payload,
     Points,
+    Positions,
     Revealed,
     Roster,
     Tags,
@@ -33,10 +36,13 @@ SAMPLES = [
     Roster({"bank": KEY, "shop": KEY}),
     PaillierKey(b"\x05" * 9, b"", 512),
     Encrypted(b"fingerprint", BYTES),
+    EncryptedSums(b"fingerprint", np.array([5, 0, 2**40], np.int64), BYTES),
     Masked(np.array([[1, 2**64 - 1]], np.uint64)),
     Opened(BYTES),
     Points(BYTES),
     Tags(BYTES[:0]),
+    Bitmaps(np.array([9, 3], np.int64), np.array([0b10100000, 0b11000000, 0b100], np.uint8)),
+    Positions(np.array([2, 0, 1], np.int64), np.array([7, 2**32 - 1, 0], np.uint32)),
     Control({"rows": 3, "ok": True, "name": "x", "none": None, "rate": 0.5}),
     Revealed({"rows": 2}, np.array([1.5, -0.0])),
 ]
@@ -55,13 +61,18 @@ facts = st.dictionaries(
     max_size=4,
 )
 lines = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=4)
+counts = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6).map(lambda given: np.array(given, np.int64))
+positions = st.lists(st.integers(0, 2**32 - 1), max_size=9).map(lambda given: np.array(given, np.uint32))
 keys = st.binary(min_size=32, max_size=32)
 payloads = st.one_of(
     st.builds(Hello, keys, lines),
     st.builds(Roster, st.dictionaries(st.text(max_size=8), keys, max_size=4)),
     st.builds(PaillierKey, st.binary(), st.binary(), st.integers(0, 2**63)),
     st.builds(Encrypted, st.binary(max_size=16), octets),
+    st.builds(EncryptedSums, st.binary(max_size=16), counts, octets),
     st.builds(Masked, words),
+    st.builds(Bitmaps, counts, octets.map(np.ravel)),
+    st.builds(Positions, counts, positions),
     *(st.builds(kind, octets) for kind in (Opened, Points, Tags)),
     st.builds(Control, facts),
     st.builds(Revealed, facts, st.lists(st.floats(), max_size=9).map(lambda v: np.array(v, np.float64))),
@@ -151,6 +162,11 @@ LIES = {
     "no dimension": (Opened, [["uint8"]]),
     "four dimensions": (Opened, [["uint8", 1, 1, 1, 1]]),
     "other dtype": (Masked, [["float64", 1]]),
+    "unsigned counts": (Positions, [["uint64", 1], ["uint32", 1]]),
+    "long positions": (Positions, [["int64", 1], ["uint64", 1]]),
+    "1 TB of bits": (Bitmaps, [["int64", 0], ["uint8", 1 << 40]]),
+    "one array of two": (Bitmaps, [["int64", 1]]),
+    "counts that overflow": (EncryptedSums, [b"key", ["int64", 1 << 61], ["uint8", 1, 1]]),
     "object dtype": (Opened, [["object", 1]]),
     "dtype with a comma": (Opened, [["uint8,uint8", 1]]),
     "no array": (Opened, ["uint8"]),
@@ -218,6 +234,10 @@ def test_layout_in_memory_does_not_travel(array):
         Masked(b"raw"),
         Opened(np.zeros(3, np.int8)),
         Opened(np.zeros((3, 0), np.uint8)),
+        Bitmaps(np.zeros(1, np.uint64), np.zeros(1, np.uint8)),
+        Bitmaps(np.zeros(1, np.int64), np.zeros(1, bool)),
+        Positions(np.zeros(1, np.int64), np.zeros(1, np.int64)),
+        EncryptedSums(b"key", np.zeros(1), BYTES),
         Control({"raw array": np.zeros(3)}),
         Control({"list": [1, 2]}),
         Control({"object": object()}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -16,7 +16,6 @@ from vfl.job import (
     COORDINATOR_MODELS,
     EXPECTED_ROUNDS,
     LATER,
-    MODELS,
     TASKS,
     Job,
     ScenarioFile,
@@ -62,7 +61,7 @@ def test_roles_in_the_order_of_the_file() -> None:
     assert three.passive == ("z", "biller")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TASKS)
 def test_a_model_implies_its_task_and_refuses_the_others(model: Model) -> None:
     assert resolve_task(model, None) == resolve_task(model, TASKS[model]) == TASKS[model]
     for task in set(TASKS.values()) - {TASKS[model]}:
@@ -145,6 +144,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "alignment.casefold": {"alignment": {"casefold": True}},
     "alignment.digits_only": {"alignment": {"digits_only": True}},
     "split.test_fraction": {"split": {"test_fraction": 0.25}},
+    "split.validation_fraction": {"split": {"validation_fraction": 0.25}},
     "training.l2": {"training": {"l2": 0.01}},
     "training.tol": {"training": {"tol": 1e-7}},
     "training.max_iter": {"training": {"max_iter": 99}},
@@ -155,6 +155,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "privacy.key_holder": {"privacy": {"key_holder": "active"}},
     "privacy.exponent_bits": {"privacy": {"exponent_bits": 448}},
     "privacy.enforce": {"privacy": {"enforce": True}},
+    "privacy.label_dp_epsilon": {"privacy": {"label_dp_epsilon": 2.0}},
     "privacy.small_data": {"privacy": {"small_data": True}},
     "privacy.insecure_test_mode": {"privacy": {"insecure_test_mode": True}},
     "party.1": {"parties": [{"name": "shop", "role": "active"}, PARTIES[1]]},
@@ -233,6 +234,9 @@ def test_json_from_elsewhere_is_checked_again() -> None:
         ("linear", "auto", 0, 2, 100, "coordinator", "would spend"),
         ("poisson", "auto", 2, 1, 100, "active", "no protocol"),
         ("softmax", "auto", 2, 3, 100, "active", "no protocol"),
+        ("boosting", "auto", 2, 3, 100, "active", "'boosting' has no protocol with the key at the coordinator"),
+        ("boosting", "auto", 0, 1, 100, "active", "no protocol"),
+        ("boosting", "active", 2, 3, 100, "active", "the job says so"),
     ],
 )
 def test_who_holds_the_key(
@@ -266,7 +270,13 @@ def test_the_table_has_every_key_with_a_meaning() -> None:
 
 @pytest.mark.parametrize(
     ("hint", "words"),
-    [(str | None, "text"), (bool, "true or false"), (Job, "a table"), (tuple[Job, ...], "tables")],
+    [
+        (str | None, "text"),
+        (bool, "true or false"),
+        (Job, "a table"),
+        (tuple[Job, ...], "tables"),
+        (dict[str, Literal[-1, 0, 1]], "a table of KEY = -1, 0 or 1"),
+    ],
 )
 def test_types_in_words(hint: object, words: str) -> None:
     assert describe(hint) == words

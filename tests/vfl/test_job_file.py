@@ -120,7 +120,7 @@ def test_windows_line_ends_and_byte_order_mark(scenario: Path) -> None:
 
 def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
     plain = load_scenario(scenario)
-    options = ["alignment.one_sided=false", "split.validation_fraction=0", "split.validation_fraction=0.0"]
+    options = ["alignment.one_sided=false"]
     assert load_scenario(scenario, options) == plain
 
 
@@ -130,7 +130,8 @@ def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
         ("l2 =", "l3 =", ["unknown key 'l3' in [training] of scenario.toml, got 'l3', did you mean 'l2'?"]),
         ("seed =", "sead =", ["unknown key 'sead' at the top of scenario.toml", "'seed'"]),
         ("[training]", "[trainign]", ["unknown key 'trainign'", "did you mean 'training'?"]),
-        ("l2 =", "n_estimators =", ["unknown key 'n_estimators' in [training]", "did you mean", "newton_steps"]),
+        ("l2 =", "n_estimators =", ["n_estimators in [training]", "got 0.001", "'logistic'", "belongs to boosting"]),
+        ("[training]", "[boosting]", ["unknown key 'boosting' at the top of scenario.toml", "training"]),
         ("label =", "lable =", ["unknown key 'lable' in [[party]] 'bank' of scenario.toml", "'label'"]),
         (
             "min_intersection =",
@@ -139,7 +140,11 @@ def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
         ),
         ("[[party]]", "[[parties]]", ["unknown key 'parties'", "did you mean 'party'?"]),
         ('name = "credit-default"\n', "", ["missing key 'name' at the top of scenario.toml"]),
-        ('model = "logistic"\n', "", ["missing key 'model'", "'logistic', 'softmax', 'linear' or 'poisson'"]),
+        (
+            'model = "logistic"\n',
+            "",
+            ["missing key 'model'", "'logistic', 'softmax', 'linear', 'poisson' or 'boosting'"],
+        ),
         ('role = "active"\n', "", ["missing key 'role' in [[party]] 'bank'", "'active' or 'passive'"]),
         ('name = "bank"\n', "", ["missing key 'name' in [[party]] number 1", "matching [a-z0-9]"]),
         ('data = "bank.csv"\n', "", ["missing key 'data' in [[party]] 'bank'"]),
@@ -165,9 +170,13 @@ def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
         ("2048", "256", ["key_bits in [privacy]", "got 256", "at least 512"]),
         ("2048", "2048\nexponent_bits = 447", ["exponent_bits in [privacy]", "got 447", "at least 448"]),
         ("2048", '2048\nkey_holder = "bank"', ["key_holder", "'bank'", "'auto', 'active' or 'coordinator'"]),
-        ('"logistic"', '"boosting"', ["model", "'boosting'", "not in this version", "'logistic'", "'poisson'"]),
-        ('"logistic"', '"splitnn"', ["model", "'splitnn'", "not in this version"]),
-        ('"logistic"', '"logit"', ["model at the top", "'logit'", "'logistic', 'softmax', 'linear' or 'poisson'"]),
+        ('"logistic"', '"splitnn"', ["model", "'splitnn'", "not in this version", "'logistic'", "'boosting'"]),
+        ('"logistic"', '"boosting"', ["l2 in [training]", "model 'boosting'", "logistic, softmax, linear and poisson"]),
+        (
+            '"logistic"',
+            '"logit"',
+            ["model at the top", "'logit'", "'logistic', 'softmax', 'linear', 'poisson' or 'boosting'"],
+        ),
         ('"logistic"', '"poisson"', ["task", "'binary'", "'count'", "'poisson'"]),
         ('"binary"', '"ranking"', ["task", "'ranking'", "'binary', 'multiclass', 'regression' or 'count'"]),
         ('"auto"', '"kkrt"', ["protocol in [alignment]", "'kkrt'", "not in this version", "'ecdh'"]),
@@ -178,8 +187,13 @@ def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
         ('"auto"', '"auto"\none_sided = 0', ["one_sided in [alignment]", "got 0"]),
         ('"auto"', '"auto"\nmin_intersection = 0', ["min_intersection in [alignment]", "got 0", "at least 1"]),
         ('"auto"', '"auto"\nduplicates = "keep"', ["duplicates", "'keep'", "'refuse', 'first' or 'drop'"]),
-        ("0.3", "0.3\nvalidation_fraction = 0.1", ["validation_fraction", "0.1", "not in this version", "expected 0"]),
-        ("2048", "2048\nlabel_dp_epsilon = 1.0", ["label_dp_epsilon", "1.0", "not in this version"]),
+        (
+            "0.3",
+            "0.3\nvalidation_fraction = 0.1",
+            ["validation_fraction in [split]", "0.1", "'logistic'", "expected 0"],
+        ),
+        ("2048", "2048\nlabel_dp_epsilon = 0.0", ["label_dp_epsilon in [privacy]", "0.0", "at least 1e-06"]),
+        ("2048", "2048\nlabel_dp_epsilon = 51", ["label_dp_epsilon in [privacy]", "51", "at most 50"]),
         ('"passive"', '"active"\nlabel = "y"', ["2 active parties", "'bank'", "'card-network'"]),
         ('"passive"', '"guest"', ["role in [[party]] 'card-network'", "'guest'", "'active' or 'passive'"]),
         ('"card-network"', '"bank"', ["'bank' twice", "unique"]),
@@ -307,7 +321,10 @@ def test_set_makes_a_section_that_the_file_lacks(scenario: Path) -> None:
         ("party.bank.policy.model=x", ["unknown key 'model' in [party.policy] of party 'bank'", "'models'"]),
         ("party=3", ["party at the top", "got 3"]),
         ("party=[3]", ["got 3", "expected a table"]),
-        ("model=boosting", ["'boosting'", "not in this version", "(given by --set)"]),
+        ("model=splitnn", ["'splitnn'", "not in this version", "(given by --set)"]),
+        ("training.max_depth=3", ["max_depth in [training]", "(given by --set)", "'logistic'", "belongs to boosting"]),
+        ("boosting.max_depth=3", ["unknown key 'boosting' at the top of scenario.toml (given by --set)"]),
+        ("party.bank.monotone_constraints.age=2", ["'age' in [party.monotone_constraints]", "(given by --set)"]),
         ("training=3", ["training", "got 3", "expected a table"]),
         ("training={l3=1}", ["unknown key 'l3'", "(given by --set)"]),
     ],
@@ -362,8 +379,10 @@ KEYS = [
     *("name", "task", "model", "seed", "alignment", "split", "training", "privacy", "party"),
     *("alignment.protocol", "alignment.pad_to", "alignment.one_sided", "alignment.min_intersection"),
     *("split.test_fraction", "split.validation_fraction", "training.l2", "training.tol", "training.max_iter"),
+    *("training.n_estimators", "training.top_rate", "training.base_score", "training.multi_output"),
     *("training.curvature", "privacy.key_bits", "privacy.exponent_bits", "privacy.label_dp_epsilon"),
     *("party.0", "party.0.name", "party.0.role", "party.0.data", "party.0.id", "party.0.label"),
+    *("party.0.monotone_constraints", "party.0.monotone_constraints.a"),
     *("party.0.positive", "party.0.encoding", "party.0.features", "party.0.missing_values", "party.0.policy"),
     *("party.1.policy.models", "party.1.policy.key_bits", "party.1.surprise", "surprise", "privacy.surprise"),
 ]
@@ -376,13 +395,20 @@ def document() -> dict[str, Any]:
 def put(node: Any, path: str, value: object) -> None:
     *steps, last = path.split(".")
     for step in steps:
-        node = node[int(step)] if step.isdigit() else node[step]
+        node = node[int(step)] if step.isdigit() else node.setdefault(step, {})
     node[int(last) if last.isdigit() else last] = value
 
 
 @given(st.sampled_from(KEYS), VALUES)
 def test_any_value_at_any_key_is_fine_or_refused_in_one_line(path: str, value: object) -> None:
     mutated = document()
+    put(mutated, path, value)
+    outcome(mutated)
+
+
+@given(st.sampled_from(KEYS), VALUES, st.sampled_from(["binary", "multiclass", "regression", "count"]))
+def test_any_value_at_any_key_of_boosting_too(path: str, value: object, task: str) -> None:
+    mutated = document() | {"model": "boosting", "task": task, "training": {"max_depth": 3}}
     put(mutated, path, value)
     outcome(mutated)
 
