@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vfl.estimators import LinearRegression, LogisticRegression, PoissonRegressor, SoftmaxRegression
+    from vfl.estimators import (
+        GradientBoostingClassifier,
+        GradientBoostingRegressor,
+        LinearRegression,
+        LogisticRegression,
+        PoissonRegressor,
+        SoftmaxRegression,
+    )
     from vfl.federation import Evaluation, Federation, JointModel, Party
 
 __version__ = "0.1.0"
@@ -16,6 +23,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Evaluation",
     "Federation",
+    "GradientBoostingClassifier",
+    "GradientBoostingRegressor",
     "JointModel",
     "LinearRegression",
     "LogisticRegression",
@@ -24,7 +33,7 @@ __all__ = [
     "SoftmaxRegression",
 ]
 
-_ESTIMATORS = ("LinearRegression", "LogisticRegression", "PoissonRegressor", "SoftmaxRegression")
+_OF_FEDERATION = ("Evaluation", "Federation", "JointModel", "Party")
 
 
 def __getattr__(name: str) -> object:
@@ -33,5 +42,5 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'vfl' has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module("vfl.estimators" if name in _ESTIMATORS else "vfl.federation")
+    module = importlib.import_module("vfl.federation" if name in _OF_FEDERATION else "vfl.estimators")
     return getattr(module, name)

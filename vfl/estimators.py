@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sklearn.base import BaseEstimator
@@ -78,4 +79,75 @@ class SoftmaxRegression(_LinearModel):
     model: ClassVar[str] = "softmax"
 
 
-Estimator = LogisticRegression | LinearRegression | PoissonRegressor | SoftmaxRegression
+@dataclass(kw_only=True, eq=False, repr=False)
+class _Trees(BaseEstimator):  # type: ignore[misc]
+    """The keys of [training] of model boosting; as a dataclass, for its constructor shows each of them."""
+
+    n_estimators: int = 100
+    max_depth: int = 6
+    learning_rate: float = 0.3
+    max_bin: int = 256
+    max_cat_to_onehot: int | None = None
+    reg_lambda: float = 1.0
+    reg_alpha: float = 0.0
+    gamma: float = 0.0
+    min_child_weight: float = 1.0
+    max_delta_step: float | None = None
+    subsample: float = 1.0
+    colsample_bytree: float = 1.0
+    top_rate: float | None = None
+    other_rate: float | None = None
+    scale_pos_weight: float = 1.0
+    base_score: float | None = None
+    early_stopping_rounds: int | None = None
+    multi_output: bool = True
+    first_tree_active_only: bool = False
+    min_node_rows: int | None = None
+    min_bin_gap: int | None = None
+
+    model: ClassVar[str] = "boosting"
+
+
+class GradientBoostingClassifier(_Trees):
+    """Gradient-boosted trees on all parties' columns, binary or multiclass as the label has two values or more.
+
+    Parameters
+    ----------
+    n_estimators : int, default 100
+        Most rounds.
+    max_depth : int, default 6
+    learning_rate : float, default 0.3
+    max_bin : int, default 256
+        Most quantile bins of a numeric column.
+    early_stopping_rounds : int, optional
+        Stop after so many rounds without a better loss on the validation part; see `Federation.fit`.
+    multi_output : bool, default True
+        Multiclass: one tree of all classes per round instead of one per class.
+    others
+        The keys of the section ``[training]`` of model boosting, in docs/reference.md: XGBoost's names and defaults
+        where XGBoost has them.
+
+    Examples
+    --------
+    >>> GradientBoostingClassifier(max_depth=3)
+    GradientBoostingClassifier(max_depth=3)
+    """
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class GradientBoostingRegressor(_Trees):
+    """Gradient-boosted trees on all parties' columns for numbers or counts.
+
+    Parameters
+    ----------
+    objective : {"squared_error", "poisson"}, default "squared_error"
+        Least squares, or counts with the log link.
+    others
+        As in `GradientBoostingClassifier`; those of classes keep their defaults.
+    """
+
+    objective: Literal["squared_error", "poisson"] = "squared_error"
+
+
+Trees = GradientBoostingClassifier | GradientBoostingRegressor
+Estimator = LogisticRegression | LinearRegression | PoissonRegressor | SoftmaxRegression | Trees

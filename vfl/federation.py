@@ -5,6 +5,7 @@ The roles play the same protocols as between processes, on turn-taking threads o
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,16 +15,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from parties.columns import MISSING, encode_labels
 from parties.data import PartyTable, read_party, table_from_frame
 from parties.errors import ConfigError
-from vfl.estimators import Estimator
+from vfl.estimators import Estimator, GradientBoostingClassifier, GradientBoostingRegressor
 from vfl.events import Event, Metrics
-from vfl.job import Scenario
+from vfl.job import Scenario, Task
 from vfl.job_file import build_scenario
 from vfl.optim import Vector
 from vfl.report.summary import RunReport
 from vfl.run import run_scenario
 from vfl.shard import Shard, load_shard
+from vfl.tables import show
 
 _IN_MEMORY = "a DataFrame"
 
@@ -45,7 +48,7 @@ class Party:
         By default "active" with a label, else "passive".
     **options
         The other keys of a ``[[party]]`` table: ``positive``, ``sample_weight``, ``features``, ``drop``,
-        ``categorical``, ``missing_values``, ``encoding``, ``unknown_category``, ``policy``.
+        ``categorical``, ``monotone_constraints``, ``missing_values``, ``encoding``, ``unknown_category``, ``policy``.
     """
 
     def __init__(
@@ -96,32 +99,58 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class LinearPart:
+    """What is particular to a fitted GLM; see `JointModel`."""
+
+    coef: dict[str, pd.DataFrame]
+    intercept: Vector
+
+
+@dataclass(frozen=True)
 class JointModel:
     """A fitted joint model; fitted attributes end in an underscore, as in scikit-learn.
 
     Attributes
     ----------
     coef_ : dict of party name to DataFrame
-        One row per encoded column of the party, one column per score (softmax: per class). They belong to the
-        standardised columns.
+        Of GLMs: one row per encoded column of the party, one column per score (softmax: per class). They belong to
+        the standardised columns.
     intercept_ : ndarray of shape (outputs,), float64
-        Zeros without an intercept.
+        Of GLMs: zeros without an intercept.
     classes_ : list of str
         Class texts (binary: negative, positive); empty for numbers.
     n_iter_ : int
-        Rounds.
+        Rounds, of boosting the trees.
     loss_curve_ : list of float
         Loss with penalty: the start, then one per round.
     report : RunReport
         The whole run, as in report.json.
+    linear : LinearPart or None
+        What ``coef_`` and ``intercept_`` are taken from; None for trees, which have neither.
     """
 
     estimator: Estimator
     report: RunReport = field(repr=False)
-    coef_: dict[str, pd.DataFrame] = field(repr=False)
-    intercept_: Vector = field(repr=False)
     classes_: list[str]
     test_scores_: pd.DataFrame | None = field(repr=False)
+    linear: LinearPart | None = field(default=None, repr=False)
+
+    @property
+    def coef_(self) -> dict[str, pd.DataFrame]:
+        """Coefficients by party."""
+        return self._linear("coef_").coef
+
+    @property
+    def intercept_(self) -> Vector:
+        """One number per score."""
+        return self._linear("intercept_").intercept
+
+    def _linear(self, name: str) -> LinearPart:
+        if self.linear is None:
+            raise AttributeError(
+                f"{type(self.estimator).__name__} grows trees and has no {name}, expected a linear model"
+            )
+        return self.linear
 
     @property
     def n_iter_(self) -> int:
@@ -194,6 +223,7 @@ class Federation:
         estimator: Estimator,
         *,
         test_fraction: float = 0.3,
+        validation_fraction: float = 0.0,
         seed: int = 0,
         name: str = "federation",
         out: str | Path | None = None,
@@ -205,9 +235,12 @@ class Federation:
 
         Parameters
         ----------
-        estimator : LogisticRegression, LinearRegression, PoissonRegressor or SoftmaxRegression
+        estimator : LogisticRegression, LinearRegression, PoissonRegressor, SoftmaxRegression, \
+GradientBoostingClassifier or GradientBoostingRegressor
         test_fraction : float
             Share of the aligned rows held out, the last of the agreed order.
+        validation_fraction : float
+            Boosting: share of the aligned rows held out to watch the loss, before the test rows.
         seed : int
             Of the row order; keys and masks are fresh in every run.
         out : path, optional
@@ -222,21 +255,32 @@ class Federation:
         VflError
             As the command line would say it.
         """
-        scenario = self._scenario(estimator, test_fraction, seed, name)
-        tables = self._tables(scenario)
+        split = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
+        scenario, tables = self._prepare(estimator, {"name": name, "seed": seed, "split": split})
         if out is not None:
             return _fit(scenario, estimator, tables, Path(out), overwrite, baselines, progress)
         with tempfile.TemporaryDirectory() as directory:
             return _fit(scenario, estimator, tables, Path(directory) / "run", False, baselines, progress)
 
-    def _scenario(self, estimator: Estimator, test_fraction: float, seed: int, name: str) -> Scenario:
+    def _prepare(self, estimator: Estimator, lines: dict[str, object]) -> tuple[Scenario, dict[str, PartyTable]]:
+        """Check the scenario and read the data; a classifier of trees takes its task from the labels."""
+        if not isinstance(estimator, GradientBoostingClassifier):
+            scenario = self._scenario(estimator, lines, _task(estimator))
+            return scenario, self._tables(scenario)
+        scenario = self._scenario(GradientBoostingClassifier(), lines, "binary")
+        tables = self._tables(scenario)
+        return self._scenario(
+            estimator, lines, _task_of_labels(tables[scenario.job.active], scenario.job.active)
+        ), tables
+
+    def _scenario(self, estimator: Estimator, lines: dict[str, object], task: Task | None) -> Scenario:
+        parameters = {key: value for key, value in estimator.get_params().items() if key != "objective"}
         document = {
-            "name": name,
+            **lines,
             "model": estimator.model,
-            "seed": seed,
+            **({} if task is None else {"task": task}),
             "alignment": self.alignment,
-            "split": {"test_fraction": test_fraction},
-            "training": estimator.get_params(),
+            "training": parameters,
             "privacy": self.privacy,
             "party": [party.lines for party in self.parties],
         }
@@ -264,19 +308,43 @@ def _fit(
         return run_scenario(scenario, out, report, overwrite=overwrite, baselines=baselines, tables=tables)
 
     summary = _with_display(scenario, run) if progress else run(_silent)
-    shards = {spec.name: load_shard(out / spec.name) for spec in scenario.parties}
-    lead = shards[scenario.job.active]
-    outputs = lead.coef.shape[1]
-    scores = out / scenario.job.active / "test_scores.csv"
+    lead = out / scenario.job.active
+    scores = lead / "test_scores.csv"
     return JointModel(
         estimator=estimator,
         report=summary,
-        coef_={name: _coefficients(shard, lead.classes) for name, shard in shards.items()},
-        intercept_=np.zeros(outputs) if lead.intercept is None else lead.intercept,
-        classes_=lead.classes,
+        classes_=json.loads((lead / "model.json").read_text("utf-8"))["classes"],
         test_scores_=pd.read_csv(scores, dtype=dict.fromkeys(_text_columns(scenario), str))
         if scores.exists()
         else None,
+        linear=None if estimator.model == "boosting" else _linear_part(scenario, out),
+    )
+
+
+def _task(estimator: Estimator) -> Task | None:
+    """Task of an estimator that implies one; of a GLM the model says it."""
+    if isinstance(estimator, GradientBoostingRegressor):
+        tasks: dict[str, Task] = {"squared_error": "regression", "poisson": "count"}
+        given: object = estimator.objective
+        if not isinstance(given, str) or given not in tasks:
+            raise ConfigError(f"objective, got {show(given)}, expected 'squared_error' or 'poisson'")
+        return tasks[given]
+    return None
+
+
+def _task_of_labels(table: PartyTable, party: str) -> Task:
+    """Binary for labels of two values, multiclass for more."""
+    labels = [label for label in table.labels or () if label not in MISSING]
+    return "binary" if len(encode_labels(labels, "multiclass", None, party).classes) == 2 else "multiclass"
+
+
+def _linear_part(scenario: Scenario, out: Path) -> LinearPart:
+    """Coefficients from the shards of a GLM."""
+    shards = {spec.name: load_shard(out / spec.name) for spec in scenario.parties}
+    lead = shards[scenario.job.active]
+    return LinearPart(
+        coef={name: _coefficients(shard, lead.classes) for name, shard in shards.items()},
+        intercept=np.zeros(lead.coef.shape[1]) if lead.intercept is None else lead.intercept,
     )
 
 

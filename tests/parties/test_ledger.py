@@ -1,11 +1,13 @@
 """Ledger files: what is written is read, broken lines are named, merged lines stand in the order of time."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parties.errors import DataError
 from parties.ledger import Entry, Ledger, merge_sent, now, read_ledger, write_ledger
+from parties.wire import TELLING, Active, Bitmaps, Control, EncryptedSums, Message, Passive, Positions, Revealed
 
 
 def entry(time=1.0, by="bank", sender="bank", receiver="shop", message="glm.share"):
@@ -26,6 +28,33 @@ def test_round_trip(tmp_path_factory, written):
     path = tmp_path_factory.getbasetemp() / "round_trip.jsonl"
     write_ledger(path, written)
     assert read_ledger(path) == written
+
+
+COUNTS = np.array([5, 0, 7], np.int64)
+
+
+@pytest.mark.parametrize(
+    ("payload", "values"),
+    [
+        (EncryptedSums(b"key", COUNTS, np.zeros((2, 8), np.uint8)), 12),  # several sums in a ciphertext: all count
+        (EncryptedSums(b"key", COUNTS[:0], np.zeros((0, 8), np.uint8)), 0),
+        (Bitmaps(COUNTS, np.zeros(2, np.uint8)), 3),
+        (Positions(COUNTS, np.arange(12, dtype=np.uint32)), 12),
+        (Revealed({"trees": 2}, np.zeros((2, 3))), 7),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_are_those_that_the_receiver_learns(payload, values):
+    assert payload.count() == values
+    assert type(payload.count()) is int
+
+
+@pytest.mark.parametrize("kind", TELLING)
+def test_messages_that_tell_say_what(kind):
+    with pytest.raises(TypeError, match=f"a {kind.__name__} message must say what it discloses"):
+        Message(Active, Passive, kind)
+    assert Message(Active, Passive, kind, discloses="something").discloses == "something"
+    Message(Active, Passive, Control)
 
 
 def test_entries_are_on_disk_as_they_happen(tmp_path):

@@ -14,6 +14,8 @@ from parties.policy import (
     Level,
     Policy,
     Verdict,
+    effective_limits,
+    gradient_sampling,
     label_rank,
     least_rows,
     objections,
@@ -21,6 +23,7 @@ from parties.policy import (
     scores_are_rounded,
     single_passive,
     small_batch,
+    tree_limits,
 )
 
 BETWEEN_COMPANIES = Guards(enforce=True, small_data=False)
@@ -138,6 +141,88 @@ def test_bounds_of_a_policy_are_accepted() -> None:
 def test_several_objections_come_together() -> None:
     policy = Policy(models=("linear",), max_rounds=1, key_bits=4096)
     assert len(objections(policy, party="biller", **JOB)) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "enforce", "limits"),
+    [
+        ((None, None), True, (200, 10)),
+        ((None, None), False, (0, 0)),
+        ((50, None), True, (50, 10)),
+        ((None, 3), False, (0, 3)),
+        ((0, 0), True, (0, 0)),
+        ((500, 20), False, (500, 20)),
+    ],
+)
+def test_limits_of_trees_are_those_asked_for_or_act_between_companies(
+    asked: tuple[int | None, int | None], enforce: bool, limits: tuple[int, int]
+) -> None:
+    assert effective_limits(*asked, enforce) == limits
+
+
+def test_limits_of_trees_between_companies_are_what_policies_ask_for() -> None:
+    rows, gap = effective_limits(None, None, enforce=True)
+    assert (Policy().min_node_rows, Policy().min_bin_gap) == (rows, gap)
+    assert tree_limits(Policy(), party="biller", min_node_rows=rows, min_bin_gap=gap) == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "rows", "gap", "found"),
+    [
+        (Policy(), 199, 10, ["min node rows"]),
+        (Policy(), 200, 9, ["min bin gap"]),
+        (Policy(), 0, 0, ["min node rows", "min bin gap"]),
+        (Policy(min_node_rows=300), 200, 10, ["min node rows"]),
+        (Policy(min_bin_gap=11), 200, 10, ["min bin gap"]),
+        (Policy(min_node_rows=0, min_bin_gap=0), 0, 0, []),
+        (Policy(min_node_rows=50), 50, 1000, []),
+    ],
+)
+def test_limits_of_trees_below_a_policy_are_refused(policy: Policy, rows: int, gap: int, found: list[str]) -> None:
+    verdicts = tree_limits(policy, party="biller", min_node_rows=rows, min_bin_gap=gap)
+    assert [verdict.guard for verdict in verdicts] == found
+    for verdict in verdicts:
+        assert (verdict.level, verdict.party) == ("refuse", "biller")
+        with pytest.raises(PolicyError, match=f"^{verdict.guard}: party 'biller' .*expected at least"):
+            BETWEEN_COMPANIES.heed(verdict)
+
+
+def test_limits_of_trees_in_words() -> None:
+    rows, gap = tree_limits(Policy(), party="biller", min_node_rows=50, min_bin_gap=2)
+    assert str(rows) == (
+        "min node rows: party 'biller' splits nodes of as few as 50 rows, expected at least 200: differences of sums "
+        "would single out rows; raise training.min_node_rows, or lower min_node_rows in the party's policy"
+    )
+    assert str(gap) == (
+        "min bin gap: party 'biller' has candidate splits as near as 2 rows, expected at least 10: differences of sums "
+        "would single out rows; raise training.min_bin_gap, or lower min_bin_gap in the party's policy"
+    )
+    guards = Guards(enforce=False, small_data=False)
+    assert guards.heed(rows) is guards.heed(gap) is False
+    assert all("between companies this would be refused because min" in line for line in guards.warnings)
+    assert len(guards.warnings) == 2
+
+
+def test_sampling_by_gradients_needs_the_consent_of_the_active_party() -> None:
+    assert gradient_sampling(party="bank", consent=True) is None
+    verdict = gradient_sampling(party="bank", consent=Policy().gradient_sampling)
+    assert level(verdict) == "refuse"
+    words = ["gradient sampling: party 'bank'", "top_rate", "got no consent", "expected gradient_sampling = true"]
+    assert [part for part in words if part not in str(verdict)] == []
+    with pytest.raises(PolicyError):
+        BETWEEN_COMPANIES.heed(verdict)
+
+
+def test_importance_by_column_is_told_unless_a_policy_says_otherwise() -> None:
+    assert Policy().feature_importance
+    assert not Policy(feature_importance=False).feature_importance
+
+
+def test_a_policy_limits_trees_like_rounds() -> None:
+    (verdict,) = objections(Policy(max_rounds=99), party="biller", **(JOB | {"model": "boosting"}))
+    assert "up to 100 rounds" in str(verdict)
+    (verdict,) = objections(Policy(models=("logistic",)), party="biller", **(JOB | {"model": "boosting"}))
+    assert "model 'boosting'" in str(verdict)
 
 
 def test_on_one_machine_every_verdict_warns_once_and_stops_nothing() -> None:

@@ -75,6 +75,30 @@ def test_names_of_the_contract(name: str) -> None:
         (bank(encoding="utf-9"), ["encoding", "'utf-9'", "cp1252"]),
         (bank(encoding="base64"), ["encoding", "'base64'"]),
         (bank(encoding="a\0b"), ["encoding"]),
+        (
+            biller(monotone_constraints={"rent": 1}),
+            [
+                "monotone_constraints in passive party 'biller'",
+                "'rent'",
+                "active party only",
+                "order",
+                "remove the line",
+            ],
+        ),
+        (biller(monotone_constraints={"rent": 0}), ["monotone_constraints in passive party 'biller'"]),
+        (bank(monotone_constraints={"customer": 1}), ["monotone_constraints", "'customer'", "its id, label or weight"]),
+        (bank(monotone_constraints={"default": -1}), ["monotone_constraints", "'default'", "its id, label or weight"]),
+        (
+            bank(sample_weight="w", monotone_constraints={"age": 1, "w": 0}),
+            ["monotone_constraints", "'w'", "its id, label or weight"],
+        ),
+        (bank(drop=["age"], monotone_constraints={"age": 1}), ["monotone_constraints", "'age'", "in drop"]),
+        (bank(features=["a"], monotone_constraints={"age": 1}), ["monotone_constraints", "'age'", "not in features"]),
+        (bank(features=[], monotone_constraints={"age": 1}), ["monotone_constraints", "'age'", "not in features"]),
+        (
+            bank(categorical=["job"], monotone_constraints={"job": 1}),
+            ["monotone_constraints", "'job'", "in categorical", "got", "expected numeric columns"],
+        ),
         (bank(positive=2**63), ["positive", "'bank'", "64 bits", "text"]),
         (bank(data="a\0b"), ["data", "zero byte"]),
     ],
@@ -90,6 +114,19 @@ def test_lines_that_contradict_each_other(spec: PartySpec, parts: list[str]) -> 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "cp1252", "utf-16", "gb18030", "UTF8"])
 def test_encodings_that_python_reads(encoding: str) -> None:
     check_spec(biller(encoding=encoding))
+
+
+def test_monotone_constraints_of_the_active_party() -> None:
+    constraints = {"age": 1, "rent": -1, "sex": 0}
+    spec = bank(features=["age", "rent", "sex", "job"], categorical=["job"], monotone_constraints=constraints)
+    check_spec(spec)
+    assert spec.monotone_constraints == constraints
+    assert bank().monotone_constraints == {}
+    assert bank().monotone_constraints is not bank().monotone_constraints, "each party has its own"
+    check_spec(biller(monotone_constraints={}))
+    for wrong in ({"age": 2}, {"age": True}, {"age": 1.0}, {"": 1}, [], 1):
+        with pytest.raises(msgspec.ValidationError):
+            bank(monotone_constraints=wrong)
 
 
 def test_an_active_party_without_features_lists_none() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +16,19 @@ from sklearn.base import clone
 
 import vfl
 from parties.errors import ConfigError, DataError
-from vfl import Federation, LinearRegression, LogisticRegression, Party, PoissonRegressor, SoftmaxRegression
+from vfl import (
+    Federation,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    JointModel,
+    LinearRegression,
+    LogisticRegression,
+    Party,
+    PoissonRegressor,
+    SoftmaxRegression,
+)
+from vfl.estimators import Trees
+from vfl.job import Boosting, Scenario
 
 TEST_KEY = {"key_bits": 512, "insecure_test_mode": True}
 ROWS = 600
@@ -109,6 +124,105 @@ def test_estimators_follow_scikit_learn() -> None:
     assert estimator.set_params(l2=0.1).l2 == 0.1
     with pytest.raises(ValueError, match="Invalid parameter"):
         estimator.set_params(C=1)
+
+
+def scenario_of(joined: Federation, estimator: Any, **split: float) -> Scenario:
+    """What the federation would run."""
+    return joined._prepare(estimator, {"name": "trees", "seed": 1, "split": split})[0]
+
+
+@pytest.mark.parametrize("kind", [GradientBoostingClassifier, GradientBoostingRegressor])
+def test_estimators_of_trees_have_the_keys_and_defaults_of_the_section(kind: type[Trees]) -> None:
+    own = {"objective": "squared_error"} if kind is GradientBoostingRegressor else {}
+    expected = msgspec.structs.asdict(Boosting()) | own
+    assert {name: given.default for name, given in inspect.signature(kind).parameters.items()} == expected
+    assert kind().get_params() == expected
+
+
+def test_estimators_of_trees_follow_scikit_learn() -> None:
+    estimator = GradientBoostingRegressor(objective="poisson", max_depth=3)
+    copied = clone(estimator)
+    assert copied is not estimator
+    assert copied.get_params() == estimator.get_params()
+    assert repr(copied) == "GradientBoostingRegressor(max_depth=3, objective='poisson')"
+    assert estimator.set_params(gamma=0.5).gamma == 0.5
+    assert estimator != copied
+    assert len({estimator, copied}) == 2
+    with pytest.raises(ValueError, match="Invalid parameter"):
+        GradientBoostingClassifier().set_params(objective="poisson")
+    with pytest.raises(TypeError):
+        GradientBoostingClassifier(3)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "label", "task"),
+    [
+        (GradientBoostingClassifier(max_depth=3), "bought", "binary"),
+        (GradientBoostingClassifier(max_depth=3), "kind", "multiclass"),
+        (GradientBoostingClassifier(max_depth=3, multi_output=False, max_cat_to_onehot=4), "kind", "multiclass"),
+        (GradientBoostingRegressor(max_depth=3), "amount", "regression"),
+        (GradientBoostingRegressor(max_depth=3, objective="poisson"), "visits", "count"),
+    ],
+)
+def test_trees_make_a_scenario(
+    frames: tuple[pd.DataFrame, pd.DataFrame], estimator: Any, label: str, task: str
+) -> None:
+    job = scenario_of(federation(frames, label), estimator, test_fraction=0.2, validation_fraction=0.1).job
+    assert (job.model, job.task, job.name, job.seed) == ("boosting", task, "trees", 1)
+    assert (job.split.test_fraction, job.split.validation_fraction) == (0.2, 0.1)
+    assert {key: getattr(job.boosting, key) for key in Boosting.__struct_fields__} == {
+        key: value for key, value in estimator.get_params().items() if key != "objective"
+    }
+
+
+def test_two_spellings_of_a_number_are_one_class(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    bank, shop = frames
+    bank = bank.assign(bought=np.where(bank["bought"] == "yes", "1", "0"))
+    bank.loc[:9, "bought"] = "1.0"
+    joined = Federation(Party("bank", bank, id="client", label="bought"), Party("shop", shop, id="card"))
+    assert scenario_of(joined, GradientBoostingClassifier()).job.task == "binary"
+
+
+def test_parties_of_trees_keep_their_options(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    bank, shop = frames
+    options: dict[str, Any] = {"drop": ["amount", "kind", "visits"], "positive": "no"}
+    party = Party("bank", bank, id="client", label="bought", monotone_constraints={"income": 1}, **options)
+    built = scenario_of(Federation(party, Party("shop", shop, id="card")), GradientBoostingClassifier())
+    assert built.parties[0].monotone_constraints == {"income": 1}
+    assert built.parties[0].positive == "no"
+
+
+@pytest.mark.parametrize(
+    ("estimator", "label", "words"),
+    [
+        (GradientBoostingClassifier(max_depth=0), "bought", r"max_depth in \[training\] of the federation, got 0"),
+        (GradientBoostingClassifier(early_stopping_rounds=3), "bought", "validation part"),
+        (GradientBoostingClassifier(multi_output=False), "bought", "multi_output"),
+        (GradientBoostingClassifier(scale_pos_weight=2), "kind", "scale_pos_weight"),
+        (GradientBoostingRegressor(objective="poison"), "visits", "objective, got 'poison', expected 'squared_error'"),
+        (GradientBoostingRegressor(objective=["poisson"]), "visits", "objective, got .*, expected"),
+    ],
+)
+def test_mistakes_of_trees_are_named(
+    frames: tuple[pd.DataFrame, pd.DataFrame], estimator: Any, label: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        federation(frames, label).fit(estimator)
+
+
+def test_a_validation_part_is_for_trees(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    with pytest.raises(ConfigError, match="validation_fraction .* got 0.1 for model 'logistic', expected 0"):
+        federation(frames, "bought").fit(LogisticRegression(), validation_fraction=0.1)
+
+
+def test_trees_have_no_coefficients() -> None:
+    report: Any = None
+    model = JointModel(GradientBoostingClassifier(), report, ["a", "b"], None)
+    assert not hasattr(model, "coef_")
+    with pytest.raises(AttributeError, match="GradientBoostingClassifier grows trees and has no coef_, expected a lin"):
+        model.coef_  # noqa: B018
+    with pytest.raises(AttributeError, match="no intercept_"):
+        model.intercept_  # noqa: B018
 
 
 def test_mistakes_are_named(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
