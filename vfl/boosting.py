@@ -16,8 +16,7 @@ One tree (A active, P every passive party, C coordinator; [[v]] Paillier under A
     P --> A         sides                   which rows of those nodes go left
     A --> P         outcome, totals         which nodes were split and which rows went left; totals of the children
       at the end
-    A --> P --> A   split_gains, feature_gains   [[gain, cover]] of P's splits; [[their sums]] by number of column
-    A --> P         own_gains               the same sums, opened, to the party whose columns they are
+    A <-> P         `vfl.importance`        gains of P's columns, summed under encryption
 
 Nothing is told of a node whose children stay leaves: of a tree's deepest splits only their owner and A know the rows.
 Candidates of equal gain are all named, and the owner takes its smallest (column, bin), missing cells left: the same
@@ -26,9 +25,9 @@ tree as on pooled data, whatever the order of the message. The first trees may b
 Leakage
 -------
 active : sums of g and h over the left sides of a passive party's candidate splits; which rows of the nodes that it
-    splits go left; gain, cover and number of splits of a passive party's columns, by number and without name
+    splits go left
 passive : which of its candidate splits gain most; which nodes are split and which rows go left, but for the deepest
-    splits; which rows a tree is grown on (GOSS only); gain and cover of its own columns
+    splits; which rows a tree is grown on (GOSS only)
 coordinator : sizes and timing; it holds no key and hands on ciphertexts
 The sums tell A more than they seem to: it knows g and h of every row, so that the difference of two sums may single out
 one row. Hence ``min_node_rows`` and ``min_bin_gap``. Memberships of nodes tell a passive party something about labels:
@@ -65,9 +64,9 @@ from parties.wire import (
     PaillierKey,
     Passive,
     Positions,
-    Revealed,
 )
-from vfl.exchange import receive_ciphers, receive_key, receive_values, send_ciphers, send_key
+from vfl.exchange import receive_ciphers, receive_key, send_ciphers, send_key
+from vfl.importance import Importance, importance_as_active, importance_as_passive, own_importance
 from vfl.paillier import (
     CipherVector,
     ObfuscatorPool,
@@ -77,12 +76,10 @@ from vfl.paillier import (
     compress,
     decrypt,
     encrypt,
-    gather,
     generate_keypair,
     pack_slots,
     plan_slots,
     rerandomise,
-    sum_by_group,
     unpack_slots,
 )
 from vfl.terms import Terms
@@ -103,15 +100,8 @@ from vfl.trees.grow import (
     sides_of,
 )
 from vfl.trees.grow import grow as grow_tree
-from vfl.trees.histograms import (
-    EncryptedColumns,
-    candidate_sums,
-    count_rows,
-    prepare_columns,
-    subtract_child,
-    sum_rows,
-    worth_subtracting,
-)
+from vfl.trees.histograms import EncryptedColumns, candidate_sums, prepare_columns
+from vfl.trees.levels import EncryptedLevel, EncryptedTree, Told, first_level, next_level
 from vfl.trees.objective import Objective
 from vfl.trees.rounds import Boosted, Labels, Progress, boost
 from vfl.trees.sampling import FRACTION_BITS, draw_columns, draw_rows
@@ -120,7 +110,6 @@ from vfl.trees.splits import Candidates, Floats, Integers, Mask, find_candidates
 BLOCK = 1 << 14  # ciphertexts of one message: the next are made while these travel and are checked
 _MAX_POOL = 1 << 16
 _CANDIDATE_POOL = 512
-_GAIN_BITS = 40
 
 
 class Wire:
@@ -144,26 +133,6 @@ class Wire:
         Bitmaps,
         discloses="which nodes are split and which rows go left, but for the deepest splits",
     )
-    split_gains = Message(Active, Passive, Encrypted)
-    feature_gains = Message(
-        Passive, Active, EncryptedSums, discloses="gain, cover and number of splits of its columns, by number"
-    )
-    own_gains = Message(Active, Passive, Revealed, discloses="gain and cover of its own columns")
-
-
-@dataclass(frozen=True)
-class Importance:
-    """How much a party's columns matter: one row per column, or one in all where its policy says so.
-
-    Parameters
-    ----------
-    gain, cover, count : ndarrays of shape (d,) or (1,), float64
-        Sums over the splits on each column: of gains, of sums of h, of ones.
-    """
-
-    gain: Floats
-    cover: Floats
-    count: Floats
 
 
 @dataclass(frozen=True)
@@ -245,9 +214,10 @@ def active(
         for link in passives:
             link.send(Wire.tree, Control({"go": False, "trees": len(boosted.trees)}))
         splits = tuple(split for split in own.splits if split.tree < len(boosted.trees))
-        importance = {endpoint.name: _own_importance(boosted.trees, splits, len(own.features))}
+        importance = {endpoint.name: own_importance(boosted.trees, splits, len(own.features))}
         for number, link in enumerate(passives, 1):
-            importance[link.peer] = _passive_importance(run, link, boosted.trees, number, terms.columns[link.peer])
+            columns_there = terms.columns[link.peer]
+            importance[link.peer] = importance_as_active(link, pool, key, boosted.trees, number, columns_there)
     return ActiveFit(boosted, splits, importance)
 
 
@@ -287,7 +257,7 @@ def passive(
             splits += _follow_tree(run, _number(told, "round", lead), _number(told, "tree", lead))
         trees = _number(told, "trees", lead)
         splits = sorted((s for s in splits if s.tree < trees), key=lambda split: (split.tree, split.node))
-        importance = _told_importance(run, splits, len(features), tell_columns=tell_columns)
+        importance = importance_as_passive(lead, pool, splits, len(features), tell_columns=tell_columns)
     return PassiveFit(tuple(splits), importance, trees)
 
 
@@ -442,60 +412,23 @@ class _PassiveRun:
         return self.pool.key
 
 
-@dataclass(frozen=True)
-class _Sampled:
-    """One tree's rows, their gradients and its columns."""
-
-    number: int
-    rows: Integers = field(repr=False)
-    gradients: CipherVector = field(repr=False)
-    columns: Mask = field(repr=False)
-
-
-@dataclass(frozen=True)
-class _Nodes:
-    """A level as a passive party knows it.
-
-    Parameters
-    ----------
-    numbers : ndarray of shape (k,), int64
-    following : int
-        Number of the next node to be made.
-    slot : ndarray of shape (n,), int64
-        Each row's place in ``numbers``, -1 for none.
-    rows : ndarray of shape (k,), int64
-        Drawn rows of each node.
-    counts : ndarray of shape (k, cells), int64
-    place : ndarray of shape (k,), int64
-        Where a node's histogram stands among ``histograms``; -1 where it has none.
-    """
-
-    depth: int
-    numbers: Integers
-    following: int
-    slot: Integers = field(repr=False)
-    rows: Integers
-    counts: Integers = field(repr=False)
-    histograms: CipherVector = field(repr=False)
-    place: Integers
-
-
 def _follow_tree(run: _PassiveRun, round_number: int, number: int) -> list[Split]:
     """A passive party's part of one tree; returns its splits."""
-    sampled = _receive_tree(run, round_number, number)
-    level: _Nodes | None = _root(run, sampled)
+    tree = _receive_tree(run, round_number, number)
+    total = receive_ciphers(run.key, run.lead.recv(Wire.totals), 1, run.lead.peer)
+    level: EncryptedLevel | None = first_level(tree, total, len(run.codes))
     splits: list[Split] = []
     while level is not None:
-        candidates, order = _send_candidates(run, sampled, level)
+        candidates, order = _send_candidates(run, tree, level)
         won = _read_chosen(run, level, number, candidates, order)
         splits += won.values()
         left = sides_of(level.slot, won, run.features, run.codes)
         run.lead.send(Wire.sides, pack_bits([left[level.slot == node] for node in sorted(won)]))
-        level = _next_level(run, sampled, level)
+        level = _next_level(run, tree, level)
     return splits
 
 
-def _receive_tree(run: _PassiveRun, round_number: int, number: int) -> _Sampled:
+def _receive_tree(run: _PassiveRun, round_number: int, number: int) -> EncryptedTree:
     """Rows and columns drawn, and the rows' ciphertexts."""
     settings, seed, n = run.terms.job.boosting, run.terms.job.seed, run.terms.rows
     if not 0 <= round_number < settings.n_estimators:
@@ -510,31 +443,15 @@ def _receive_tree(run: _PassiveRun, round_number: int, number: int) -> _Sampled:
         for start in range(0, len(rows), BLOCK)
     ]
     columns = draw_columns(sum(run.terms.columns.values()), settings.colsample_bytree, seed, number)
-    return _Sampled(number, rows, CipherVector.concat(blocks), columns[run.first : run.first + len(run.features)])
+    own = columns[run.first : run.first + len(run.features)]
+    least = max(run.limits.min_node_rows, 1)
+    return EncryptedTree(run.columns, rows, CipherVector.concat(blocks), own, least)
 
 
-def _root(run: _PassiveRun, sampled: _Sampled) -> _Nodes:
-    """The first level: one node of all rows."""
-    total = receive_ciphers(run.key, run.lead.recv(Wire.totals), 1, run.lead.peer)
-    rows = np.array([len(sampled.rows)])
-    slot = np.zeros(len(run.codes), dtype=np.int64)
-    counts = count_rows(run.columns, sampled.rows, slot[sampled.rows], 1, sampled.columns)
-    if rows[0] >= _least(run) and sampled.columns.any():
-        own = slot[sampled.rows]
-        sums = sum_rows(run.columns, sampled.gradients, total, sampled.rows, own, counts, sampled.columns)
-        return _Nodes(0, np.zeros(1, np.int64), 1, slot, rows, counts, sums, np.zeros(1, np.int64))
-    return _Nodes(0, np.zeros(1, np.int64), 1, slot, rows, counts, total, np.full(1, -1))
-
-
-def _least(run: _PassiveRun) -> int:
-    """Drawn rows that a node needs for this party to split it."""
-    return max(run.limits.min_node_rows, 1)
-
-
-def _send_candidates(run: _PassiveRun, sampled: _Sampled, level: _Nodes) -> tuple[Candidates, Integers]:
+def _send_candidates(run: _PassiveRun, tree: EncryptedTree, level: EncryptedLevel) -> tuple[Candidates, Integers]:
     """Sums over the left sides of all candidates, in random order; returns the candidates and that order."""
     layout = run.columns.layout
-    allowed = sampled.columns & (level.place >= 0)[:, None]
+    allowed = tree.drawn & (level.place >= 0)[:, None]
     candidates = find_candidates(layout, level.counts, run.limits.min_bin_gap, allowed)
     order, groups = _shuffled(candidates)
     if len(order):
@@ -573,7 +490,7 @@ def _random(count: int) -> Integers:
 
 
 def _read_chosen(
-    run: _PassiveRun, level: _Nodes, tree: int, candidates: Candidates, order: Integers
+    run: _PassiveRun, level: EncryptedLevel, tree: int, candidates: Candidates, order: Integers
 ) -> dict[int, Split]:
     """Splits of the nodes that this party wins, by place in the level: its smallest of the best candidates."""
     payload = run.lead.recv(Wire.chosen)
@@ -611,116 +528,31 @@ def _read_chosen(
     }
 
 
-def _next_level(run: _PassiveRun, sampled: _Sampled, level: _Nodes) -> _Nodes | None:
-    """Hear how a level ended, and sum the histograms of the next one: smaller children, siblings by subtraction."""
+def _next_level(run: _PassiveRun, tree: EncryptedTree, level: EncryptedLevel) -> EncryptedLevel | None:
+    """Hear how a level ended; None if no other follows."""
     if level.depth + 1 == run.terms.job.boosting.max_depth:
         return None
-    split, opened, told, child = _read_outcome(run, level)
-    if not told.any():
+    told = _read_outcome(run, level)
+    if not len(told.parents):
         return None
-    children = 2 * int(told.sum())
-    totals = receive_ciphers(run.key, run.lead.recv(Wire.totals), children, run.lead.peer)
-    own = child[sampled.rows]
-    rows = np.bincount(own[own >= 0], minlength=children)
-    counts = count_rows(run.columns, sampled.rows, own, children, sampled.columns)
-    needed = opened & (rows >= _least(run)) & sampled.columns.any()
-    parent = np.flatnonzero(told)
-    histograms, place = _histograms(run, sampled, level, parent, totals, own, rows, counts, needed)
-    numbers = level.following + 2 * np.repeat((split.cumsum() - 1)[parent], 2) + np.tile([0, 1], len(parent))
-    at = np.where(opened, opened.cumsum() - 1, -1)
-    return _Nodes(
-        depth=level.depth + 1,
-        numbers=numbers[opened],
-        following=level.following + 2 * int(split.sum()),
-        slot=np.where(child >= 0, at[child], -1),
-        rows=rows[opened],
-        counts=counts[opened],
-        histograms=histograms,
-        place=place[opened],
-    )
+    totals = receive_ciphers(run.key, run.lead.recv(Wire.totals), len(told.open), run.lead.peer)
+    return next_level(tree, level, told, totals)
 
 
-def _read_outcome(run: _PassiveRun, level: _Nodes) -> tuple[Mask, Mask, Mask, Integers]:
-    """Which nodes were split; which of the children told of are open; whose rows are told; each row's child, or -1."""
+def _read_outcome(run: _PassiveRun, level: EncryptedLevel) -> Told:
+    """Which nodes were split, which of their children are open, and where the rows of these nodes went."""
     payload, peer = run.lead.recv(Wire.outcome), run.lead.peer
     nodes = len(level.numbers)
-    if payload.counts.ndim != 1 or len(payload.counts) < 2 or payload.counts[0] != nodes:
-        raise RemoteProtocolError(f"{peer} told another level's outcome")
-    sizes = np.bincount(level.slot[level.slot >= 0], minlength=nodes)
     (split,) = unpack_bits(payload, [nodes], peer, whole=False)
     split, opened = unpack_bits(payload, [nodes, 2 * int(split.sum())], peer, whole=False)
     pairs = opened.reshape(-1, 2)
-    told = np.zeros(nodes, dtype=bool)
-    told[split] = pairs.any(axis=1)
-    parents = np.flatnonzero(told)
+    parents = np.flatnonzero(split)[pairs.any(axis=1)]
+    sizes = np.bincount(level.slot[level.slot >= 0], minlength=nodes)
     maps = unpack_bits(payload, [nodes, len(opened), *sizes[parents].tolist()], peer)[2:]
     child = np.full(len(level.slot), -1, dtype=np.int64)
     for pair, (node, left) in enumerate(zip(parents.tolist(), maps, strict=True)):
         child[level.slot == node] = 2 * pair + ~left
-    return split, pairs[pairs.any(axis=1)].ravel(), told, child
-
-
-def _histograms(
-    run: _PassiveRun,
-    sampled: _Sampled,
-    level: _Nodes,
-    parent: Integers,
-    totals: CipherVector,
-    own: Integers,
-    rows: Integers,
-    counts: Integers,
-    needed: Mask,
-) -> tuple[CipherVector, Integers]:
-    """Histograms of the children needed, and where each one's stands (-1: nowhere).
-
-    Parameters
-    ----------
-    parent : ndarray of shape (pairs,), int64
-        Places of the split nodes in ``level``; child 2 i is left, 2 i + 1 right of the i-th.
-    own : ndarray of shape (m,), int64
-        Each drawn row's child, -1 for none.
-    """
-    pairs = np.arange(len(parent))
-    small = 2 * pairs + (rows[1::2] < rows[0::2])
-    large = 4 * pairs + 1 - small
-    shared = ((counts[small] > 0) & (counts[large] > 0))[:, np.repeat(sampled.columns, _widths(run))].sum(axis=1)
-    worth = worth_subtracting(run.columns, np.where(needed[small], 0, rows[small]), rows[large], shared)
-    derived = needed[large] & worth & (level.place[parent] >= 0) & (rows[small] > 0)
-    direct = needed.copy()
-    direct[large[derived]] = False
-    direct[small[derived]] = True
-    place = np.full(len(rows), -1)
-    summed = np.flatnonzero(direct)
-    if not len(summed):
-        return totals, place
-    place[summed] = np.arange(len(summed))
-    sums = sum_rows(
-        run.columns,
-        sampled.gradients,
-        gather(totals, summed),
-        sampled.rows,
-        np.where(own >= 0, place[own], -1),
-        counts[summed],
-        sampled.columns,
-    )
-    if not derived.any():
-        return sums, place
-    cells = np.arange(run.columns.layout.cells)
-    at_parent = (level.place[parent[derived]][:, None] * len(cells) + cells).ravel()
-    at_small = (place[small[derived]][:, None] * len(cells) + cells).ravel()
-    differences = subtract_child(
-        gather(level.histograms, at_parent),
-        gather(sums, at_small),
-        level.counts[parent[derived]],
-        counts[small[derived]],
-    )
-    place[large[derived]] = len(summed) + np.arange(int(derived.sum()))
-    return CipherVector.concat([sums, differences]), place
-
-
-def _widths(run: _PassiveRun) -> Integers:
-    """Cells of every column."""
-    return np.diff(run.columns.layout.starts)
+    return Told(split, parents, pairs[pairs.any(axis=1)].ravel(), child)
 
 
 def _number(facts: dict[str, bool | int | float | str | None], name: str, link: Link[Passive, Active]) -> int:
@@ -729,65 +561,3 @@ def _number(facts: dict[str, bool | int | float | str | None], name: str, link: 
     if type(value) is not int or not 0 <= value < 1 << 31:
         raise RemoteProtocolError(f"{link.peer} announced a tree without a {name}")
     return value
-
-
-def _own_importance(trees: Sequence[Tree], splits: Sequence[Split], columns: int) -> Importance:
-    """Importance of the active party's own columns."""
-    feature = np.array([split.feature for split in splits], dtype=np.int64)
-    gain = np.array([trees[split.tree].gain[split.node] for split in splits], dtype=np.float64)
-    cover = np.array([trees[split.tree].cover[split.node] for split in splits], dtype=np.float64)
-    return Importance(
-        np.bincount(feature, gain, columns).astype(np.float64),
-        np.bincount(feature, cover, columns).astype(np.float64),
-        np.bincount(feature, minlength=columns).astype(np.float64),
-    )
-
-
-def _gain_layout(key_bits: int, splits: int) -> SlotLayout:
-    return plan_slots(key_bits, _GAIN_BITS, terms=splits, group=3)
-
-
-def _passive_importance(
-    run: _ActiveRun, link: Link[Active, Passive], trees: Sequence[Tree], number: int, columns: int
-) -> Importance:
-    """Have a passive party sum the encrypted gains of its splits by column, and open the sums for both."""
-    owned = [(tree, np.flatnonzero(tree.owner == number)) for tree in trees]
-    figures = np.array([(tree.gain[i], tree.cover[i]) for tree, nodes in owned for i in nodes.tolist()])
-    if not len(figures):
-        return Importance(*np.zeros((3, columns)))
-    bits = _GAIN_BITS - 1 - np.frexp(figures.max(axis=0))[1]
-    ones = np.ones((len(figures), 1), dtype=np.int64)
-    values = np.concatenate([np.rint(np.ldexp(figures, bits)).astype(np.int64), ones], axis=1)
-    layout = _gain_layout(run.key.public.bits, len(figures))
-    link.send(Wire.split_gains, send_ciphers(encrypt(run.key, pack_slots(layout, values), pool=run.pool)))
-    payload = link.recv(Wire.feature_gains)
-    if payload.counts.shape != (1,) or payload.counts[0] not in (1, columns):
-        raise RemoteProtocolError(f"{link.peer} sent gains of another number of columns than it has")
-    count = int(payload.counts[0])
-    ciphertexts = -(-count // layout.per_ciphertext)
-    vector = receive_ciphers(run.key.public, Encrypted(payload.key, payload.body), ciphertexts, link.peer)
-    try:
-        slots = unpack_slots(layout, decrypt(run.key, vector), run.key.public.n)
-    except CryptoError as error:
-        raise RemoteProtocolError(f"gains from {link.peer}: {error}") from error
-    sums = slots.reshape(-1, 3)[:count].astype(np.float64)
-    gain, cover = np.ldexp(sums[:, :2], -bits).T
-    link.send(Wire.own_gains, Revealed({}, np.concatenate([gain, cover])))
-    return Importance(gain, cover, sums[:, 2])
-
-
-def _told_importance(run: _PassiveRun, splits: Sequence[Split], columns: int, *, tell_columns: bool) -> Importance:
-    """Sum the encrypted gains of one's own splits by column, or in all, and hear the sums."""
-    if not splits:
-        return Importance(*np.zeros((3, columns)))
-    vector = receive_ciphers(run.key, run.lead.recv(Wire.split_gains), len(splits), run.lead.peer)
-    groups = columns if tell_columns else 1
-    feature = np.array([split.feature if tell_columns else 0 for split in splits], dtype=np.int64)
-    layout = _gain_layout(run.key.bits, len(splits))
-    sums = compress(sum_by_group(vector, np.arange(len(splits)), feature, groups), layout)
-    payload = send_ciphers(rerandomise(sums, towards_owner=True, pool=run.pool))
-    run.lead.send(Wire.feature_gains, EncryptedSums(payload.key, np.array([groups]), payload.body))
-    told = receive_values(run.lead.recv(Wire.own_gains), 2 * groups, run.lead.peer)
-    return Importance(
-        np.array(told[:groups]), np.array(told[groups:]), np.bincount(feature, minlength=groups).astype(np.float64)
-    )

@@ -14,20 +14,15 @@ from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.ecdh import Limit, too_few
 from psi.ids import PreparedIds
-from vfl.glm import Integers
+from vfl.boosting_part import bin_columns, check_consent_to_trees, check_labels
+from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import Job, Scenario
 from vfl.pooled import plain_alignment
-from vfl.prepare import (
-    agree_terms,
-    check_consent_to_job,
-    check_consent_to_terms,
-    count_test_rows,
-    encode_columns,
-    own_block,
-    read_ids,
-)
+from vfl.prepare import agree_terms, check_consent_to_job, read_ids, split_rows
 from vfl.preprocess import fit_preprocessor
-from vfl.session import aligned_labels, count_outputs
+from vfl.session import aligned_labels
+from vfl.terms import Integers
+from vfl.trained import Aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +131,26 @@ def _party(job: Job, own: _Own) -> PartyCheck:
 
 def _prepare(job: Job, owns: list[_Own], rows: Mapping[str, Integers]) -> tuple[str, ...]:
     """Split, encode and judge the common rows as the run will; returns the guards' warnings."""
-    common = len(rows[job.active])
-    n_train = common - count_test_rows(job, common)
+    parts = split_rows(job, len(rows[job.active]))
+    trees = job.model == "boosting"
     facts: dict[str, bool | int | float | str | None] = {}
     for own in owns:
         name = own.spec.name
-        labels = aligned_labels(job, own.spec, own.table, rows[name], n_train)
-        columns = encode_columns(own.spec, own.table, rows[name], n_train, own.guards)
-        width = own_block(job, own.spec, columns, n_train).width
-        facts |= {f"{name} columns": width, f"{name} outputs": count_outputs(job, labels)}
+        labels = aligned_labels(job, own.spec, own.table, rows[name], parts)
+        if trees:
+            width = len(bin_columns(job, own.spec, own.table, rows[name], parts.train).features)
+            if labels is not None:
+                check_labels(
+                    Aligned(job, own.spec, own.table, rows[name], labels, own.guards, parts.train, parts.validation)
+                )
+        else:
+            columns = encode_columns(own.spec, own.table, rows[name], parts.train, own.guards)
+            width = own_block(job, own.spec, columns, parts.train).width
+        several = labels is not None and job.task == "multiclass"
+        outputs = len(labels.classes) if labels is not None and several else 1
+        facts |= {f"{name} columns": width, f"{name} outputs": outputs}
         facts[f"{name} consent"] = own.spec.policy.partial_scores
-    terms = agree_terms(job, facts, n_train)
+    terms = agree_terms(job, facts, parts.train, parts.validation)
     for own in owns:
-        check_consent_to_terms(terms, own.spec, own.guards)
+        (check_consent_to_trees if trees else check_consent_to_terms)(terms, own.spec, own.guards)
     return tuple(dict.fromkeys(line for own in owns for line in own.guards.warnings))

@@ -23,6 +23,16 @@ class Event(msgspec.Struct, frozen=True):
 Report = Callable[[Event], None]
 
 
+class FeatureImportance(msgspec.Struct, frozen=True):
+    """How much one column matters in a boosted model: sums over the splits on it; its owner alone sees its name."""
+
+    party: str
+    feature: str
+    gain: float
+    cover: float
+    count: int
+
+
 class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a role knows at its end and may write into its own report."""
 
@@ -43,6 +53,9 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     features: int = 0
     joint: Metrics | None = None
     active_only: Metrics | None = None
+    n_validation: int = 0
+    validation_losses: list[float] = []
+    importance: list[FeatureImportance] = []
 
 
 class Played(msgspec.Struct, frozen=True):

@@ -15,23 +15,18 @@ rows and stay with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from parties.data import PartyTable
 from parties.errors import DataError, RemoteProtocolError
-from parties.leverage import leverage
 from parties.link import COORDINATOR, Endpoint
-from parties.policy import Guards, label_rank, objections, single_passive, small_batch
+from parties.policy import Guards, KeyHolder, objections
 from parties.spec import PartySpec
 from parties.wire import Coordinator, DataParty, Message, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
-from vfl.exact import quantise
-from vfl.glm import Block, Integers, make_block
 from vfl.job import Job, check_key_holder, choose_key_holder
-from vfl.optim import Vector
-from vfl.preprocess import Preprocessor, fit_preprocessor
 from vfl.terms import Terms
 
 MAX_COLUMNS = 1 << 20
@@ -51,28 +46,6 @@ class Wire:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """A party's columns of the aligned rows, encoded.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, d), float64
-        Standardised, training rows first, columns that a guard dropped left out.
-    integers, scale_bits : ndarrays of shape (n, d) and (d,), int64
-        The same, quantised.
-    kept : tuple of int
-        Which of the preprocessor's columns these are.
-    """
-
-    preprocessor: Preprocessor
-    X: Vector = field(repr=False)
-    integers: Integers = field(repr=False)
-    scale_bits: Integers
-    kept: tuple[int, ...]
-    warnings: tuple[str, ...]
-
-
 def id_rules(job: Job, spec: PartySpec) -> IdRules:
     """The job's id rules for a party with so many id columns."""
     alignment = job.alignment
@@ -90,66 +63,53 @@ def read_ids(job: Job, spec: PartySpec, table: PartyTable) -> PreparedIds:
     )
 
 
-def count_test_rows(job: Job, rows: int) -> int:
-    """How many of the aligned rows are held out, the last ones."""
-    held_out = int(np.floor(job.split.test_fraction * rows + 0.5))
-    if held_out >= rows:
-        raise DataError(
-            f"{rows} aligned rows with split.test_fraction = {job.split.test_fraction} leave no training row; "
-            "lower it or bring more rows"
-        )
-    return held_out
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """How many of the aligned rows are for what, in this order."""
+
+    train: int
+    validation: int
+    test: int
 
 
-def encode_columns(spec: PartySpec, table: PartyTable, rows: Integers, n_train: int, guards: Guards) -> Columns:
-    """Encode the aligned rows; everything is learnt from the training rows, the first ``n_train``.
+def split_rows(job: Job, rows: int) -> Parts:
+    """Cut the aligned rows: the last ones are held out, those before them are the validation part.
 
     Raises
     ------
     DataError
-        If a passive party has no usable column.
-    PolicyError
-        If a guard refuses.
+        If no training row is left, or no validation row where some are asked for.
     """
-    frame = table.features.iloc[rows].reset_index(drop=True)
-    preprocessor = fit_preprocessor(frame.iloc[:n_train], table.kinds, unknown_category=spec.unknown_category)
-    X, unseen = preprocessor.transform(frame)
-    kept = np.arange(X.shape[1])
-    verdict, dropped = leverage(X[:n_train], preprocessor.sources, party=spec.name)
-    if guards.heed(verdict):
-        kept = np.delete(kept, list(dropped))
-    if spec.role == "passive" and not len(kept):
+    test = int(np.floor(job.split.test_fraction * rows + 0.5))
+    validation = int(np.floor(job.split.validation_fraction * rows + 0.5))
+    if test + validation >= rows:
         raise DataError(
-            f"party '{spec.name}' has no usable feature column, expected at least one that is not constant over the "
-            f"{n_train} training rows"
+            f"{rows} aligned rows with split.test_fraction = {job.split.test_fraction} leave no training row; "
+            "lower it or bring more rows"
         )
-    X = np.ascontiguousarray(X[:, kept])
-    block = quantise(X, n_train, [preprocessor.sources[j] for j in kept])
-    warnings = [f"{spec.name}: {line}" for line in (*preprocessor.warnings, *unseen, *block.warnings)]
-    return Columns(preprocessor, X, block.integers, block.scale_bits, tuple(int(j) for j in kept), tuple(warnings))
-
-
-def own_block(job: Job, spec: PartySpec, columns: Columns, n_train: int) -> Block:
-    """The party's block; the active party's gets the intercept's column of ones."""
-    ones = spec.role == "active" and job.training.fit_intercept
-    return make_block(columns.integers, columns.scale_bits, n_train, job.training.l2, ones=ones)
+    if job.split.validation_fraction and not validation:
+        raise DataError(
+            f"{rows} aligned rows with split.validation_fraction = {job.split.validation_fraction} leave no "
+            "validation row; raise it or bring more rows"
+        )
+    return Parts(rows - validation - test, validation, test)
 
 
 def exchange_shapes_as_party(
-    endpoint: Endpoint, job: Job, spec: PartySpec, columns: int, outputs: int, rows: int
+    endpoint: Endpoint, job: Job, spec: PartySpec, columns: int, outputs: int, rows: int, validation: int = 0
 ) -> Terms:
     """Tell the others this party's width and hear theirs."""
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
     own = {"columns": columns, "outputs": outputs, "consent": spec.policy.partial_scores}
     judge.send(Wire.shape, Revealed(dict(own), np.zeros(0)))
-    return agree_terms(job, judge.recv(Wire.shapes).facts, rows)
+    return agree_terms(job, judge.recv(Wire.shapes).facts, rows, validation)
 
 
-def exchange_shapes_as_coordinator(endpoint: Endpoint, job: Job, rows: int) -> Terms:
+def exchange_shapes_as_coordinator(endpoint: Endpoint, job: Job, rows: int, validation: int = 0) -> Terms:
     """Collect the parties' widths and hand them round."""
     links = [endpoint.link(Coordinator, DataParty, name) for name in endpoint.peers(DataParty)]
     facts = {f"{link.peer} {key}": value for link in links for key, value in link.recv(Wire.shape).facts.items()}
-    terms = agree_terms(job, facts, rows)
+    terms = agree_terms(job, facts, rows, validation)
     for link in links:
         link.send(Wire.shapes, Revealed(facts, np.zeros(0)))
     return terms
@@ -158,7 +118,16 @@ def exchange_shapes_as_coordinator(endpoint: Endpoint, job: Job, rows: int) -> T
 def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards) -> None:
     """The party's policy against the job's own lines, before anything is sent."""
     setting = job.privacy.key_holder
-    holder = spec.policy.key_holder[0] if setting == "auto" else setting
+    _heed_objections(job, spec, guards, spec.policy.key_holder[0] if setting == "auto" else setting)
+
+
+def check_key_holder_consent(terms: Terms, spec: PartySpec, guards: Guards) -> None:
+    """The party's policy against who is to hold the key, once that is known."""
+    if terms.key_holder not in spec.policy.key_holder:
+        _heed_objections(terms.job, spec, guards, terms.key_holder)
+
+
+def _heed_objections(job: Job, spec: PartySpec, guards: Guards, holder: KeyHolder) -> None:
     for verdict in objections(
         spec.policy,
         party=spec.name,
@@ -166,37 +135,14 @@ def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards) -> None:
         key_bits=job.privacy.key_bits,
         key_holder=holder,
         min_intersection=job.alignment.min_intersection,
-        max_rounds=job.training.max_iter,
+        max_rounds=job.max_rounds,
     ):
         guards.heed(verdict)
 
 
-def check_consent_to_terms(terms: Terms, spec: PartySpec, guards: Guards) -> None:
-    """Guards that need the agreed sizes: who holds the key, single passive party, label rank, small data."""
-    job = terms.job
-    if terms.key_holder not in spec.policy.key_holder:
-        for verdict in objections(
-            spec.policy,
-            party=spec.name,
-            model=job.model,
-            key_bits=job.privacy.key_bits,
-            key_holder=terms.key_holder,
-            min_intersection=job.alignment.min_intersection,
-            max_rounds=job.training.max_iter,
-        ):
-            guards.heed(verdict)
-    for name in [spec.name] if spec.role == "passive" else job.passive:
-        width = terms.columns[name]
-        guards.heed(small_batch(guards, rows=terms.rows, columns=width, party=name))
-        guards.heed(label_rank(columns=width, rows=terms.rows, party=name))
-        guards.heed(
-            single_passive(
-                key_holder=terms.key_holder, party=name, passive_parties=len(job.passive), consent=terms.consent
-            )
-        )
-
-
-def agree_terms(job: Job, facts: Mapping[str, bool | int | float | str | None], rows: int) -> Terms:
+def agree_terms(
+    job: Job, facts: Mapping[str, bool | int | float | str | None], rows: int, validation: int = 0
+) -> Terms:
     """What all roles know, from the collected shapes; every role computes the same."""
     columns: dict[str, int] = {}
     for party in job.parties:
@@ -209,8 +155,8 @@ def agree_terms(job: Job, facts: Mapping[str, bool | int | float | str | None], 
         raise RemoteProtocolError(f"{job.active} announced no sensible number of scores per row")
     passive_columns = sum(columns[name] for name in job.passive)
     holder, reason = choose_key_holder(
-        job.model, job.privacy.key_holder, passive_columns, len(job.passive), outputs, job.training.max_iter
+        job.model, job.privacy.key_holder, passive_columns, len(job.passive), outputs, job.max_rounds
     )
     check_key_holder(job, holder, reason)
     consent = all(facts.get(f"{name} consent") is True for name in job.passive)
-    return Terms(job, holder, reason, rows, outputs, columns, consent)
+    return Terms(job, holder, reason, rows, outputs, columns, consent, validation)

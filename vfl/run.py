@@ -72,7 +72,7 @@ def run_scenario(
         if baselines and lead.n_test:
             from vfl.pooled import pooled_metrics
 
-            pooled = pooled_metrics(scenario, folder, lead.n_train, tables)
+            pooled = pooled_metrics(scenario, folder, tables)
         ledger = merge_sent(read_ledger(folder / name / LEDGER) for name in played.results)
         write_ledger(folder / LEDGER, ledger)
         summary = summarise(scenario, played, ledger, pooled, time.perf_counter() - start)

@@ -1,7 +1,7 @@
 """What a party keeps of a run: its shard of the model, the order of its rows, and at the active party the test scores.
 
 ``model.json`` holds what is text and small numbers, ``model.npz`` the arrays (numpy's format, never pickle);
-``model.json`` names the SHA-256 of ``model.npz``, so that halves of different runs are not mixed up. With the shard's
+``model.json`` names the SHA-256 of ``model.npz``, so that halves of different runs are not mixed up. With a GLM's
 ``coef`` (one row per encoded column, in the label's unit) a party's part of the linear predictor is ``X @ coef``,
 ``X`` being the party's encoded columns.
 """
@@ -12,61 +12,76 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from parties.data import PartyTable
 from parties.errors import DataError
 from parties.spec import PartySpec
 from vfl import __version__
-from vfl.glm import Fit, Integers
 from vfl.optim import Vector
-from vfl.prepare import Columns
+from vfl.prepare import Parts
 from vfl.preprocess import Preprocessor
-from vfl.terms import Terms
+from vfl.terms import Integers, Terms
+
+if TYPE_CHECKING:
+    from vfl.glm import Fit
+    from vfl.glm_part import Columns
+
+
+Arrays = dict[str, NDArray[Any]]
 
 
 def save_shard(folder: Path, terms: Terms, spec: PartySpec, columns: Columns, fit: Fit, classes: list[str]) -> None:
-    """Write ``model.json`` and ``model.npz``.
+    """Write a GLM's ``model.json`` and ``model.npz``.
 
     Parameters
     ----------
     classes : list of str
         Class texts in code order at the active party; elsewhere empty.
     """
-    job = terms.job
     coef = np.ldexp(fit.weights, fit.label_bits)
-    arrays = {"scale_bits": columns.scale_bits, "kept": np.array(columns.kept, dtype=np.int64)}
-    if spec.role == "active" and job.training.fit_intercept:
+    arrays: Arrays = {"scale_bits": columns.scale_bits, "kept": np.array(columns.kept, dtype=np.int64)}
+    if spec.role == "active" and terms.job.training.fit_intercept:
         coef, arrays["intercept"] = coef[:-1], coef[-1]
+    lines = {
+        "label_bits": fit.label_bits,
+        "classes": classes,
+        "columns": [columns.preprocessor.names[j] for j in columns.kept],
+        "preprocessor": columns.preprocessor.to_dict(),
+    }
+    write_shard(folder, terms, spec, lines, {"coef": coef, **arrays})
+
+
+def write_shard(folder: Path, terms: Terms, spec: PartySpec, lines: Mapping[str, object], arrays: Arrays) -> None:
+    """Write ``model.json``, with whose part of which job it is, and ``model.npz``."""
+    job = terms.job
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, coef=coef, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     (folder / "model.npz").write_bytes(buffer.getvalue())
+    header = {
+        "format": 1,
+        "version": __version__,
+        "job": job.name,
+        "model": job.model,
+        "task": job.task,
+        "party": spec.name,
+        "role": spec.role,
+    }
     _write_json(
-        folder / "model.json",
-        {
-            "format": 1,
-            "version": __version__,
-            "job": job.name,
-            "model": job.model,
-            "task": job.task,
-            "party": spec.name,
-            "role": spec.role,
-            "label_bits": fit.label_bits,
-            "classes": classes,
-            "columns": [columns.preprocessor.names[j] for j in columns.kept],
-            "preprocessor": columns.preprocessor.to_dict(),
-            "arrays_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-        },
+        folder / "model.json", header | dict(lines) | {"arrays_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A party's part of a joint model, read back.
+    """A party's part of a joint GLM, read back.
 
     Parameters
     ----------
@@ -89,12 +104,34 @@ class Shard:
 
 
 def load_shard(folder: Path) -> Shard:
-    """Read a party's shard.
+    """Read a party's shard of a GLM.
 
     Raises
     ------
     DataError
         If it is missing or damaged.
+    """
+    state, arrays = read_shard(folder)
+    try:
+        return Shard(
+            columns=[str(name) for name in state["columns"]],
+            coef=arrays["coef"],
+            intercept=arrays.get("intercept"),
+            classes=[str(name) for name in state["classes"]],
+            preprocessor=Preprocessor.from_dict(state["preprocessor"]),
+            kept=arrays["kept"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def read_shard(folder: Path) -> tuple[dict[str, Any], Arrays]:
+    """Content of ``model.json`` and ``model.npz``, as far as the two belong together.
+
+    Raises
+    ------
+    DataError
+        If one is missing or damaged.
     """
     try:
         state = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -102,23 +139,20 @@ def load_shard(folder: Path) -> Shard:
         if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
             raise ValueError("model.npz is not the one that model.json names")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return Shard(
-                columns=[str(name) for name in state["columns"]],
-                coef=np.asarray(arrays["coef"]),
-                intercept=np.asarray(arrays["intercept"]) if "intercept" in arrays else None,
-                classes=[str(name) for name in state["classes"]],
-                preprocessor=Preprocessor.from_dict(state["preprocessor"]),
-                kept=np.asarray(arrays["kept"]),
-            )
+            return state, {name: np.asarray(arrays[name]) for name in arrays}
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"model shard {folder}: cannot be read ({error}); run the training again") from None
+        raise _unreadable(folder, error) from None
 
 
-def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, n_train: int) -> None:
+def _unreadable(folder: Path, error: Exception) -> DataError:
+    return DataError(f"model shard {folder}: cannot be read ({error}); run the training again")
+
+
+def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, parts: Parts) -> None:
     """Write ``ids.csv``: this party's ids as in its CSV, in the agreed row order, with the part they fell into."""
     columns = _id_columns(spec, table, rows)
     part = "part" if "part" not in columns else "part of the run"
-    columns[part] = ["train"] * n_train + ["test"] * (len(rows) - n_train)
+    columns[part] = ["train"] * parts.train + ["validation"] * parts.validation + ["test"] * parts.test
     pd.DataFrame(columns).to_csv(folder / "ids.csv", index=False)
 
 

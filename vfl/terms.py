@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parties.policy import KeyHolder
 from vfl.job import Job
+
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

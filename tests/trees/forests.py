@@ -28,7 +28,9 @@ def make_frames(rows, seed=0, parties=2, missing=0.1, columns=3):
         frame = pd.DataFrame({f"x{j}": rng.normal(size=rows) for j in range(columns)})
         frame["few"] = rng.integers(0, 4, rows).astype(float)
         frame["flag"] = (rng.random(rows) < 0.1).astype(float)
-        frame["city"] = pd.Series(rng.choice(list("abcdefg"), rows, p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05]), dtype=object)
+        frame["city"] = pd.Series(
+            rng.choice(list("abcdefg"), rows, p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05]), dtype=object
+        )
         frame["sex"] = pd.Series(rng.choice(["f", "m"], rows), dtype=object)
         frame.loc[rng.random(rows) < missing, "x0"] = np.nan
         frame.loc[rng.random(rows) < missing, "city"] = None
@@ -91,7 +93,12 @@ class Forests:
         members = [Member(name=n, role="passive" if i else "active") for i, n in enumerate(self.names)]
         privacy = Privacy(key_bits=self.key_bits, insecure_test_mode=self.key_bits < 2048)
         return Job(
-            name="test", model="boosting", task=self.task, seed=self.seed, boosting=self.boosting, privacy=privacy,
+            name="test",
+            model="boosting",
+            task=self.task,
+            seed=self.seed,
+            boosting=self.boosting,
+            privacy=privacy,
             parties=tuple(members),
         )
 
@@ -102,7 +109,9 @@ class Forests:
     def binned(self, number):
         frame, settings = self.frames[number], self.boosting
         binning = fit_binning(
-            frame.iloc[: self.training], columns(frame), max_bin=settings.max_bin,
+            frame.iloc[: self.training],
+            columns(frame),
+            max_bin=settings.max_bin,
             max_cat_to_onehot=settings.max_cat_to_onehot,
         )
         return binning.features, binning.transform(frame)[0]
@@ -177,6 +186,8 @@ class Forests:
     def predict(self, fits, rows=None):
         parts = self.parts()
         return predict_plain(
-            fits["bank"].boosted.trees, [fits[name].splits for name in self.names],
-            [(part.features, part.codes) for part in parts], fits["bank"].boosted.start,
+            fits["bank"].boosted.trees,
+            [fits[name].splits for name in self.names],
+            [(part.features, part.codes) for part in parts],
+            fits["bank"].boosted.start,
         )

@@ -10,11 +10,11 @@ import msgspec
 from parties.ledger import Entry
 from parties.link import COORDINATOR
 from vfl import __version__
-from vfl.events import Metrics, Played, RoleResult
+from vfl.events import FeatureImportance, Metrics, Played, RoleResult
 from vfl.job import Scenario
 
 ALIGNMENT_PROTOCOLS = ("align", "ecdh")
-TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic")
+TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting")
 
 
 class PartyPart(msgspec.Struct, frozen=True):
@@ -37,7 +37,10 @@ class AlignmentPart(msgspec.Struct, frozen=True):
 
 
 class TrainingPart(msgspec.Struct, frozen=True):
-    """The training; ``loss`` has the start and then one entry per round, penalty included."""
+    """The training; ``loss`` has the start and then one entry per round, penalty included.
+
+    ``validation_loss`` likewise, of the validation part; empty without one.
+    """
 
     key_holder: str
     key_holder_reason: str
@@ -47,6 +50,7 @@ class TrainingPart(msgspec.Struct, frozen=True):
     seconds: float
     bytes: int
     messages: int
+    validation_loss: list[float]
 
 
 class CryptoPart(msgspec.Struct, frozen=True):
@@ -85,6 +89,7 @@ class RunReport(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     disclosures: list[Disclosure]
     warnings: list[str]
+    feature_importance: list[FeatureImportance]
 
 
 def summarise(
@@ -113,7 +118,8 @@ def summarise(
             seconds=round(hub.seconds["aligning"], 3),
             bytes=_bytes(ledger, ALIGNMENT_PROTOCOLS),
         ),
-        rows={"train": lead.n_train, "test": lead.n_test},
+        rows={"train": lead.n_train, "test": lead.n_test}
+        | ({"validation": lead.n_validation} if lead.n_validation else {}),
         training=TrainingPart(
             key_holder=lead.key_holder,
             key_holder_reason=lead.key_holder_reason,
@@ -123,6 +129,7 @@ def summarise(
             seconds=round(lead.seconds["training"], 3),
             bytes=_bytes(ledger, TRAINING_PROTOCOLS),
             messages=len(_of(ledger, TRAINING_PROTOCOLS)),
+            validation_loss=lead.validation_losses,
         ),
         crypto=CryptoPart("paillier", job.privacy.key_bits, played.kernel, played.encryptions, played.decryptions),
         metrics=metrics,
@@ -134,6 +141,7 @@ def summarise(
         },
         disclosures=sorted(disclosures(ledger), key=lambda line: (names.index(line.to), names.index(line.source))),
         warnings=list(dict.fromkeys(line for name in names for line in played.results[name].warnings)),
+        feature_importance=sorted(lead.importance, key=lambda line: -line.gain),
     )
 
 

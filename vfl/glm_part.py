@@ -1,0 +1,180 @@
+"""A generalised linear model in a run: encode and quantise columns, train, score, compare, save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from parties.data import PartyTable
+from parties.errors import DataError
+from parties.leverage import leverage
+from parties.link import Endpoint
+from parties.policy import Guards, label_rank, single_passive, small_batch
+from parties.spec import PartySpec
+from vfl import glm, glm_exact, glm_quadratic
+from vfl.events import Metrics
+from vfl.exact import quantise
+from vfl.glm import Block, Fit
+from vfl.job import Job
+from vfl.optim import Vector
+from vfl.prepare import check_key_holder_consent, exchange_shapes_as_party
+from vfl.preprocess import Preprocessor, fit_preprocessor
+from vfl.scoring import score_as_active, score_as_passive
+from vfl.shard import save_shard
+from vfl.terms import Integers, Terms
+from vfl.trained import Aligned, Prepared, Progress, Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A party's columns of the aligned rows, encoded.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float64
+        Standardised, training rows first, columns that a guard dropped left out.
+    integers, scale_bits : ndarrays of shape (n, d) and (d,), int64
+        The same, quantised.
+    kept : tuple of int
+        Which of the preprocessor's columns these are.
+    """
+
+    preprocessor: Preprocessor
+    X: Vector = field(repr=False)
+    integers: Integers = field(repr=False)
+    scale_bits: Integers
+    kept: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+def encode_columns(spec: PartySpec, table: PartyTable, rows: Integers, n_train: int, guards: Guards) -> Columns:
+    """Encode the aligned rows; everything is learnt from the training rows, the first ``n_train``.
+
+    Raises
+    ------
+    DataError
+        If a passive party has no usable column.
+    PolicyError
+        If a guard refuses.
+    """
+    frame = table.features.iloc[rows].reset_index(drop=True)
+    preprocessor = fit_preprocessor(frame.iloc[:n_train], table.kinds, unknown_category=spec.unknown_category)
+    X, unseen = preprocessor.transform(frame)
+    kept = np.arange(X.shape[1])
+    verdict, dropped = leverage(X[:n_train], preprocessor.sources, party=spec.name)
+    if guards.heed(verdict):
+        kept = np.delete(kept, list(dropped))
+    if spec.role == "passive" and not len(kept):
+        raise DataError(
+            f"party '{spec.name}' has no usable feature column, expected at least one that is not constant over the "
+            f"{n_train} training rows"
+        )
+    X = np.ascontiguousarray(X[:, kept])
+    block = quantise(X, n_train, [preprocessor.sources[j] for j in kept])
+    warnings = [f"{spec.name}: {line}" for line in (*preprocessor.warnings, *unseen, *block.warnings)]
+    return Columns(preprocessor, X, block.integers, block.scale_bits, tuple(int(j) for j in kept), tuple(warnings))
+
+
+def own_block(job: Job, spec: PartySpec, columns: Columns, n_train: int) -> Block:
+    """The party's block; the active party's gets the intercept's column of ones."""
+    ones = spec.role == "active" and job.training.fit_intercept
+    return glm.make_block(columns.integers, columns.scale_bits, n_train, job.training.l2, ones=ones)
+
+
+def check_consent_to_terms(terms: Terms, spec: PartySpec, guards: Guards) -> None:
+    """Guards that need the agreed sizes: who holds the key, single passive party, label rank, small data."""
+    job = terms.job
+    check_key_holder_consent(terms, spec, guards)
+    for name in [spec.name] if spec.role == "passive" else job.passive:
+        width = terms.columns[name]
+        guards.heed(small_batch(guards, rows=terms.rows, columns=width, party=name))
+        guards.heed(label_rank(columns=width, rows=terms.rows, party=name))
+        guards.heed(
+            single_passive(
+                key_holder=terms.key_holder, party=name, passive_parties=len(job.passive), consent=terms.consent
+            )
+        )
+
+
+def prepare(endpoint: Endpoint, data: Aligned) -> Prepared:
+    """Encode the party's columns, agree on terms, and check what it consents to."""
+    columns = encode_columns(data.spec, data.table, data.rows, data.n_train, data.guards)
+    block = own_block(data.job, data.spec, columns, data.n_train)
+    outputs = len(data.labels.classes) if data.labels is not None and data.job.model == "softmax" else 1
+    terms = exchange_shapes_as_party(endpoint, data.job, data.spec, block.width, outputs, data.n_train)
+    check_consent_to_terms(terms, data.spec, data.guards)
+    return Prepared(
+        terms=terms,
+        features=len({columns.preprocessor.sources[j] for j in columns.kept}),
+        warnings=columns.warnings,
+        train=partial(_train, data, terms, columns, block),
+    )
+
+
+def _train(
+    data: Aligned, terms: Terms, columns: Columns, block: Block, endpoint: Endpoint, progress: Progress
+) -> Trained:
+    """Play this party's part of the protocol that the key holder implies."""
+    exact = terms.key_holder == "active"
+    if data.labels is None:
+        fit = (glm_exact.passive if exact else glm_quadratic.passive)(endpoint, terms, block, data.guards)
+    else:
+        target = _target(data, terms)
+        play = glm_exact.active if exact else glm_quadratic.active
+        fit = play(endpoint, terms, block, target, data.guards, progress)
+    classes = data.labels.classes if data.labels is not None else []
+    return Trained(
+        rounds=fit.rounds,
+        converged=fit.converged,
+        losses=fit.losses,
+        warnings=fit.warnings,
+        score=partial(_score, data, terms, block, fit),
+        alone=partial(_alone, data, columns),
+        save=lambda folder: save_shard(Path(folder), terms, data.spec, columns, fit, classes),
+    )
+
+
+def _target(data: Aligned, terms: Terms) -> glm.Target:
+    """The labels to train on: randomised where the job says so."""
+    y, epsilon = data.labels_to_fit, data.job.privacy.label_dp_epsilon
+    if epsilon is not None:
+        from vfl.label_dp import randomise_labels
+
+        y = randomise_labels(y, max(2, terms.outputs), epsilon)
+    return glm.make_target(data.job.model, y, data.weights, terms.outputs)
+
+
+def _score(data: Aligned, terms: Terms, block: Block, fit: Fit, endpoint: Endpoint) -> Vector | None:
+    """Joint predictions of the test rows at the active party."""
+    if not data.n_test:
+        return None
+    if data.labels is None:
+        score_as_passive(endpoint, terms, block, fit)
+        return None
+    from vfl.losses import FAMILIES
+
+    scores = score_as_active(endpoint, terms, block, fit)
+    return FAMILIES[data.job.model].mean(scores if data.job.model == "softmax" else scores[:, 0])
+
+
+def _alone(data: Aligned, columns: Columns) -> Metrics:
+    """Metrics of the active party's own columns."""
+    from vfl.baselines import baseline_metrics  # scikit-learn takes seconds to import, and only this role needs it
+
+    if data.labels is None:
+        return {}
+    training = data.job.training
+    return baseline_metrics(
+        data.job.model,
+        columns.X[: data.n_train],
+        data.labels_to_fit,
+        columns.X[data.n_fit :],
+        data.labels.values[data.n_fit :],
+        classes=data.labels.classes,
+        l2=training.l2,
+        fit_intercept=training.fit_intercept,
+        weights=data.weights,
+    )
