@@ -57,7 +57,7 @@ def _with_signatures(library: ctypes.CDLL) -> ctypes.CDLL:
 def call(name: str, *arguments: NDArray[np.generic] | int) -> None:
     """Call a C function; arrays, which must be contiguous, go as pointers."""
     function = getattr(library(), f"vfl_ifma_{name}")
-    status = function(*(x if isinstance(x, int) else _address(x) for x in arguments))
+    status = function(*[x if isinstance(x, int) else _address(x) for x in arguments])
     if status == _REFUSED:
         raise CryptoError(f"Kernel: {name} refused its arguments (an index or a length is out of range).")
     if status:

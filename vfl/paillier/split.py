@@ -28,6 +28,11 @@ def thread_count() -> int:
     asked = os.environ.get("VFL_THREADS")
     if not asked:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _parsed(asked)
+
+
+@cache
+def _parsed(asked: str) -> int:
     if not re.fullmatch("[0-9]{1,3}", asked) or not 1 <= int(asked) <= _MOST_THREADS:
         raise ConfigError(f"VFL_THREADS: got {asked!r}, expected a whole number from 1 to {_MOST_THREADS}.")
     return int(asked)
@@ -48,6 +53,8 @@ def even_cuts(count: int, parts: int, multiple: int = 1) -> list[int]:
 
 def run_parts(work: Callable[[int, int], None], cuts: Sequence[int]) -> None:
     """Call work(start, stop) for every range between two cuts, side by side; the first error is raised."""
+    if len(cuts) == 2:
+        return work(*cuts)
     ranges = list(zip(cuts, cuts[1:], strict=False))
     here, others = ranges[:1], []
     for part in ranges[1:]:
