@@ -239,6 +239,11 @@ def _table(columns: dict[str, Sequence[str]], spec: PartySpec, place: Place, war
             categorical=name in map(_nfc, spec.categorical),
             missing_values=[value.strip() for value in spec.missing_values],
         )
+        if kinds[name] == "categorical" and name in map(_nfc, spec.monotone_constraints):
+            raise DataError(
+                f'{place.source}: monotone_constraints names the column "{name}", which holds categories, expected '
+                "a column of numbers; remove it there"
+            )
         features[name] = pd.Series(values, dtype=values.dtype)  # else pandas 3 turns text into its own type
     id_columns = [list(columns[name]) for name in ids]
     return PartyTable(
@@ -262,6 +267,7 @@ def _named_in_options(spec: PartySpec) -> dict[str, list[str]]:
         "features": [_nfc(name) for name in spec.features or ()],
         "drop": [_nfc(name) for name in spec.drop],
         "categorical": [_nfc(name) for name in spec.categorical],
+        "monotone_constraints": [_nfc(name) for name in spec.monotone_constraints],
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from parties.data import PartyTable
 from parties.errors import ConfigError, DataError
 from parties.link import Endpoint
-from parties.policy import Guards, effective_limits, gradient_sampling, tree_limits
+from parties.policy import Guards, Verdict, effective_limits, gradient_sampling, tree_limits
 from parties.spec import PartySpec
 from vfl import boosting
 from vfl.boosting import ActiveFit, PassiveFit
@@ -89,14 +90,26 @@ def check_consent_to_trees(terms: Terms, spec: PartySpec, guards: Guards) -> Non
     job = terms.job
     check_key_holder_consent(terms, spec, guards)
     boosting.plan_gradients(job.privacy.key_bits, terms)
-    limits = make_limits(job)
     if spec.role == "passive":
-        for verdict in tree_limits(
-            spec.policy, party=spec.name, min_node_rows=limits.min_node_rows, min_bin_gap=limits.min_bin_gap
-        ):
+        for verdict in _judge_limits(job, spec):
             guards.heed(verdict)
     elif job.boosting.top_rate is not None:
         guards.heed(gradient_sampling(party=spec.name, consent=spec.policy.gradient_sampling))
+
+
+def _judge_limits(job: Job, spec: PartySpec) -> Iterator[Verdict]:
+    """What a passive party says to the limits that would hold between companies, and to those that hold here."""
+    settings = job.boosting
+    rows, gap = effective_limits(settings.min_node_rows, settings.min_bin_gap, enforce=True)
+    yield from tree_limits(spec.policy, party=spec.name, min_node_rows=rows, min_bin_gap=gap)
+    here = make_limits(job)
+    if (here.min_node_rows, here.min_bin_gap) != (rows, gap):
+        because = (
+            f"splits nodes of as few as {here.min_node_rows} rows on candidates as near as {here.min_bin_gap} rows; "
+            f"between companies training.min_node_rows = {rows} and training.min_bin_gap = {gap} would hold, and the "
+            "trees would be others (--strict shows them)"
+        )
+        yield Verdict("node limits", spec.name, "warn", because)
 
 
 def prepare(endpoint: Endpoint, data: Aligned) -> Prepared:
@@ -192,7 +205,8 @@ def objective_of(job: Job, outputs: int) -> Objective:
 
 def own_part(spec: PartySpec, features: Sequence[Feature], codes: Codes) -> PlainPart:
     """The active party's own columns, with its monotone constraints."""
-    signs = np.array([spec.monotone_constraints.get(feature.name, 0) for feature in features], dtype=np.int64)
+    asked = {unicodedata.normalize("NFC", name): sign for name, sign in spec.monotone_constraints.items()}
+    signs = np.array([asked.get(feature.name, 0) for feature in features], dtype=np.int64)
     return PlainPart(features, codes, signs=signs if signs.any() else None)
 
 

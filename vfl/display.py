@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing 
     from vfl.arithmetic import Arithmetic
     from vfl.check import Check, PartyCheck
 
+_MOST_IMPORTANT = 6  # columns named after a run
 _TITLES = {
     "starting": "Starting the roles",
     "aligning": "Aligning ids",
@@ -134,9 +135,19 @@ def show_summary(summary: RunReport, out: Path, console: Console) -> None:
         f"{_size(summary.training.bytes + summary.alignment.bytes)} sent",
         console,
     )
+    if summary.feature_importance:
+        _say(_importance_line(summary), console)
     for line in summary.warnings:
         _warn(line, console)
     _say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
+
+
+def _importance_line(summary: RunReport) -> str:
+    """The columns of largest gain, in shares of all."""
+    total = sum(line.gain for line in summary.feature_importance) or 1.0
+    first = [line for line in summary.feature_importance if line.gain > 0][:_MOST_IMPORTANT]
+    shares = ", ".join(f"{line.party}/{line.feature} {line.gain / total:.0%}" for line in first)
+    return f"Gain by column: {shares or 'no split was worth it'}"
 
 
 def show_check(check: Check, console: Console) -> None:

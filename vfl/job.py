@@ -393,6 +393,9 @@ def _trees_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
     if boosting.scale_pos_weight != 1 and task != "binary":
         got = f"{boosting.scale_pos_weight} for task '{task}'"
         yield "scale_pos_weight in [training]", got, "1: only binary tasks have a positive class"
+    if boosting.scale_pos_weight != 1 and job.privacy.label_dp_epsilon is not None:
+        got = f"{boosting.scale_pos_weight} beside privacy.label_dp_epsilon"
+        yield "scale_pos_weight in [training]", got, "1: weights that depend on true labels would tell them"
     if boosting.max_cat_to_onehot is not None and task == "multiclass" and boosting.multi_output:
         got = f"{boosting.max_cat_to_onehot} for trees of all classes"
         expected = "none: sorted categories need one output, set multi_output = false or leave max_cat_to_onehot out"

@@ -103,9 +103,9 @@ def _task_and_model_conflict(companies: Companies) -> None:
     companies.write()
 
 
-@case("boosting", "not in this version")
+@case("splitnn", "not in this version")
 def _model_to_come(companies: Companies) -> None:
-    companies.top["model"] = "boosting"
+    companies.top["model"] = "splitnn"
     companies.write()
 
 

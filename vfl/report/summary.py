@@ -146,8 +146,13 @@ def summarise(
 
 
 def encode_report(report: RunReport) -> bytes:
-    """JSON text of a report; what is not finite becomes null."""
-    return msgspec.json.format(msgspec.json.encode(_finite(msgspec.to_builtins(report))), indent=2) + b"\n"
+    """JSON text of a report; what is not finite becomes null, and what only some models have is left out of others'."""
+    lines = msgspec.to_builtins(report)
+    if not report.feature_importance:
+        del lines["feature_importance"]
+    if not report.training.validation_loss:
+        del lines["training"]["validation_loss"]
+    return msgspec.json.format(msgspec.json.encode(_finite(lines)), indent=2) + b"\n"
 
 
 def disclosures(ledger: Sequence[Entry]) -> list[Disclosure]:
