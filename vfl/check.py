@@ -23,6 +23,7 @@ from vfl.preprocess import fit_preprocessor
 from vfl.session import aligned_labels
 from vfl.terms import Integers
 from vfl.trained import Aligned
+from vfl.trees.bins import fit_binning
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _party(job: Job, own: _Own) -> PartyCheck:
     if table.labels is not None:
         labels = encode_labels([table.labels[row] for row in ids.rows], job.task, spec.positive_text, spec.name)
         label = f"{len(labels.classes)} classes" if labels.classes else f"{len(np.unique(labels.values))} values"
-    preprocessor = fit_preprocessor(table.features.iloc[ids.rows].reset_index(drop=True), table.kinds)
+    encoded, warnings = _encode(job, table, ids.rows)
     return PartyCheck(
         name=spec.name,
         role=spec.role,
@@ -123,10 +124,23 @@ def _party(job: Job, own: _Own) -> PartyCheck:
         repeated_ids=ids.duplicates,
         numeric=sum(kind == "numeric" for kind in table.kinds.values()),
         categorical=sum(kind == "categorical" for kind in table.kinds.values()),
-        encoded=len(preprocessor.names),
+        encoded=encoded,
         label=label,
-        warnings=(*table.warnings, *preprocessor.warnings),
+        warnings=(*table.warnings, *warnings),
     )
+
+
+def _encode(job: Job, table: PartyTable, rows: Integers) -> tuple[int, tuple[str, ...]]:
+    """How many columns a party brings after encoding, and which are left out; trees take columns as they are."""
+    frame = table.features.iloc[rows].reset_index(drop=True)
+    if job.model == "boosting":
+        settings = job.boosting
+        binning = fit_binning(
+            frame, table.kinds, max_bin=settings.max_bin, max_cat_to_onehot=settings.max_cat_to_onehot
+        )
+        return len(binning.features), binning.warnings
+    preprocessor = fit_preprocessor(frame, table.kinds)
+    return len(preprocessor.names), preprocessor.warnings
 
 
 def _prepare(job: Job, owns: list[_Own], rows: Mapping[str, Integers]) -> tuple[str, ...]:

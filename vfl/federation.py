@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -161,6 +162,17 @@ class JointModel:
     def loss_curve_(self) -> list[float]:
         """Loss with penalty: the start, then one entry per round."""
         return self.report.training.loss
+
+    @property
+    def feature_importances_(self) -> pd.DataFrame:
+        """Gain, cover and number of splits of every column of a boosted model, the largest gain first.
+
+        Own columns stand by name, those of passive parties by number.
+        """
+        lines = self.report.feature_importance
+        if not lines:
+            raise AttributeError("feature_importances_ exists for boosted trees only; GLMs have coef_")
+        return pd.DataFrame([msgspec.structs.asdict(line) for line in lines])
 
     def evaluate(self) -> Evaluation:
         """Metrics on the rows that ``fit`` held out.
