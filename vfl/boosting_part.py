@@ -34,6 +34,9 @@ from vfl.trees.rounds import Labels, boost_plainly
 from vfl.trees.splits import Floats
 
 
+_LARGEST_LABEL = 1e100
+
+
 @dataclass(frozen=True, slots=True)
 class BinnedColumns:
     """A party's columns of the aligned rows, in bins; ``codes`` of shape (n, d), uint16."""
@@ -138,6 +141,11 @@ def check_labels(data: Aligned) -> None:
         raise DataError(
             f"party '{data.spec.name}': all labels of the {data.n_train:,} training rows are the same, expected at "
             "least two values; there is nothing to learn"
+        )
+    if data.job.task == "regression" and not np.abs(y).max() <= _LARGEST_LABEL:
+        raise DataError(
+            f"party '{data.spec.name}': labels beyond {_LARGEST_LABEL:g}, expected numbers whose squares can be added "
+            "up; rescale the label"
         )
 
 

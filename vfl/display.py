@@ -197,7 +197,7 @@ def show_audit(entries: Sequence[Entry], console: Console) -> None:
     sent = Table(title="Everything that was sent", title_justify="left", expand=True)
     for title in ("message", "from", "to"):
         sent.add_column(title)
-    sent.add_column("how", ratio=1)
+    sent.add_column("how", ratio=1, min_width=14)
     for title in ("messages", "bytes"):
         sent.add_column(title, justify="right", no_wrap=True)
     for message, group in _grouped(entries, lambda entry: entry.message).items():
