@@ -196,8 +196,8 @@ def show_audit(entries: Sequence[Entry], console: Console) -> None:
         console.print(table)
     sent = Table(title="Everything that was sent", title_justify="left", expand=True)
     for title in ("message", "from", "to"):
-        sent.add_column(title)
-    sent.add_column("how", ratio=1, min_width=14)
+        sent.add_column(title, overflow="fold")  # a narrow terminal cuts no name
+    sent.add_column("how", min_width=12)
     for title in ("messages", "bytes"):
         sent.add_column(title, justify="right", no_wrap=True)
     for message, group in _grouped(entries, lambda entry: entry.message).items():
