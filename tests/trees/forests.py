@@ -11,6 +11,7 @@ from parties.link import COORDINATOR
 from parties.local import run_local
 from parties.wire import Active, Coordinator, Passive
 from vfl import boosting
+from vfl.boosting_scoring import score_as_active, score_as_passive
 from vfl.job import Boosting, Job, Member, Privacy
 from vfl.terms import Terms
 from vfl.trees.bins import fit_binning
@@ -106,15 +107,18 @@ class Forests:
     def training(self):
         return len(self.y) - self.validation
 
-    def binned(self, number):
+    def binning(self, number):
         frame, settings = self.frames[number], self.boosting
-        binning = fit_binning(
+        return fit_binning(
             frame.iloc[: self.training],
             columns(frame),
             max_bin=settings.max_bin,
             max_cat_to_onehot=settings.max_cat_to_onehot,
         )
-        return binning.features, binning.transform(frame)[0]
+
+    def binned(self, number, frame=None):
+        binning = self.binning(number)
+        return binning.features, binning.transform(self.frames[number] if frame is None else frame)[0]
 
     def objective(self):
         step = self.boosting.max_delta_step
@@ -176,18 +180,59 @@ class Forests:
             assert mine.left.tolist() == theirs.left.tolist()
             np.testing.assert_array_equal(mine.values, theirs.values)
             np.testing.assert_array_equal(mine.gain, theirs.gain)
+            np.testing.assert_array_equal(mine.cover, theirs.cover)
+            assert mine.output == theirs.output
         for name, part in zip(self.names, parts, strict=True):
             key = lambda split: (split.tree, split.node)  # noqa: E731
             assert sorted(fits[name].splits, key=key) == sorted(part.splits, key=key), name
+            assert {(split.tree, split.node, split.depth) for split in part.splits} <= tree_depths(joint.trees)
+        np.testing.assert_array_equal(joint.start, boosted.start)
         assert joint.losses == boosted.losses
         assert joint.validation_losses == boosted.validation_losses
+        assert (joint.rounds, joint.warnings) == (boosted.rounds, boosted.warnings)
         return fits, boosted, parts
 
-    def predict(self, fits, rows=None):
-        parts = self.parts()
+    def predict(self, fits, frames=None):
+        """Scores of the rows fitted, or of others, with everything in one place."""
         return predict_plain(
             fits["bank"].boosted.trees,
             [fits[name].splits for name in self.names],
-            [(part.features, part.codes) for part in parts],
+            self.coded(frames),
             fits["bank"].boosted.start,
         )
+
+    def coded(self, frames=None):
+        return [self.binned(i, None if frames is None else frames[i]) for i in range(len(self.frames))]
+
+    def score(self, fits, frames=None, deliveries=None):
+        """The same scores over the local network."""
+        terms, parts = self.terms(), dict(zip(self.names, self.coded(frames), strict=True))
+
+        def active(endpoint):
+            return score_as_active(endpoint, terms, fits["bank"], *parts["bank"])
+
+        def passive(endpoint):
+            score_as_passive(endpoint, terms, fits[endpoint.name].splits, *parts[endpoint.name])
+
+        roles = {COORDINATOR: Coordinator, "bank": Active} | dict.fromkeys(self.names[1:], Passive)
+        plays = {COORDINATOR: lambda _: None, "bank": active} | dict.fromkeys(self.names[1:], passive)
+        observe = (lambda _: None) if deliveries is None else deliveries.append
+        return run_local(plays, roles=roles, ledgers={name: Ledger() for name in roles}, observe=observe)["bank"]
+
+
+def tree_depths(trees):
+    """(tree, node, depth) of every node."""
+    found = set()
+    for number, tree in enumerate(trees):
+        depth = {0: 0}
+        for node in range(len(tree.owner)):
+            if tree.owner[node] >= 0:
+                depth[int(tree.left[node])] = depth[int(tree.left[node]) + 1] = depth[node] + 1
+        found |= {(number, node, at) for node, at in depth.items()}
+    return found
+
+
+def splits_by_owner(boosted):
+    """How many splits each party has, by its number."""
+    owner = np.concatenate([tree.owner for tree in boosted.trees])
+    return {number: int((owner == number).sum()) for number in np.unique(owner[owner >= 0]).tolist()}

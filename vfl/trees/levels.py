@@ -119,7 +119,7 @@ def next_level(tree: EncryptedTree, level: EncryptedLevel, told: Told, totals: C
         slot=np.where(told.child >= 0, at[told.child], -1),
         counts=counts[told.open],
         histograms=histograms,
-        place=place[told.open],
+        place=np.where(needed, place, -1)[told.open],  # a sibling may be summed that is too small to be split
     )
 
 

@@ -51,7 +51,7 @@ class FixedGradients:
 
     def real(self, sums: Integers) -> Floats:
         """Sums (..., 2 outputs) of the integers as numbers (..., outputs, 2)."""
-        pairs = sums.reshape(*sums.shape[:-1], -1, 2).astype(np.float64)
+        pairs = sums.reshape(*sums.shape[:-1], sums.shape[-1] // 2, 2).astype(np.float64)
         return np.asarray(np.ldexp(pairs, np.array([-self.g_bits, -self.h_bits])))
 
 
