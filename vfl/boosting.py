@@ -46,7 +46,7 @@ All follow the protocol and are curious. A party can choose its own splits badly
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,7 +104,7 @@ from vfl.trees.histograms import EncryptedColumns, candidate_sums, prepare_colum
 from vfl.trees.levels import EncryptedLevel, EncryptedTree, Told, first_level, next_level
 from vfl.trees.objective import Objective
 from vfl.trees.rounds import Boosted, Labels, Progress, boost
-from vfl.trees.sampling import FRACTION_BITS, draw_columns, draw_rows
+from vfl.trees.sampling import FRACTION_BITS, draw_columns, draw_rows, goss_counts
 from vfl.trees.splits import Candidates, Floats, Integers, Mask, find_candidates
 
 BLOCK = 1 << 14  # ciphertexts of one message: the next are made while these travel and are checked
@@ -250,12 +250,14 @@ def passive(
     splits: list[Split] = []
     with ObfuscatorPool(key, capacity=_CANDIDATE_POOL, towards_owner=True) as pool:
         run = _PassiveRun(terms, lead, hub, pool, layout, columns, codes, limits, sum(first))
+        trees = _trees_per_round(terms) if terms.job.boosting.first_tree_active_only else 0
         while True:
             told = lead.recv(Wire.tree).facts
             if told.get("go") is not True:
                 break
-            splits += _follow_tree(run, _number(told, "round", lead), _number(told, "tree", lead))
-        trees = _number(told, "trees", lead)
+            splits += _follow_tree(run, *_announced(told, trees, terms, lead.peer))
+            trees += 1
+        trees = _number(told, "trees", trees, lead.peer)
         splits = sorted((s for s in splits if s.tree < trees), key=lambda split: (split.tree, split.node))
         importance = importance_as_passive(lead, pool, splits, len(features), tell_columns=tell_columns)
     return PassiveFit(tuple(splits), importance, trees)
@@ -267,7 +269,9 @@ def coordinator(endpoint: Endpoint, terms: Terms) -> None:
     passives = [endpoint.link(Coordinator, Passive, name) for name in terms.job.passive]
     while True:
         blocks = lead.recv(Wire.blocks).facts.get("blocks")
-        if type(blocks) is not int or blocks <= 0:
+        if type(blocks) is not int or blocks < 0:
+            raise RemoteProtocolError(f"{lead.peer} announced gradients without a number of blocks")
+        if not blocks:
             return
         for _ in range(blocks):
             block = lead.recv(Wire.gradients)
@@ -318,7 +322,7 @@ class _RemotePart:
     def offer(self, level: Level) -> Floats:
         """Open the sums over the party's candidates; return the largest gain per node."""
         payload = self.link.recv(Wire.candidates)
-        nodes, groups, sizes = _read_counts(payload, len(level.nodes), self.link.peer)
+        nodes, groups, sizes = _read_counts(payload, len(level.nodes), self.run.layout, self.link.peer)
         sums = _open_sums(self.run, payload, self.link.peer)
         plain, members = sums[: len(nodes)], sums[len(nodes) :]
         gains = gains_of(level, nodes, plain)
@@ -364,12 +368,15 @@ class _RemotePart:
             self.link.send(Wire.totals, self.run.encrypt(outcome.totals[children], sums=True))
 
 
-def _read_counts(payload: EncryptedSums, nodes: int, sender: str) -> tuple[Integers, Integers, Integers]:
+def _read_counts(
+    payload: EncryptedSums, nodes: int, layout: SlotLayout, sender: str
+) -> tuple[Integers, Integers, Integers]:
     """Node of every candidate; nodes and sizes of the groups that are to be sorted."""
-    counts = payload.counts
-    good = counts.ndim == 2 and counts.shape[1:] == (2,) and len(counts) >= nodes and bool((counts >= 0).all())
+    counts, most = payload.counts, layout.per_ciphertext * len(payload.body)
+    good = counts.ndim == 2 and counts.shape[1] == 2 and len(counts) >= nodes and bool((counts >= 0).all())
     good = good and bool((counts[:nodes, 0] == np.arange(nodes)).all() and (counts[nodes:, 0] < nodes).all())
-    if not good or int(counts[:, 1].max(initial=0)) > len(payload.body) << 16:
+    good = good and bool((counts[nodes:, 1] >= 2).all()) and sum(counts[:, 1].tolist()) <= most
+    if not good:
         raise RemoteProtocolError(f"{sender} sent candidates whose counts do not fit the level")
     groups = np.stack([counts[nodes:, 0], np.zeros(len(counts) - nodes, dtype=np.int64)], axis=1)
     return np.repeat(np.arange(nodes), counts[:nodes, 1]), groups, counts[nodes:, 1].copy()
@@ -431,13 +438,13 @@ def _follow_tree(run: _PassiveRun, round_number: int, number: int) -> list[Split
 def _receive_tree(run: _PassiveRun, round_number: int, number: int) -> EncryptedTree:
     """Rows and columns drawn, and the rows' ciphertexts."""
     settings, seed, n = run.terms.job.boosting, run.terms.job.seed, run.terms.rows
-    if not 0 <= round_number < settings.n_estimators:
-        raise RemoteProtocolError(f"{run.lead.peer} announced round {round_number} of {settings.n_estimators}")
-    if settings.top_rate is None:
+    if settings.top_rate is None or settings.other_rate is None:
         rows = draw_rows(n, settings.subsample, seed, round_number)
     else:
         (drawn,) = unpack_bits(run.lead.recv(Wire.drawn), [n], run.lead.peer)
-        rows = np.flatnonzero(drawn)
+        rows, expected = np.flatnonzero(drawn), sum(goss_counts(n, settings.top_rate, settings.other_rate))
+        if len(rows) != expected:
+            raise RemoteProtocolError(f"{run.lead.peer} drew {len(rows):,} rows for a tree, expected {expected:,}")
     blocks = [
         receive_ciphers(run.key, run.hub.recv(Wire.gradients_copy), min(BLOCK, len(rows) - start), run.lead.peer)
         for start in range(0, len(rows), BLOCK)
@@ -495,11 +502,14 @@ def _read_chosen(
     """Splits of the nodes that this party wins, by place in the level: its smallest of the best candidates."""
     payload = run.lead.recv(Wire.chosen)
     counts, positions = payload.counts, payload.positions.astype(np.int64)
-    fits = counts.ndim == positions.ndim == 1 and bool((counts > 0).all()) and int(counts.sum()) == len(positions)
-    if not fits or (len(positions) and int(positions.max()) >= len(order)):
+    fits = counts.ndim == positions.ndim == 1 and bool((counts > 0).all() and (counts <= len(positions)).all())
+    if not fits or int(counts.sum()) != len(positions) or (len(positions) and int(positions.max()) >= len(order)):
         raise RemoteProtocolError(f"{run.lead.peer} chose candidates that this party did not offer")
     chosen = order[positions]
     plain = len(candidates.node)
+    alone = chosen[np.repeat(counts == 1, counts)]
+    if len(np.unique(alone)) != len(alone):
+        raise RemoteProtocolError(f"{run.lead.peer} chose a candidate twice")
     group_of = np.repeat(np.arange(len(candidates.groups)), candidates.group_sizes)
     starts = np.cumsum(candidates.group_sizes) - candidates.group_sizes
     ids: dict[int, list[int]] = {}
@@ -555,9 +565,26 @@ def _read_outcome(run: _PassiveRun, level: EncryptedLevel) -> Told:
     return Told(split, parents, pairs[pairs.any(axis=1)].ravel(), child)
 
 
-def _number(facts: dict[str, bool | int | float | str | None], name: str, link: Link[Passive, Active]) -> int:
-    """A whole number from 0 on."""
+Facts = Mapping[str, bool | int | float | str | None]
+
+
+def _trees_per_round(terms: Terms) -> int:
+    """One, or one per class."""
+    return 1 if terms.job.boosting.multi_output else terms.outputs
+
+
+def _announced(facts: Facts, following: int, terms: Terms, sender: str) -> tuple[int, int]:
+    """Round and number of an announced tree: the next one, and none beyond the job's rounds."""
+    number = _number(facts, "tree", following, sender)
+    round_number = _number(facts, "round", terms.job.boosting.n_estimators - 1, sender)
+    if (number, round_number) != (following, following // _trees_per_round(terms)):
+        raise RemoteProtocolError(f"{sender} announced tree {number} of round {round_number} out of turn")
+    return round_number, number
+
+
+def _number(facts: Facts, name: str, most: int, sender: str) -> int:
+    """A whole number from 0 to ``most``."""
     value = facts.get(name)
-    if type(value) is not int or not 0 <= value < 1 << 31:
-        raise RemoteProtocolError(f"{link.peer} announced a tree without a {name}")
+    if type(value) is not int or not 0 <= value <= most:
+        raise RemoteProtocolError(f"{sender} announced a tree without a {name} from 0 to {most}")
     return value

@@ -33,8 +33,9 @@ def unpack_bits(payload: Bitmaps, sizes: Sequence[int], sender: str, *, whole: b
         If the payload holds others.
     """
     counts, bits = payload.counts, payload.bits
-    shaped = counts.ndim == bits.ndim == 1 and bool((counts >= 0).all()) and int(counts.max(initial=0)) < 1 << 40
-    if not shaped or 8 * len(bits) - 7 > int(counts.sum()) + 7 or int(counts.sum()) > 8 * len(bits):
+    shaped = counts.ndim == bits.ndim == 1 and bool((counts >= 0).all() and (counts <= 8 * len(bits)).all())
+    spare = 8 * len(bits) - int(counts.sum()) if shaped else -1
+    if not 0 <= spare < 8 or (spare and bits[-1] & ((1 << spare) - 1)):
         raise RemoteProtocolError(f"{sender} sent bitmaps that do not fit their counts")
     if counts[: len(sizes)].tolist() != list(sizes) or (whole and len(counts) != len(sizes)):
         raise RemoteProtocolError(f"{sender} sent bitmaps of {counts.tolist()[:8]} rows, expected {list(sizes)[:8]}")
