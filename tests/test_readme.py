@@ -1,4 +1,4 @@
-"""The README's example runs as it stands, and its links and commands exist."""
+"""The README's examples run as they stand, and its links and commands exist."""
 
 from __future__ import annotations
 
@@ -8,22 +8,40 @@ from pathlib import Path
 
 import pytest
 
+from vfl import JointModel
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def run_example(number: int, monkeypatch: pytest.MonkeyPatch) -> JointModel:
+    """Run one of the README's Python examples; returns its model."""
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2
     monkeypatch.chdir(ROOT)
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own README
+    exec(compile(examples[number], "README.md", "exec"), names)  # noqa: S102 - our own README
+    model = names["model"]
+    assert isinstance(model, JointModel)
+    return model
+
+
+@pytest.mark.slow
+def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = run_example(0, monkeypatch).evaluate()
     out = capsys.readouterr().out
     assert "active_only" in out
     assert "pooled" in out
-    figures = names["model"].evaluate()  # type: ignore[attr-defined]
     assert figures.metrics["rmse"] == pytest.approx(figures.pooled["rmse"], rel=1e-3)
     assert figures.metrics["rmse"] < 0.8 * figures.active_only["rmse"]
+
+
+@pytest.mark.slow
+def test_python_example_of_trees_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = run_example(1, monkeypatch).evaluate()
+    assert "workshop x" in capsys.readouterr().out
+    assert figures.metrics == figures.pooled
+    assert figures.metrics["accuracy"] > figures.active_only["accuracy"]
 
 
 def test_scenario_example_is_a_scenario() -> None:
