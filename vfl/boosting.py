@@ -18,21 +18,23 @@ One tree (A active, P every passive party, C coordinator; [[v]] Paillier under A
       at the end
     A <-> P         `vfl.importance`        gains of P's columns, summed under encryption
 
-Nothing is told of a node whose children stay leaves: of a tree's deepest splits only their owner and A know the rows.
+Where both children of a node stay leaves their rows are not told, and of the deepest level nothing is: of such splits
+only their owner and A know the rows.
 Candidates of equal gain are all named, and the owner takes its smallest (column, bin), missing cells left: the same
 tree as on pooled data, whatever the order of the message. The first trees may be the active party's alone.
 
 Leakage
 -------
-active : sums of g and h over the left sides of a passive party's candidate splits; which rows of the nodes that it
-    splits go left
+active : sums of g and h over the left sides of a passive party's candidate splits, and how many there are (of columns
+    with sorted categories over every category, and how many those are); which rows of the nodes that it splits go left
 passive : which of its candidate splits gain most; which nodes are split and which rows go left, but for the deepest
     splits; which rows a tree is grown on (GOSS only)
 coordinator : sizes and timing; it holds no key and hands on ciphertexts
 The sums tell A more than they seem to: it knows g and h of every row, so that the difference of two sums may single out
 one row. Hence ``min_node_rows`` and ``min_bin_gap``. Memberships of nodes tell a passive party something about labels:
 rows that end in one leaf tend to share them (the ID2Graph attack, K. Takahashi et al., 2023, clusters them). Against
-that stand ``first_tree_active_only``, ``subsample``, shallow trees and ``privacy.label_dp_epsilon``.
+that stand ``first_tree_active_only``, shallow and few trees, and ``privacy.label_dp_epsilon``; ``subsample`` lowers what
+sums tell of a row, not what memberships do, for rows that are not drawn are told of too.
 C with A: what A learns. C with P: what P learns. P with P': the union of what both learn.
 
 Threat model
@@ -123,7 +125,10 @@ class Wire:
     gradients_copy = Message(Coordinator, Passive, Encrypted)
     totals = Message(Active, Passive, Encrypted)
     candidates = Message(
-        Passive, Active, EncryptedSums, discloses="sums of g and h over the left sides of its candidate splits"
+        Passive,
+        Active,
+        EncryptedSums,
+        discloses="sums of g and h over the left sides of its candidate splits, and how many there are",
     )
     chosen = Message(Active, Passive, Positions, discloses="which of its candidate splits gain most")
     sides = Message(Passive, Active, Bitmaps, discloses="which rows of the nodes that it splits go left")

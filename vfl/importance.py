@@ -6,7 +6,7 @@ At the end of training (A active, P a passive party; [[v]] Paillier under A's ke
     P --> A   feature_gains   their sums by number of P's column, compressed
     A --> P   own_gains       the same sums, opened
 
-A learns sums by column, not which split is on which column; P learns the same sums, not the gain of a split.
+A is told sums by column, not which split is on which column; P the same sums, not the gain of a split.
 
 Leakage
 -------
@@ -17,7 +17,9 @@ coordinator : sizes and timing
 
 Threat model
 ------------
-All follow the protocol and are curious. A column with one split shows its gain to both.
+All follow the protocol and are curious. A column with one split shows its gain to both. A knows every gain: where a
+party has few splits, some dozens, a search for the subsets that add up to the sums tells A which split is on which
+column. Who minds sets feature_importance = false in its policy.
 
 >>> [name for name in vars(Wire) if not name.startswith("_")]
 ['split_gains', 'feature_gains', 'own_gains']
