@@ -90,7 +90,8 @@ class Encrypted(Payload, frozen=True):
 class EncryptedSums(Payload, frozen=True):
     """Paillier ciphertexts of sums for the holder of the private key, which learns every one of them.
 
-    ``counts``: sums per group (a node of a tree); ``key``, ``body``: as in `Encrypted`, several sums in a ciphertext.
+    ``counts``: rows of (group, sums in it), a group being a node of a tree; ``key``, ``body``: as in `Encrypted`, several
+    sums in a ciphertext.
     """
 
     key: bytes
@@ -99,7 +100,7 @@ class EncryptedSums(Payload, frozen=True):
 
     def count(self) -> int:
         """How many sums there are."""
-        return int(self.counts.sum())
+        return int(self.counts[:, -1].sum()) if self.counts.ndim == 2 else 0
 
 
 class Masked(Payload, frozen=True):

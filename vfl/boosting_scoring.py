@@ -130,7 +130,8 @@ def _ask(link: Link[Active, Passive], rows: Sequence[Integers]) -> None:
 def _read_rows(payload: Positions, splits: Sequence[Split], rows: int, sender: str) -> list[Integers]:
     """Rows that are asked for at each split, checked: one answer per row and tree."""
     counts, positions = payload.counts, payload.positions.astype(np.int64)
-    fits = counts.shape == (len(splits),) and bool((counts >= 0).all()) and positions.ndim == 1
+    fits = counts.shape == (len(splits),) and positions.ndim == 1
+    fits = fits and bool(((counts >= 0) & (counts <= rows)).all())  # so that their sum does not wrap round
     if not fits or int(counts.sum()) != len(positions) or int(positions.max(initial=-1)) >= rows:
         raise RemoteProtocolError(f"{sender} asks for rows or splits that this party does not have")
     trees = np.repeat(np.array([split.tree for split in splits], dtype=np.int64), counts)

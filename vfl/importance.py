@@ -110,9 +110,9 @@ def importance_as_active(
     layout = _gain_layout(key.public.bits, len(figures))
     link.send(Wire.split_gains, send_ciphers(encrypt(key, pack_slots(layout, values), pool=pool)))
     payload = link.recv(Wire.feature_gains)
-    if payload.counts.shape != (1,) or payload.counts[0] not in (1, columns):
+    if payload.counts.shape != (1, 2) or payload.counts[0, 1] not in (1, columns):
         raise RemoteProtocolError(f"{link.peer} sent gains of another number of columns than it has")
-    count = int(payload.counts[0])
+    count = int(payload.counts[0, 1])
     ciphertexts = -(-count // layout.per_ciphertext)
     vector = receive_ciphers(key.public, Encrypted(payload.key, payload.body), ciphertexts, link.peer)
     try:
@@ -138,7 +138,7 @@ def importance_as_passive(
     layout = _gain_layout(key.bits, len(splits))
     sums = compress(sum_by_group(vector, np.arange(len(splits)), feature, groups), layout)
     payload = send_ciphers(rerandomise(sums, towards_owner=True, pool=pool))
-    link.send(Wire.feature_gains, EncryptedSums(payload.key, np.array([groups]), payload.body))
+    link.send(Wire.feature_gains, EncryptedSums(payload.key, np.array([[0, groups]]), payload.body))
     told = receive_values(link.recv(Wire.own_gains), 2 * groups, link.peer)
     return Importance(
         np.array(told[:groups]), np.array(told[groups:]), np.bincount(feature, minlength=groups).astype(np.float64)

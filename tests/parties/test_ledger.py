@@ -31,13 +31,14 @@ def test_round_trip(tmp_path_factory, written):
 
 
 COUNTS = np.array([5, 0, 7], np.int64)
+SUMS = np.array([[0, 5], [1, 0], [2, 7]], np.int64)
 
 
 @pytest.mark.parametrize(
     ("payload", "values"),
     [
-        (EncryptedSums(b"key", COUNTS, np.zeros((2, 8), np.uint8)), 12),  # several sums in a ciphertext: all count
-        (EncryptedSums(b"key", COUNTS[:0], np.zeros((0, 8), np.uint8)), 0),
+        (EncryptedSums(b"key", SUMS, np.zeros((2, 8), np.uint8)), 12),  # several sums in a ciphertext: all count
+        (EncryptedSums(b"key", SUMS[:0], np.zeros((0, 8), np.uint8)), 0),
         (Bitmaps(COUNTS, np.zeros(2, np.uint8)), 3),
         (Positions(COUNTS, np.arange(12, dtype=np.uint32)), 12),
         (Revealed({"trees": 2}, np.zeros((2, 3))), 7),
