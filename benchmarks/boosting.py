@@ -4,8 +4,8 @@
 
 Cases: credit-3, credit-5 (scenarios/credit_default, by depth), a9a, breast-cancer (scikit-learn's, cut in two), and
 rows-10000, rows-100000, rows-1000000 (synthetic: 5 columns and a label, 20 columns at a passive party). By default all
-but rows-1000000, which takes some ten minutes (most of it to write its CSVs and to align) and 8 GiB of memory; give it
---no-split, for in one process its parties' memory adds up.
+but rows-1000000, which takes some six minutes with --no-split (half of them to write, read and align its CSVs) and
+4.5 GiB of memory; without, twice as long and more.
 
 A run is the one of ``vfl run``, every role a process; all common rows are trained on. The first tree, in which the key
 and its tables are made and the stores of obfuscators fill, is told apart from the others. Then the same in one process
