@@ -33,8 +33,8 @@ coordinator : sizes and timing; it holds no key and hands on ciphertexts
 The sums tell A more than they seem to: it knows g and h of every row, so that the difference of two sums may single out
 one row. Hence ``min_node_rows`` and ``min_bin_gap``. Memberships of nodes tell a passive party something about labels:
 rows that end in one leaf tend to share them (the ID2Graph attack, K. Takahashi et al., 2023, clusters them). Against
-that stand ``first_tree_active_only``, shallow and few trees, and ``privacy.label_dp_epsilon``; ``subsample`` lowers what
-sums tell of a row, not what memberships do, for rows that are not drawn are told of too.
+that stand ``first_tree_active_only``, shallow and few trees, and ``privacy.label_dp_epsilon``; ``subsample`` lowers
+what sums tell of a row, not what memberships do, for rows that are not drawn are told of too.
 C with A: what A learns. C with P: what P learns. P with P': the union of what both learn.
 
 Threat model
@@ -79,6 +79,7 @@ from vfl.paillier import (
     decrypt,
     encrypt,
     generate_keypair,
+    pack_residues,
     pack_slots,
     plan_slots,
     rerandomise,
@@ -297,7 +298,9 @@ class _ActiveRun:
 
     def encrypt(self, values: Integers, *, sums: bool = False) -> Encrypted:
         """Fresh ciphertexts of rows of g and h, or of sums of them."""
-        return send_ciphers(encrypt(self.key, pack_slots(self.layout, values, sums=sums), pool=self.pool))
+        if sums:
+            return send_ciphers(encrypt(self.key, pack_slots(self.layout, values, sums=True), pool=self.pool))
+        return send_ciphers(encrypt(self.key, pack_residues(self.layout, values, self.key.public.n), pool=self.pool))
 
 
 def _send_tree(run: _ActiveRun, task: TreeTask, round_number: int) -> None:

@@ -31,7 +31,7 @@ from vfl.paillier.interchange import (
 from vfl.paillier.kernels import kernel_name
 from vfl.paillier.keys import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
 from vfl.paillier.pool import ObfuscatorPool
-from vfl.paillier.slots import SlotLayout, compress, pack_slots, plan_slots, unpack_slots
+from vfl.paillier.slots import SlotLayout, compress, pack_residues, pack_slots, plan_slots, unpack_slots
 from vfl.paillier.sums import gather, running_sums, subtract, sum_by_group, sum_segments
 from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
 
@@ -59,6 +59,7 @@ __all__ = [
     "open_products",
     "operation_counts",
     "pack_rows",
+    "pack_residues",
     "pack_slots",
     "plan_inner_product",
     "plan_slots",

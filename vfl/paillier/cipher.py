@@ -19,6 +19,7 @@ from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import Values, everything, multiply
 from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pool import ObfuscatorPool
+from vfl.paillier.rows import Rows
 from vfl.paillier.vectors import (
     FRESH,
     STALE,
@@ -31,15 +32,15 @@ from vfl.paillier.vectors import (
 
 
 def encrypt(
-    key: PublicKey | PrivateKey, plaintexts: Sequence[int], *, pool: ObfuscatorPool | None = None
+    key: PublicKey | PrivateKey, plaintexts: Sequence[int] | Rows, *, pool: ObfuscatorPool | None = None
 ) -> CipherVector:
     """Encrypt signed integers; the owner of the key does it faster with the private key.
 
     Parameters
     ----------
     key : PublicKey or PrivateKey
-    plaintexts : sequence of int
-        Each |v| < N / 2.
+    plaintexts : sequence of int, or ndarray of shape (n, bytes of N), uint8
+        Each |v| < N / 2; or residues modulo N, as `vfl.paillier.slots.pack_residues` has them.
     pool : ObfuscatorPool, optional
         Obfuscators made in advance.
 
@@ -62,12 +63,12 @@ def encrypt(
     [6, -8]
     """
     public = key.public if isinstance(key, PrivateKey) else key
-    integers = list(map(int, plaintexts))
-    if not _fit_half(public, integers):
+    messages = plaintexts if isinstance(plaintexts, np.ndarray) else list(map(int, plaintexts))
+    if not isinstance(messages, np.ndarray) and not _fit_half(public, messages):
         raise CryptoError("Encryption: a plaintext does not fit into half the key's modulus.")
-    obfuscators = _obfuscators(key, len(integers), pool, towards_owner=False)
-    record(encryptions=len(integers))
-    return fresh_vector(public, public.kernel.add_plaintexts(obfuscators, integers))
+    obfuscators = _obfuscators(key, len(messages), pool, towards_owner=False)
+    record(encryptions=len(messages))
+    return fresh_vector(public, public.kernel.add_plaintexts(obfuscators, messages))
 
 
 def decrypt(key: PrivateKey, v: CipherVector) -> list[int]:

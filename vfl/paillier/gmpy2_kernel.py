@@ -167,10 +167,10 @@ class Gmpy2Kernel:
         run_parts(work, even_cuts(len(pairs), thread_count() if squarings >= _SQUARINGS_FOR_THREADS else 1))
         return powers
 
-    def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
-        """Return values[i] (1 + k[i] n) for any integers k."""
-        n = self._n
-        return [(x0, (x1 + x % n * x0) % n) for (x0, x1), x in zip(_pairs(values), map(mpz, k), strict=True)]
+    def add_plaintexts(self, values: Values, k: Sequence[int] | Rows) -> Values:
+        """Return values[i] (1 + k[i] n) for any integers k, or rows of numbers below n."""
+        n, numbers = self._n, map(mpz, k) if isinstance(k, Sequence) else numbers_in(k)
+        return [(x0, (x1 + x % n * x0) % n) for (x0, x1), x in zip(_pairs(values), numbers, strict=True)]
 
     def logarithms(self, values: Values) -> list[int]:
         """Return (x - 1) / n for values x = 1 mod n: their second parts."""

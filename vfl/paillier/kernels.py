@@ -105,8 +105,8 @@ class Kernel(Protocol):
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret_bits: int = 0) -> Values:
         """Return a[i]^e or a[i]^e[i], e >= 0; in time that tells nothing of exponents of ``secret_bits`` if given."""
 
-    def add_plaintexts(self, values: Values, k: Sequence[int]) -> Values:
-        """Return values[i] (1 + k[i] n) for any integers k (taken mod n): (1 + n)^k = 1 + k n."""
+    def add_plaintexts(self, values: Values, k: Sequence[int] | Rows) -> Values:
+        """Return values[i] (1 + k[i] n) for any integers k (taken mod n), or rows below n: (1 + n)^k = 1 + k n."""
 
     def logarithms(self, values: Values) -> list[int]:
         """Return (x - 1) / n in [0, n) for values x = 1 mod n."""

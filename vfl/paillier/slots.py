@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from parties.errors import CryptoError
 from vfl.paillier.cipher import centred
 from vfl.paillier.kernels import Index, Kernel, Values, everything
+from vfl.paillier.rows import Rows
 from vfl.paillier.split import thread_count
 from vfl.paillier.vectors import CipherVector, stale_vector
 
@@ -141,13 +142,62 @@ def pack_slots(layout: SlotLayout, values: NDArray[np.int64], *, sums: bool = Fa
     CryptoError
         If the shape is wrong or a value does not fit.
     """
+    _check_values(layout, values, (layout.bound if sums else _bound(layout.value_bits, 1)).bit_length())
+    return join_slots(values, layout.slot_bits)
+
+
+def _check_values(layout: SlotLayout, values: NDArray[np.int64], bits: int) -> None:
+    """Refuse values of another shape, or of more bits than a slot is meant to take."""
     fits = values.ndim == 2 and 1 <= values.shape[1] <= layout.slots
     if not fits or values.dtype != np.int64:
         raise CryptoError(f"Slots: got {values.dtype} {values.shape}, expected int64 (n, 1 to {layout.slots}).")
-    largest = layout.bound if sums else _bound(layout.value_bits, 1)
-    if values.size and max(int(values.max()), -int(values.min())) > largest:
-        raise CryptoError(f"Slots: a value has more than the agreed {largest.bit_length()} bits.")
-    return join_slots(values, layout.slot_bits)
+    if values.size and max(int(values.max()), -int(values.min())) >> bits:
+        raise CryptoError(f"Slots: a value has more than the agreed {bits} bits.")
+
+
+def pack_residues(layout: SlotLayout, values: NDArray[np.int64], modulus: int) -> Rows:
+    """Return the plaintexts of `pack_slots` modulo N in rows of bytes: the form in which many are encrypted fastest.
+
+    Raises
+    ------
+    CryptoError
+        As `pack_slots`; or if the modulus is another.
+
+    Examples
+    --------
+    >>> layout = plan_slots(16, value_bits=3)
+    >>> pack_residues(layout, np.array([[1], [-1]]), 40_001).tolist()
+    [[0, 1], [156, 64]]
+    """
+    _check_values(layout, values, layout.value_bits)
+    if modulus.bit_length() != layout.modulus_bits:
+        raise CryptoError(f"Slots: laid out for {layout.modulus_bits} bits of modulus, got {modulus.bit_length()}.")
+    words, added = _lifted(values, layout.slot_bits)
+    width, size = words.shape[1], (layout.modulus_bits + 7) // 8
+    negative = _add(words, (1 << 64 * width) - added) == 0  # what was added is taken off: a carry means it was there
+    whole = np.zeros((len(words), max(8 * width, size)), dtype=np.uint8)
+    high, low = divmod(modulus, 1 << 64 * width)
+    shifted = words.copy()
+    carried = _add(shifted, low)
+    words[negative] = shifted[negative]
+    whole[:, : 8 * width] = words.view(np.uint8)
+    if size > 8 * width:  # above the slots' words a negative plaintext has those of N, less what was borrowed
+        rest = [(high - 1 + carry).to_bytes(size - 8 * width, "little") for carry in (0, 1)] if high else []
+        for carry, part in enumerate(rest):
+            whole[negative & (carried == carry), 8 * width :] = np.frombuffer(part, dtype=np.uint8)
+    return np.ascontiguousarray(whole[:, :size][:, ::-1])
+
+
+def _add(words: NDArray[np.uint64], number: int) -> NDArray[np.uint64]:
+    """Add a number to every row of words, lowest first, in place; return the carries out of the last."""
+    carry = np.zeros(len(words), dtype=np.uint64)
+    for i in range(words.shape[1]):
+        part = np.uint64(number >> 64 * i & 0xFFFF_FFFF_FFFF_FFFF)
+        total = words[:, i] + part
+        after = total + carry
+        carry = ((total < part) | (after < total)).astype(np.uint64)
+        words[:, i] = after
+    return carry
 
 
 def join_slots(values: NDArray[np.int64], slot_bits: int) -> list[int]:
@@ -160,6 +210,12 @@ def join_slots(values: NDArray[np.int64], slot_bits: int) -> list[int]:
     >>> join_slots(np.array([[1, -1], [0, 2]]), slot_bits=8)
     [-255, 512]
     """
+    words, added = _lifted(values, slot_bits)
+    return [int.from_bytes(row.tobytes(), "little") - added for row in words]
+
+
+def _lifted(values: NDArray[np.int64], slot_bits: int) -> tuple[NDArray[np.uint64], int]:
+    """Return slots of v + 2^(w - 1) >= 0 side by side in words, lowest first, and what was added."""
     count, k = values.shape
     half = 1 << (min(slot_bits, 64) - 1)
     slots = values.view(np.uint64) + np.uint64(half)  # modulo 2^64
@@ -169,8 +225,7 @@ def join_slots(values: NDArray[np.int64], slot_bits: int) -> list[int]:
         words[:, word] |= column << np.uint64(shift)
         if shift:
             words[:, word + 1] |= column >> np.uint64(64 - shift)
-    added = sum(half << (slot_bits * i) for i in range(k))
-    return [int.from_bytes(row.tobytes(), "little") - added for row in words]
+    return words, sum(half << (slot_bits * i) for i in range(k))
 
 
 def unpack_slots(layout: SlotLayout, residues: Sequence[int], key_n: int) -> Integers:
