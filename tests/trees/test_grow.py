@@ -262,6 +262,28 @@ def test_monotone_trees(sign: int) -> None:
     assert not (sign * np.diff(table.reshape(10, 10), axis=0) >= -1e-12).all()
 
 
+def test_missing_cells_have_no_place_in_the_order() -> None:
+    """Parting them from the others is no monotone split, whichever side is larger; the others keep their order."""
+    rng = np.random.default_rng(7)
+    feature = Feature("x", "ordered", tuple(float(i) for i in range(4)), has_missing=True)
+    codes = rng.integers(0, 6, (300, 1)).astype(np.uint16)
+    for missing in (-9.0, 9.0):
+        trend = np.where(codes[:, 0] == 5, missing, codes[:, 0] - 2.0)
+        g = -(trend + rng.normal(size=300) / 10)[:, None]
+        gradients = fix_gradients(g, np.ones_like(g), np.arange(300))
+        part = PlainPart([feature], codes, signs=np.array([1]))
+        tree, _ = grow(random_task(rng, 300, 1, gradients=gradients, max_depth=4), [part])
+        root = next(split for split in part.splits if split.node == 0)
+        assert (root.bins, root.missing_left) == ((4,), False)
+        grid = np.arange(6, dtype=np.uint16)[:, None]
+        table = predict_plain([tree], [part.splits], [([feature], grid)], np.zeros(1))[:, 0]
+        assert (np.diff(table[:5]) > 0).all()
+        assert table[5] == pytest.approx(missing / 2, rel=0.05)
+        falling = PlainPart([feature], codes, signs=np.array([-1]))
+        tree, _ = grow(random_task(rng, 300, 1, gradients=gradients, max_depth=4), [falling])
+        assert [split.bins for split in falling.splits] == [(4,)]
+
+
 def test_sides_of_every_kind() -> None:
     place: Any = {"tree": 0, "node": 0, "depth": 0, "feature": 0}
     ordered = Feature("x", "ordered", (0.0, 1.0), has_missing=True)

@@ -307,7 +307,7 @@ class PlainPart:
         counts, sums = _histogram(layout, self.codes, drawn, level)
         allowed = drawn & (level.counts >= max(self.limits.min_node_rows, 1))[:, None]
         candidates = find_candidates(layout, counts, self.limits.min_bin_gap, allowed)
-        signs = None if self.signs is None else self.signs[candidates.feature]
+        signs = None if self.signs is None else self._signs_at(self.signs, candidates.feature, candidates.bin)
         gains = gains_of(level, candidates.node, left_sums(layout, sums, candidates), signs)
         prefixes = gains_of_groups(level, candidates, _member_sums(layout, sums, candidates))
         for node in range(len(level.nodes)):
@@ -331,8 +331,13 @@ class PlainPart:
         signs = np.zeros(nodes, dtype=np.int64)
         if self.signs is not None:
             for node, split in self._picked.items():
-                signs[node] = self.signs[split.feature]
+                signs[node] = self._signs_at(self.signs, split.feature, split.bins[0])
         return signs
+
+    def _signs_at(self, signs: Integers, feature: Integers | int, b: Integers | int) -> Integers:
+        """Monotone constraints of splits: none on parting the missing cells from all others, which have no order."""
+        last = np.array([own.bins - 1 for own in self.features], dtype=np.int64)
+        return np.where(b < last[feature], signs[feature], 0)
 
     def finish(self, level: Level, outcome: Outcome) -> None:
         """Nothing to remember: the next level says all."""
