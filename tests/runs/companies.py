@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,8 @@ class Companies:
 
 def toml(value: object) -> str:
     """A value as TOML; JSON is near enough for text, numbers, booleans and lists."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(inner)}" for key, inner in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -115,6 +118,25 @@ def make_companies(
         tables[name] = pd.DataFrame(data).iloc[keep].reset_index(drop=True)
     given = {"alignment": {}, "training": {}, "privacy": TEST_KEY | {"key_holder": key_holder}} | sections
     return Companies(folder, model, tables, parties, given, {"name": "trial", "model": model, "seed": 3})
+
+
+def make_boosted(
+    folder: Path,
+    task: str = "binary",
+    *,
+    training: Section | None = None,
+    consent: Section | None = None,
+    **options: Any,
+) -> Companies:
+    """Companies as `make_companies` makes them, for a few small trees; ``consent`` is every party's policy."""
+    model = next(model for model, its_task in TASKS.items() if its_task == task)
+    trees = {"n_estimators": 3, "max_depth": 3, "max_bin": 16, "min_child_weight": 0.1}
+    companies = make_companies(folder, model, training=trees | (training or {}), **options)
+    companies.model = "boosting"
+    companies.top |= {"model": "boosting", "task": task}
+    for party in companies.parties.values():
+        party["policy"] = {"key_bits": 512} | (consent or {})
+    return companies
 
 
 def _id_cells(ids: list[str], composite: bool, party: int) -> dict[str, object]:
