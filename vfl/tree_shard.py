@@ -19,9 +19,11 @@ from parties.spec import PartySpec
 from vfl.events import FeatureImportance
 from vfl.shard import Arrays, read_shard, write_shard
 from vfl.terms import Terms
-from vfl.trees.bins import Binning
+from vfl.trees.bins import Binning, Feature
 from vfl.trees.forest import Split, Tree
 from vfl.trees.splits import Floats
+
+_PER_NODE = ("owner", "left", "values", "gain", "cover")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,11 @@ def load_tree_shard(folder: Path) -> TreeShard:
         importance = msgspec.convert(state["importance"], tuple[FeatureImportance, ...])
         classes = msgspec.convert(state["classes"], tuple[str, ...])
         trees = _from_arrays(arrays)
+        start = _start(arrays["start"], trees)
+        _check_splits(binning.features, splits, trees)
     except (KeyError, TypeError, ValueError, IndexError, msgspec.ValidationError) as error:
         raise DataError(f"model shard {folder}: cannot be read ({error}); run the training again") from None
-    if any(not 0 <= split.feature < len(binning.features) for split in splits):
-        raise DataError(f"model shard {folder}: a split is on no column; run the training again")
-    return TreeShard(binning, splits, arrays["start"], trees, classes, importance)
+    return TreeShard(binning, splits, start, trees, classes, importance)
 
 
 def _to_arrays(trees: Sequence[Tree]) -> Arrays:
@@ -93,15 +95,52 @@ def _to_arrays(trees: Sequence[Tree]) -> Arrays:
 
 
 def _from_arrays(arrays: Arrays) -> tuple[Tree, ...]:
-    """Trees of a shard's arrays; children that do not come after their parents are refused."""
+    """Trees of a shard's arrays, checked: every node but a root is the child of one before it."""
     if "offsets" not in arrays:
         return ()
+    offsets, (owner, left, values, gain, cover) = arrays["offsets"], (arrays[name] for name in _PER_NODE)
+    whole = all(array.dtype.kind == "i" for array in (offsets, owner, left, arrays["output"]))
+    numbers = all(array.dtype == np.float64 and np.isfinite(array).all() for array in (values, gain, cover))
+    shaped = all(array.shape == (len(owner),) for array in (owner, left, gain, cover)) and values.ndim == 2
+    if not (
+        whole and numbers and shaped and [len(values), 0] == [len(owner), offsets[0]] and offsets[-1] == len(owner)
+    ):
+        raise ValueError("the arrays of trees do not fit each other")
     trees = []
-    for (first, stop), output in zip(pairwise(arrays["offsets"].tolist()), arrays["output"].tolist(), strict=True):
+    for (first, stop), output in zip(pairwise(offsets.tolist()), arrays["output"].tolist(), strict=True):
         own = slice(first, stop)
-        owner, left = arrays["owner"][own], arrays["left"][own]
-        inner = np.flatnonzero(owner >= 0)
-        if not ((left[inner] > inner) & (left[inner] + 1 < len(owner))).all():
-            raise ValueError("a tree's children come before their parent")
-        trees.append(Tree(owner, left, arrays["values"][own], arrays["gain"][own], arrays["cover"][own], output))
+        tree = Tree(owner[own], left[own], values[own], gain[own], cover[own], output)
+        inner = np.flatnonzero(tree.owner >= 0)
+        children = np.sort(np.concatenate([tree.left[inner], tree.left[inner] + 1]))
+        if not np.array_equal(children, np.arange(1, stop - first)) or not (tree.left[inner] > inner).all():
+            raise ValueError("a tree's nodes do not make a tree")
+        trees.append(tree)
     return tuple(trees)
+
+
+def _start(start: Floats, trees: Sequence[Tree]) -> Floats:
+    """First scores, checked; trees add to as many, or to one of them."""
+    fits = start.dtype == np.float64 and start.ndim == 1 and bool(np.isfinite(start).all())
+    for tree in trees:
+        fits = (
+            fits and -1 <= tree.output < len(start) and tree.values.shape[1] == (1 if tree.output >= 0 else len(start))
+        )
+    if not fits:
+        raise ValueError("the first scores do not fit the trees")
+    return start
+
+
+def _check_splits(features: Sequence[Feature], splits: Sequence[Split], trees: Sequence[Tree]) -> None:
+    """Splits of columns and bins that there are, one per node; at the active party those of its own nodes."""
+    places = [(split.tree, split.node) for split in splits]
+    owned = [(number, int(node)) for number, tree in enumerate(trees) for node in np.flatnonzero(tree.owner == 0)]
+    if len(set(places)) < len(places) or (trees and sorted(places) != owned):
+        raise ValueError("the splits are not those of the trees")
+    for split in splits:
+        if not 0 <= split.feature < len(features):
+            raise ValueError("a split is on no column")
+        feature, bins = features[split.feature], split.bins
+        most = feature.bins + (feature.split == "sorted")
+        sound = len(bins) > 0 and all(a < b for a, b in pairwise(bins)) and 0 <= bins[0] and bins[-1] < most
+        if not sound or (feature.split == "ordered" and len(bins) > 1) or min(split.tree, split.node, split.depth) < 0:
+            raise ValueError("a split is between no bins")
