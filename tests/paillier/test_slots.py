@@ -193,6 +193,41 @@ def test_values_that_do_not_fit_are_refused_before_encryption(value_bits: int) -
         assert str(bad) not in str(refusal.value)
 
 
+@pytest.mark.parametrize(("value_bits", "terms"), [(24, 30_000), (24, 1), (20, 3), (40, 2**20), (62, 1)])
+def test_sums_may_be_larger_than_values(key_on: KeyOn, value_bits: int, terms: int) -> None:
+    """What is added up already may fill its slot, with either sign; what cannot be such a sum is refused."""
+    key = key_on(512)
+    layout = plan_slots(512, value_bits, terms=terms, group=2)
+    top = layout.bound
+    values = np.array([[top, -top], [-top, top], [-top, -top], [top, 0], [0, -1]], dtype=np.int64)
+    v = paillier.encrypt(key, paillier.pack_slots(layout, values, sums=True))
+    opened = paillier.unpack_slots(layout, paillier.decrypt(key, v), key.public.n)
+    assert opened[:, :2].tolist() == values.tolist()
+    joined = paillier.unpack_slots(layout, paillier.decrypt(key, paillier.compress(v, layout)), key.public.n)
+    assert joined.reshape(-1, 2)[:5].tolist() == values.tolist()
+    too_much = 1 << top.bit_length()
+    for bad in (too_much, -too_much, -(2**63)):
+        with pytest.raises(CryptoError, match=f"more than the agreed {top.bit_length()} bits"):
+            paillier.pack_slots(layout, np.array([[0, bad]], dtype=np.int64), sums=True)
+    if terms > 1:
+        with pytest.raises(CryptoError, match=f"more than the agreed {value_bits} bits"):
+            paillier.pack_slots(layout, values)
+
+
+def test_a_total_and_its_parts_share_a_layout(key_on: KeyOn) -> None:
+    """A node's total, sent as a sum, less some of its rows' ciphertexts."""
+    key, rng = key_on(512), np.random.default_rng(4)
+    layout = plan_slots(512, 24, terms=500, group=2)
+    values = rng.integers(-(2**24) + 1, 2**24, (500, 2))
+    rows = paillier.encrypt(key, paillier.pack_slots(layout, values))
+    total = paillier.encrypt(key, paillier.pack_slots(layout, values.sum(axis=0, keepdims=True), sums=True))
+    part = paillier.sum_by_group(rows, np.arange(0, 500, 3), np.zeros(167, np.int64), 1)
+    opened = paillier.unpack_slots(layout, paillier.decrypt(key, paillier.subtract(total, part)), key.public.n)
+    rest = np.ones(500, dtype=bool)
+    rest[::3] = False
+    assert opened[0, :2].tolist() == values[rest].sum(axis=0).tolist()
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     layout = plan_slots(512, 100)
     assert layout.slots == 5

@@ -130,6 +130,53 @@ def test_what_does_not_fit_is_refused(
         paillier.sum_by_group(paillier.encrypt(key, [1, 2]), rows, groups, count)
 
 
+@given(st.lists(st.lists(st.integers(-(2**60), 2**60), min_size=1, max_size=9), max_size=12))
+@few
+def test_running_sums(key_on: KeyOn, runs: list[list[int]]) -> None:
+    """Runs of any lengths in any order, one after the other."""
+    key = key_on(512)
+    lengths = np.array([len(run) for run in runs], dtype=np.int64)
+    v = paillier.encrypt(key, [x for run in runs for x in run])
+    expected = [sum(run[: i + 1]) for run in runs for i in range(len(run))]
+    assert numbers(key, paillier.running_sums(v, lengths)) == expected
+    assert numbers(key, v) == [x for run in runs for x in run]  # what it was made of stays
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_running_sums_of_many_runs(key_on: KeyOn, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One product for each ciphertext that is not the first of its run."""
+    monkeypatch.setenv("VFL_THREADS", str(threads))
+    key, rng = key_on(512), np.random.default_rng(3)
+    lengths = np.array([1, 300, 1, 1, 40, *rng.integers(1, 12, 60)])
+    values = rng.integers(-(2**40), 2**40, lengths.sum())
+    sums = numbers(key, paillier.running_sums(paillier.encrypt(key, values.tolist()), lengths))
+    assert sums == np.concatenate([run.cumsum() for run in np.split(values, lengths.cumsum()[:-1])]).tolist()
+
+
+@pytest.mark.parametrize("lengths", [[], [1], [4], [3, 0], [4, -1], [2, 2]])
+def test_runs_that_do_not_fit_are_refused(key: PrivateKey, lengths: list[int]) -> None:
+    with pytest.raises(LocalProtocolError, match="lengths of runs do not fit"):
+        paillier.running_sums(paillier.encrypt(key, [1, 2, 3]), np.array(lengths, np.int64))
+
+
+@given(st.integers(0, 30), st.data())
+@few
+def test_gathering(key_on: KeyOn, n: int, data: st.DataObject) -> None:
+    """Any order, repeats, none at all."""
+    key = key_on(512)
+    idx = data.draw(st.lists(st.integers(0, n - 1), max_size=60)) if n else []
+    v = paillier.encrypt(key, list(range(n)))
+    taken = paillier.gather(v, np.array(idx, dtype=np.int64))
+    assert numbers(key, taken) == idx
+    assert len(taken) == len(idx)
+
+
+@pytest.mark.parametrize("idx", [np.array([3]), np.array([-1]), np.array([0.0]), np.array([[0]]), [0]])
+def test_positions_that_do_not_fit_are_refused(key: PrivateKey, idx: np.ndarray) -> None:
+    with pytest.raises(LocalProtocolError, match="gather: positions"):
+        paillier.gather(paillier.encrypt(key, [1, 2, 3]), idx)
+
+
 @given(st.lists(st.tuples(st.integers(-(2**200), 2**200), st.integers(-(2**200), 2**200)), max_size=20))
 @few
 def test_differences(key_on: KeyOn, pairs: list[tuple[int, int]]) -> None:
@@ -173,6 +220,8 @@ def test_no_sum_leaves_without_rerandomising(key: PrivateKey) -> None:
         paillier.sum_by_group(v, one, one, 2),
         paillier.subtract(v, v),
         paillier.sum_segments(v, one, offsets),
+        paillier.running_sums(v, np.array([1, 1])),
+        paillier.gather(v, one),
     ):
         with pytest.raises(LocalProtocolError, match="re-randomising"):
             paillier.to_bytes(made)
