@@ -31,6 +31,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 # 1. differences of sums
 
 ROWS = 2000
+Views = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # per node: rows, their (g, h), opened sums
 
 
 def company(limits: Limits) -> Forests:
@@ -42,7 +43,7 @@ def company(limits: Limits) -> Forests:
     return Forests("regression", frames, y, settings=settings, limits=limits)
 
 
-def views(monkeypatch: pytest.MonkeyPatch, forests: Forests) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def views(monkeypatch: pytest.MonkeyPatch, forests: Forests) -> Views:
     """Per node what the active party has: its rows, their (g, h), and the opened sums in the order of the message."""
     levels, found = [], []
     honest = boosting._RemotePart.offer
@@ -65,6 +66,14 @@ def views(monkeypatch: pytest.MonkeyPatch, forests: Forests) -> list[tuple[np.nd
     return found
 
 
+@pytest.fixture(scope="module")
+def bare_views() -> Views:
+    """Without guards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boosting, "generate_keypair", lambda *_, **__: KEY)
+        return views(patch, company(Limits()))
+
+
 def pinned(rows: np.ndarray, gradients: np.ndarray, sums: np.ndarray) -> set[int]:
     """Rows whose (g, h) is the difference of two sums of the node, the empty one and the whole among them."""
     if not len(sums):
@@ -77,16 +86,18 @@ def pinned(rows: np.ndarray, gradients: np.ndarray, sums: np.ndarray) -> set[int
     return {single[tuple(value)] for value in one.tolist() if tuple(value) in single}
 
 
-def attack(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> tuple[int, int]:
+def attack(seen: Views) -> tuple[int, int]:
     """Rows pinned at least once in two trees, and how often rows were pinned in all."""
-    found = [pinned(*view) for view in views(monkeypatch, company(limits))]
+    found = [pinned(*view) for view in seen]
     return len(set().union(*found)), sum(map(len, found))
 
 
-def test_differences_of_sums_pin_rows_unless_nodes_and_gaps_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    bare, times = attack(monkeypatch, Limits())
-    rows_only, _ = attack(monkeypatch, Limits(min_node_rows=200))
-    guarded, _ = attack(monkeypatch, Limits(min_node_rows=200, min_bin_gap=10))
+def test_differences_of_sums_pin_rows_unless_nodes_and_gaps_are_large(
+    bare_views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare, times = attack(bare_views)
+    rows_only, _ = attack(views(monkeypatch, company(Limits(min_node_rows=200))))
+    guarded, _ = attack(views(monkeypatch, company(Limits(min_node_rows=200, min_bin_gap=10))))
     print(f"rows of {ROWS} pinned in two trees: {bare} ({times} times) without guards, {rows_only} with", end=" ")
     print(f"min_node_rows = 200, {guarded} with min_bin_gap = 10 as well")
     assert bare > 0.3 * ROWS
@@ -94,12 +105,11 @@ def test_differences_of_sums_pin_rows_unless_nodes_and_gaps_are_large(monkeypatc
     assert guarded <= bare / 50
 
 
-def test_what_the_attack_pins_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_attack_pins_is_true(bare_views: Views) -> None:
     """A pinned row lies alone between two thresholds of some passive column, in its node."""
-    forests = company(Limits())
-    codes = forests.parts()[1].codes
+    codes = company(Limits()).parts()[1].codes
     checked = 0
-    for rows, gradients, sums in views(monkeypatch, forests)[-8:]:
+    for rows, gradients, sums in bare_views[-8:]:
         for row in pinned(rows, gradients, sums):
             alone = (codes[rows] == codes[row]).sum(axis=0) == 1
             checked += bool(alone.any())
@@ -107,12 +117,11 @@ def test_what_the_attack_pins_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked > 20
 
 
-def test_order_and_nodes_alone_pin_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_and_nodes_alone_pin_nobody(bare_views: Views) -> None:
     """The same attack against sums of other rows: its hits are no accidents."""
-    found = views(monkeypatch, company(Limits()))
     rng = np.random.default_rng(0)
     hits = sum(len(pinned(rows, gradients + rng.integers(1, 1000, gradients.shape) * [1, 0], sums))
-               for rows, gradients, sums in found)  # fmt: skip
+               for rows, gradients, sums in bare_views)  # fmt: skip
     assert hits <= 2
 
 
@@ -214,7 +223,7 @@ def encrypted(monkeypatch: pytest.MonkeyPatch, flipped: bool, **settings: object
 
     with monkeypatch.context() as patch:
         patch.setattr(boosting, "_send_tree", spy)
-        estimator = GradientBoostingClassifier(n_estimators=6, max_depth=3, **settings)
+        estimator = GradientBoostingClassifier(n_estimators=4, max_depth=3, **settings)
         federation(flipped).fit(estimator, validation_fraction=0.2, baselines=False)
     return sent
 
