@@ -21,6 +21,7 @@ from vfl.boosting_scoring import score_as_active, score_as_passive
 from vfl.events import FeatureImportance, Metrics
 from vfl.importance import Importance
 from vfl.job import Job
+from vfl.label_dp import note, randomise_labels
 from vfl.optim import Vector
 from vfl.prepare import check_key_holder_consent, exchange_shapes_as_party
 from vfl.terms import Integers, Terms
@@ -32,7 +33,6 @@ from vfl.trees.grow import Limits, PlainPart
 from vfl.trees.objective import Objective, make_objective
 from vfl.trees.rounds import Labels, boost_plainly
 from vfl.trees.splits import Floats
-
 
 _LARGEST_LABEL = 1e100
 
@@ -198,7 +198,7 @@ def _train_active(
         converged=True,
         losses=fit.boosted.losses,
         validation_losses=fit.boosted.validation_losses,
-        warnings=fit.boosted.warnings,
+        warnings=(*_notes(data), *fit.boosted.warnings),
         score=partial(_score, data, terms, columns, fit, objective),
         alone=partial(_alone, data, columns, terms.outputs),
         save=lambda folder: save_tree_shard(Path(folder), terms, data.spec, shard),
@@ -218,13 +218,17 @@ def own_part(spec: PartySpec, features: Sequence[Feature], codes: Codes) -> Plai
     return PlainPart(features, codes, signs=signs if signs.any() else None)
 
 
+def _notes(data: Aligned) -> tuple[str, ...]:
+    """What the report says of the labels."""
+    epsilon = data.job.privacy.label_dp_epsilon
+    return () if epsilon is None else (note(epsilon),)
+
+
 def _labels_to_fit(data: Aligned, terms: Terms) -> Floats | Integers:
     """The labels to train on: randomised where the job says so, those of the validation part too."""
     y, epsilon = data.labels_to_fit, data.job.privacy.label_dp_epsilon
     if epsilon is None:
         return y
-    from vfl.label_dp import randomise_labels
-
     return randomise_labels(y, max(2, terms.outputs), epsilon)
 
 

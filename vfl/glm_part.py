@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from vfl.events import Metrics
 from vfl.exact import quantise
 from vfl.glm import Block, Fit
 from vfl.job import Job
+from vfl.label_dp import note, randomise_labels
 from vfl.optim import Vector
 from vfl.prepare import check_key_holder_consent, exchange_shapes_as_party
 from vfl.preprocess import Preprocessor, fit_preprocessor
@@ -125,6 +126,8 @@ def _train(
         target = _target(data, terms)
         play = glm_exact.active if exact else glm_quadratic.active
         fit = play(endpoint, terms, block, target, data.guards, progress)
+        if data.job.privacy.label_dp_epsilon is not None:
+            fit = replace(fit, warnings=(note(data.job.privacy.label_dp_epsilon), *fit.warnings))
     classes = data.labels.classes if data.labels is not None else []
     return Trained(
         rounds=fit.rounds,
@@ -141,8 +144,6 @@ def _target(data: Aligned, terms: Terms) -> glm.Target:
     """The labels to train on: randomised where the job says so."""
     y, epsilon = data.labels_to_fit, data.job.privacy.label_dp_epsilon
     if epsilon is not None:
-        from vfl.label_dp import randomise_labels
-
         y = randomise_labels(y, max(2, terms.outputs), epsilon)
     return glm.make_target(data.job.model, y, data.weights, terms.outputs)
 

@@ -46,6 +46,14 @@ _WORD = 64
 _LEAST_EPSILON = 1e-6
 
 
+def note(epsilon: float) -> str:
+    """What a report says of randomised labels."""
+    return (
+        f"labels: randomised for the training, label_dp_epsilon = {epsilon:g}; 'active party alone' and 'pooled' are "
+        "fitted on the true ones"
+    )
+
+
 def randomise_labels(values: Labels, classes: int, epsilon: float) -> Floats:
     """Unbiased estimates of the labels from labels randomised once.
 

@@ -284,7 +284,8 @@ def sorted_prefixes(sums: Floats, rules: Rules) -> list[Integers]:
     sums : ndarray of shape (m, 1, 2), float64
         G and H of every bin.
     """
-    ratio = sums[:, 0, 0] / np.maximum(sums[:, 0, 1] + rules.reg_lambda, 1e-300)
+    with np.errstate(over="ignore"):  # sums of a peer that lies
+        ratio = sums[:, 0, 0] / np.maximum(sums[:, 0, 1] + rules.reg_lambda, 1e-300)
     order = np.argsort(ratio, kind="stable")
     steps = np.flatnonzero(np.diff(ratio[order]) > 0) + 1
     return [np.sort(order[:step]) for step in steps.tolist()]
