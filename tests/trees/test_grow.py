@@ -11,7 +11,7 @@ import pytest
 from tests.trees.forests import Forests, make_frames, make_labels, tree_depths
 from vfl.trees.bins import Feature
 from vfl.trees.forest import Split, Tree, goes_left, predict_plain, sides
-from vfl.trees.grow import Limits, PlainPart, TreeTask, grow
+from vfl.trees.grow import Limits, PlainPart, Prefix, TreeTask, best_of, grow
 from vfl.trees.objective import make_objective
 from vfl.trees.rounds import Labels, boost_plainly
 from vfl.trees.sampling import FixedGradients, draw_rows, fix_gradients
@@ -282,6 +282,18 @@ def test_missing_cells_have_no_place_in_the_order() -> None:
         falling = PlainPart([feature], codes, signs=np.array([-1]))
         tree, _ = grow(random_task(rng, 300, 1, gradients=gradients, max_depth=4), [falling])
         assert [split.bins for split in falling.splits] == [(4,)]
+
+
+def test_ties_are_exact() -> None:
+    """Gains that differ in their last bit do not tie."""
+    gains = np.array([7.0, 1.0, np.nextafter(1.0, 2), 1.0, np.nextafter(1.0, 2), -np.inf])
+    nodes = np.array([0, 1, 1, 1, 1, 3])
+    none = np.zeros(0, dtype=np.int64)
+    sets = [Prefix(1, 0, none, 1.0), Prefix(1, 0, none, np.nextafter(1.0, 2)), Prefix(2, 1, none, 5.0)]
+    ids, prefixes, best = best_of(1, nodes, gains, sets)
+    assert (ids.tolist(), prefixes, best) == ([2, 4], [sets[1]], np.nextafter(1.0, 2))
+    assert best_of(2, nodes, gains, sets)[1:] == ([sets[2]], 5.0)
+    assert best_of(4, nodes, gains, sets)[2] == -np.inf
 
 
 def test_sides_of_every_kind() -> None:

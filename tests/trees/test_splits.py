@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,14 @@ def test_gaps_hold(problem: tuple[Layout, np.ndarray, np.ndarray], gap: int) -> 
             assert least <= sum(own[b] for b in left) <= own.sum() - least
         for one, other in combinations(sides, 2):
             assert sum(own[b] for b in one ^ other) >= least
+    cells = [counts[:, first:stop] for first, stop in pairwise(layout.starts.tolist())]
+    offered = [
+        [node, j]
+        for node in range(2)
+        for j, feature in enumerate(layout.features)
+        if feature.split == "sorted" and (cells[j][node] >= least).sum() > 1
+    ]
+    assert candidates.groups.tolist() == offered
     stops = candidates.group_sizes.cumsum()
     for (node, j), size, stop in zip(candidates.groups.tolist(), candidates.group_sizes, stops, strict=True):
         own = counts[node, layout.starts[j] : layout.starts[j + 1]]
