@@ -90,8 +90,8 @@ class Encrypted(Payload, frozen=True):
 class EncryptedSums(Payload, frozen=True):
     """Paillier ciphertexts of sums for the holder of the private key, which learns every one of them.
 
-    ``counts``: rows of (group, sums in it), a group being a node of a tree; ``key``, ``body``: as in `Encrypted`, several
-    sums in a ciphertext.
+    ``counts``: rows of (group, sums in it), a group being a node of a tree; ``key``, ``body``: as in `Encrypted`, with
+    several sums in a ciphertext.
     """
 
     key: bytes

@@ -29,7 +29,7 @@ def forests_of(task: str = "binary", rows: int = 150, parties: int = 2, seed: in
 @tasks
 @pytest.mark.parametrize("parties", [2, 4])
 def test_every_task(task: str, parties: int) -> None:
-    forests = forests_of(task, parties=parties, settings={"n_estimators": 3, "max_depth": 4, "min_child_weight": 0.1})
+    forests = forests_of(task, parties=parties, settings={"n_estimators": 2, "max_depth": 4, "min_child_weight": 0.1})
     _, boosted, _ = forests.check()
     assert set(splits_by_owner(boosted)) == set(range(parties))  # all have something to say
     assert boosted.losses[-1] < boosted.losses[0]
@@ -92,7 +92,7 @@ def test_every_setting(case: str) -> None:
     task, limits = settings.pop("task", "binary"), settings.pop("limits", Limits())
     frames = make_frames(150, parties=3, missing=settings.pop("missing", 0.1))
     y = make_labels(task, frames)
-    forests = Forests(task, frames, y, outputs=OUTPUTS[task], limits=limits, settings=settings)
+    forests = Forests(task, frames, y, outputs=OUTPUTS[task], limits=limits, settings={"n_estimators": 2} | settings)
     _, boosted, parts = forests.check()
     depth = max((split.depth for part in parts for split in part.splits), default=-1)
     guests = sum(len(part.splits) for part in parts[1:])
