@@ -285,6 +285,29 @@ def check_level(tree: EncryptedTree, level: EncryptedLevel, values: Integers) ->
     np.testing.assert_array_equal(np.where(inside, found, 0), np.where(inside, table, 0))
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_of_two_children_the_smaller_is_summed(flipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = levels.sum_rows
+
+    def spy(columns: Any, ciphers: Any, totals: Any, rows: Any, slot: Integers, *rest: Any) -> Any:
+        sizes.append(int((slot >= 0).sum()))
+        return original(columns, ciphers, totals, rows, slot, *rest)
+
+    monkeypatch.setattr(levels, "sum_rows", spy)
+    rng = np.random.default_rng(2)
+    columns = prepare_columns([feature_of("ordered", 4)] * 3, rng.integers(0, 4, (600, 3)).astype(np.uint16))
+    values = rng.integers(-(2**40), 2**40, 600)
+    tree = EncryptedTree(columns, np.arange(600), encrypted(values), np.ones(3, bool), 1)
+    level = first_level(tree, encrypted(np.array([values.sum()])), 600)
+    child = ((np.arange(600) < 150) ^ flipped).astype(np.int64)
+    totals = np.bincount(child, values, 2).astype(np.int64)
+    both = np.ones(2, dtype=bool)
+    following = next_level(tree, level, Told(np.ones(1, bool), np.zeros(1, np.int64), both, child), encrypted(totals))
+    assert sizes == [600, 150]
+    check_level(tree, following, values)
+
+
 def test_subtracting_pays_for_large_nodes_of_few_cells() -> None:
     rng = np.random.default_rng(0)
     columns = prepare_columns([feature_of("ordered", 8)] * 3, rng.integers(0, 8, (1000, 3)).astype(np.uint16))
