@@ -142,17 +142,17 @@ def pack_slots(layout: SlotLayout, values: NDArray[np.int64], *, sums: bool = Fa
     CryptoError
         If the shape is wrong or a value does not fit.
     """
-    _check_values(layout, values, (layout.bound if sums else _bound(layout.value_bits, 1)).bit_length())
+    _check_values(layout, values, layout.bound if sums else _bound(layout.value_bits, 1))
     return join_slots(values, layout.slot_bits)
 
 
-def _check_values(layout: SlotLayout, values: NDArray[np.int64], bits: int) -> None:
-    """Refuse values of another shape, or of more bits than a slot is meant to take."""
+def _check_values(layout: SlotLayout, values: NDArray[np.int64], largest: int) -> None:
+    """Refuse values of another shape, or larger than a slot is meant to take."""
     fits = values.ndim == 2 and 1 <= values.shape[1] <= layout.slots
     if not fits or values.dtype != np.int64:
         raise CryptoError(f"Slots: got {values.dtype} {values.shape}, expected int64 (n, 1 to {layout.slots}).")
-    if values.size and max(int(values.max()), -int(values.min())) >> bits:
-        raise CryptoError(f"Slots: a value has more than the agreed {bits} bits.")
+    if values.size and max(int(values.max()), -int(values.min())) > largest:
+        raise CryptoError(f"Slots: a value has more than the agreed {largest.bit_length()} bits.")
 
 
 def pack_residues(layout: SlotLayout, values: NDArray[np.int64], modulus: int) -> Rows:
@@ -169,7 +169,7 @@ def pack_residues(layout: SlotLayout, values: NDArray[np.int64], modulus: int) -
     >>> pack_residues(layout, np.array([[1], [-1]]), 40_001).tolist()
     [[0, 1], [156, 64]]
     """
-    _check_values(layout, values, layout.value_bits)
+    _check_values(layout, values, _bound(layout.value_bits, 1))
     if modulus.bit_length() != layout.modulus_bits:
         raise CryptoError(f"Slots: laid out for {layout.modulus_bits} bits of modulus, got {modulus.bit_length()}.")
     words, added = _lifted(values, layout.slot_bits)
