@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
 from tests.trees.forests import Forests
-from vfl import Federation, GradientBoostingClassifier, Party, boosting, label_dp
+from vfl import Federation, GradientBoostingClassifier, Party, boosting, boosting_part
 from vfl.label_dp import randomise_labels
 from vfl.paillier import generate_keypair, unpack_slots
 from vfl.trees.grow import Limits
@@ -242,10 +242,10 @@ def test_all_that_is_encrypted_follows_from_randomised_labels(
     def alike(values: np.ndarray, classes: int, epsilon: float) -> np.ndarray:
         return answers.setdefault(len(values), randomise_labels(values, classes, epsilon))
 
-    monkeypatch.setattr(label_dp, "randomise_labels", alike)
+    monkeypatch.setattr(boosting_part, "randomise_labels", alike)
     first, second = encrypted(monkeypatch, False, **settings), encrypted(monkeypatch, True, **settings)
     assert first == second and len(first) > 1
-    monkeypatch.setattr(label_dp, "randomise_labels", randomise_labels)
+    monkeypatch.setattr(boosting_part, "randomise_labels", randomise_labels)
     assert encrypted(monkeypatch, False, **settings) != first
 
 
@@ -257,7 +257,7 @@ def test_gradients_of_the_first_tree_show_answers_and_not_labels(monkeypatch: py
         seen.append((values, randomise_labels(values, classes, epsilon)))
         return seen[-1][1]
 
-    monkeypatch.setattr(label_dp, "randomise_labels", spy)
+    monkeypatch.setattr(boosting_part, "randomise_labels", spy)
     sent = encrypted(monkeypatch, False)
     ((labels, answers),) = seen  # drawn once for the whole run, the validation part's among them
     n = len(np.frombuffer(sent[0][0], dtype=np.int64))
