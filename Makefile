@@ -8,7 +8,8 @@ SOURCES := pyproject.toml setup.py vfl/paillier/ifma.c
 KERNEL := $(BIN)/python -c 'from vfl.paillier import kernel_name; print(kernel_name())'
 
 # What is tested once more on gmpy2 where a test takes the C kernel otherwise.
-GMPY2_TESTS := tests/paillier tests/glm tests/adversarial tests/runs/test_processes.py --ignore-glob='*test_ifma*'
+GMPY2_TESTS := tests/paillier tests/glm tests/trees/test_lossless.py tests/trees/test_histograms.py tests/adversarial \
+	tests/runs/test_processes.py --ignore-glob='*test_ifma*'
 
 SANITIZED := build/sanitize
 # Fences find stray accesses by other means, and need the signal that the sanitizer takes for itself.
