@@ -388,8 +388,9 @@ def _trees_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
     """Keys of boosting that contradict each other, the task or the split: (where, got, expected) each."""
     boosting, task = job.boosting, job.task
     if boosting.early_stopping_rounds is not None and job.split.validation_fraction == 0:
-        expected = "split.validation_fraction above 0: early stopping needs a validation part"
-        yield "early_stopping_rounds in [training]", f"{boosting.early_stopping_rounds} without one", expected
+        expected = "split.validation_fraction above 0, which holds rows out to watch"
+        got = f"{boosting.early_stopping_rounds} without a validation part"
+        yield "early_stopping_rounds in [training]", got, expected
     if boosting.scale_pos_weight != 1 and task != "binary":
         got = f"{boosting.scale_pos_weight} for task '{task}'"
         yield "scale_pos_weight in [training]", got, "1: only binary tasks have a positive class"
