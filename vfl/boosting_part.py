@@ -108,11 +108,15 @@ def _judge_limits(job: Job, spec: PartySpec) -> Iterator[Verdict]:
     here = make_limits(job)
     if (here.min_node_rows, here.min_bin_gap) != (rows, gap):
         because = (
-            f"splits nodes of as few as {here.min_node_rows} rows on candidates as near as {here.min_bin_gap} rows; "
+            f"splits nodes of {_at_least(here.min_node_rows)} on candidates {_at_least(here.min_bin_gap)} apart; "
             f"between companies training.min_node_rows = {rows} and training.min_bin_gap = {gap} would hold, and the "
             "trees would be others (--strict shows them)"
         )
         yield Verdict("node limits", spec.name, "warn", because)
+
+
+def _at_least(rows: int) -> str:
+    return f"{rows} rows or more" if rows > 1 else "any number of rows"
 
 
 def prepare(endpoint: Endpoint, data: Aligned) -> Prepared:
