@@ -183,7 +183,6 @@ def active(
     own: PlainPart,
     objective: Objective,
     labels: Labels,
-    max_delta_step: float,
     progress: Progress,
 ) -> ActiveFit:
     """Play the active party: gradients out, sums in, the best split of every node.
@@ -215,7 +214,7 @@ def active(
             return grow_tree(task, [own, *remotes])
 
         columns = sum(terms.columns.values())
-        boosted = boost(objective, labels, job.boosting, job.seed, columns, grow, max_delta_step, progress)
+        boosted = boost(objective, labels, job.boosting, job.seed, columns, grow, progress)
         hub.send(Wire.blocks, Control({"blocks": 0}))
         for link in passives:
             link.send(Wire.tree, Control({"go": False, "trees": len(boosted.trees)}))
@@ -309,7 +308,7 @@ def _send_tree(run: _ActiveRun, task: TreeTask, round_number: int) -> None:
     starts = range(0, len(gradients.rows), BLOCK)
     run.hub.send(Wire.blocks, Control({"blocks": len(starts)}))
     for link in run.passives:
-        link.send(Wire.tree, Control({"go": True, "round": round_number, "tree": task.number, "rows": gradients.count}))
+        link.send(Wire.tree, Control({"go": True, "round": round_number, "tree": task.number}))
         if run.goss:
             link.send(Wire.drawn, pack_bits([gradients.mask(run.layout.terms)]))
     for start in starts:
@@ -334,9 +333,7 @@ class _RemotePart:
         sums = _open_sums(self.run, payload, self.link.peer)
         plain, members = sums[: len(nodes)], sums[len(nodes) :]
         gains = gains_of(level, nodes, plain)
-        none = np.zeros(0, dtype=np.int64)
-        sorted_groups = Candidates(none, none, none, none.astype(bool), groups, sizes, none)
-        prefixes = gains_of_groups(level, sorted_groups, members)
+        prefixes = gains_of_groups(level, groups, sizes, members)
         starts = len(nodes) + np.cumsum(sizes) - sizes
         best = np.full(len(level.nodes), -np.inf)
         self._questions = {}
@@ -386,8 +383,7 @@ def _read_counts(
     good = good and bool((counts[nodes:, 1] >= 2).all()) and sum(counts[:, 1].tolist()) <= most
     if not good:
         raise RemoteProtocolError(f"{sender} sent candidates whose counts do not fit the level")
-    groups = np.stack([counts[nodes:, 0], np.zeros(len(counts) - nodes, dtype=np.int64)], axis=1)
-    return np.repeat(np.arange(nodes), counts[:nodes, 1]), groups, counts[nodes:, 1].copy()
+    return np.repeat(np.arange(nodes), counts[:nodes, 1]), counts[nodes:, 0].copy(), counts[nodes:, 1].copy()
 
 
 def _open_sums(run: _ActiveRun, payload: EncryptedSums, sender: str) -> Integers:

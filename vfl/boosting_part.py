@@ -187,7 +187,7 @@ def _train_active(
     objective = objective_of(data.job, terms.outputs)
     own = own_part(data.spec, columns.features, columns.codes[: data.n_fit])
     labels = Labels(_labels_to_fit(data, terms), row_weights(data), data.n_train)
-    fit = boosting.active(endpoint, terms, own, objective, labels, objective.max_delta_step, progress)
+    fit = boosting.active(endpoint, terms, own, objective, labels, progress)
     importance = [
         line
         for name, figures in fit.importance.items()
@@ -272,7 +272,7 @@ def plain_metrics(data: Aligned, parts: Sequence[PlainPart], outputs: int) -> Me
     fitted = [PlainPart(part.features, part.codes[: data.n_fit], part.first, part.limits, part.signs) for part in parts]
     labels = Labels(data.labels_to_fit, row_weights(data), data.n_train)
     if any(part.features for part in parts):
-        boosted = boost_plainly(objective, labels, data.job.boosting, data.job.seed, fitted, objective.max_delta_step)
+        boosted = boost_plainly(objective, labels, data.job.boosting, data.job.seed, fitted)
         test = [(part.features, part.codes[data.n_fit :]) for part in parts]
         scores = predict_plain(boosted.trees, [part.splits for part in fitted], test, boosted.start)
     else:

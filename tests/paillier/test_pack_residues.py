@@ -62,11 +62,18 @@ def test_refuses(values, n):
         pack_residues(plan_slots(512, 24, group=2), values, n)
 
 
-@pytest.mark.parametrize(
-    "body", [np.full((1, 64), 255, np.uint8), np.zeros((1, 63), np.uint8)], ids=["large", "narrow"]
-)
-def test_the_c_kernel_takes_residues_only(body):
-    if type(KEY.public.kernel).__name__ != "IfmaKernel":
-        pytest.skip("the C kernel reads as many bytes as it is told")
-    with pytest.raises(CryptoError, match="plaintext"):
-        encrypt(KEY, body)
+BAD_ROWS = {
+    "large": np.full((1, 64), 255, np.uint8),
+    "narrow": np.zeros((1, 63), np.uint8),
+    "one dimension": np.zeros(64, np.uint8),
+    "another type": np.zeros((1, 64), np.int64),
+}
+
+
+@pytest.mark.parametrize("kernel", ["", "gmpy2"])
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_encrypts_residues_only(kernel, name, monkeypatch):
+    monkeypatch.setenv("VFL_KERNEL", kernel)
+    key = generate_keypair(512, insecure_test_mode=True)
+    with pytest.raises(CryptoError, match="residue"):
+        encrypt(key, BAD_ROWS[name])

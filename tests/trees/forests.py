@@ -17,7 +17,7 @@ from vfl.terms import Terms
 from vfl.trees.bins import fit_binning
 from vfl.trees.forest import predict_plain
 from vfl.trees.grow import Limits, PlainPart
-from vfl.trees.objective import default_max_delta_step, make_objective
+from vfl.trees.objective import make_objective
 from vfl.trees.rounds import Labels, boost_plainly
 
 
@@ -121,9 +121,7 @@ class Forests:
         return binning.features, binning.transform(self.frames[number] if frame is None else frame)[0]
 
     def objective(self):
-        step = self.boosting.max_delta_step
-        step = default_max_delta_step(self.task) if step is None else step
-        return make_objective(self.task, self.outputs, step), step
+        return make_objective(self.task, self.outputs, self.boosting.max_delta_step)
 
     def labels(self):
         return Labels(self.y, self.weights, self.training)
@@ -139,8 +137,8 @@ class Forests:
 
     def reference(self):
         parts = self.parts()
-        objective, step = self.objective()
-        return boost_plainly(objective, self.labels(), self.boosting, self.seed, parts, step), parts
+        objective = self.objective()
+        return boost_plainly(objective, self.labels(), self.boosting, self.seed, parts), parts
 
     def terms(self):
         widths = {name: len(part.features) for name, part in zip(self.names, self.parts(), strict=True)}
@@ -148,10 +146,10 @@ class Forests:
 
     def plays(self):
         terms, parts = self.terms(), self.parts()
-        objective, step = self.objective()
+        objective = self.objective()
 
         def active(endpoint):
-            return boosting.active(endpoint, terms, parts[0], objective, self.labels(), step, lambda *_: None)
+            return boosting.active(endpoint, terms, parts[0], objective, self.labels(), lambda *_: None)
 
         def passive(endpoint):
             part = parts[self.names.index(endpoint.name)]

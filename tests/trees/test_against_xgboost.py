@@ -41,7 +41,7 @@ def ours(
     binning = fit_binning(X, dict.fromkeys(X, "numeric"), max_bin=job.max_bin)
     objective = make_objective(task, len(np.unique(y)) if task == "multiclass" else 1, job.max_delta_step)
     part = PlainPart(binning.features, binning.transform(X)[0], signs=None if signs is None else np.array(signs))
-    boosted = boost_plainly(objective, Labels(y, weights, len(y)), job, 0, [part], objective.max_delta_step)
+    boosted = boost_plainly(objective, Labels(y, weights, len(y)), job, 0, [part])
     columns = [(part.features, binning.transform(X_test)[0])]
     return objective.predict(predict_plain(boosted.trees, [part.splits], columns, boosted.start)), len(part.splits)
 

@@ -99,7 +99,7 @@ def test_a_passive_party_hears_memberships_choices_and_ciphertexts_only():
         mine = [d for d in forests.deliveries if d.receiver == name and not d.message.startswith("greeting.")]
         assert {d.message: type(d.payload) for d in mine} == kinds
         for facts in (d.payload.facts for d in mine if d.message == "boosting.tree"):
-            assert set(facts) <= {"go", "round", "tree", "rows", "trees"}
+            assert set(facts) <= {"go", "round", "tree", "trees"}
         (gains,) = (d.payload for d in mine if d.message == "importance.own_gains")
         assert gains.facts == {} and len(gains.values) == 2 * forests.terms().columns[name]
         assert vars(fits[name]).keys() == {"splits", "importance", "trees"}
@@ -297,7 +297,7 @@ def test_a_first_tree_of_the_active_party_alone_sends_nothing():
     assert sum(len(p.body) for p in sent(forests, "boosting.gradients")) == 2 * n
     assert not [split for split in fits["shop-1"].splits if split.tree == 0]
     plaintexts = opened_gradients(forests)
-    start = forests.objective()[0].gradients(np.tile(fits["bank"].boosted.start, (n, 1)), forests.y)
+    start = forests.objective().gradients(np.tile(fits["bank"].boosted.start, (n, 1)), forests.y)
     assert len(np.unique(start[0])) == 2  # what the first tree's gradients would have told: the labels themselves
     assert len(np.unique(plaintexts[0])) > 4
 

@@ -350,7 +350,7 @@ def test_training_goes_on_until_the_label_is_learnt() -> None:
     }).boosting  # fmt: skip
     part = PlainPart([feature, feature], codes)
     objective = make_objective("regression", 1)
-    boosted = boost_plainly(objective, Labels(y, None, 120), settings, 0, [part], 0.0)
+    boosted = boost_plainly(objective, Labels(y, None, 120), settings, 0, [part])
     scores = predict_plain(boosted.trees, [part.splits], [([feature, feature], codes)], boosted.start)
     for cell in range(9):
         own = codes @ np.array([3, 1]) == cell

@@ -125,7 +125,7 @@ def test_a_validation_part() -> None:
     whole = forests_of(rows=200, validation=60)
     fits, boosted, _ = whole.check()
     assert len(boosted.validation_losses) == len(boosted.losses) == 4
-    objective, _ = whole.objective()
+    objective = whole.objective()
     scores = whole.predict(fits)
     assert objective.loss(scores[140:], whole.y[140:], None) == pytest.approx(boosted.validation_losses[-1], rel=1e-12)
     assert objective.loss(scores[:140], whole.y[:140], None) == pytest.approx(boosted.losses[-1], rel=1e-12)

@@ -136,7 +136,7 @@ def test_integers_are_close(pairs: list[tuple[float, float]], exponent: int, out
         assert np.abs(real[:, :, column] - values).max() <= largest * 2.0**-FRACTION_BITS * 2
         assert np.abs(real[:, :, column].sum() - values.sum()) <= len(g) * outputs * largest * 2.0**-FRACTION_BITS * 2
     np.testing.assert_array_equal(fixed.real(fixed.values.sum(axis=0)), real.sum(axis=0))
-    assert fixed.count == len(g)
+    assert len(fixed.rows) == len(g)
 
 
 @pytest.mark.parametrize("top", [1.0, 0.5, 1 - 2.0**-26, 2.0**-40, 3.0])

@@ -56,7 +56,7 @@ def test_as_in_one_place(task: str, settings: dict[str, Any]) -> None:
 
 def test_scores_of_the_training_rows_are_those_of_training() -> None:
     forests, fits = fitted("regression")
-    objective, _ = forests.objective()
+    objective = forests.objective()
     loss = objective.loss(forests.score(fits), forests.y, None)
     assert loss == pytest.approx(fits["bank"].boosted.losses[-1], rel=1e-12)
 

@@ -19,7 +19,7 @@ from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import Values, everything, multiply
 from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pool import ObfuscatorPool
-from vfl.paillier.rows import Rows
+from vfl.paillier.rows import Rows, below
 from vfl.paillier.vectors import (
     FRESH,
     STALE,
@@ -64,8 +64,8 @@ def encrypt(
     """
     public = key.public if isinstance(key, PrivateKey) else key
     messages = plaintexts if isinstance(plaintexts, np.ndarray) else list(map(int, plaintexts))
-    if not isinstance(messages, np.ndarray) and not _fit_half(public, messages):
-        raise CryptoError("Encryption: a plaintext does not fit into half the key's modulus.")
+    if not (_are_residues(public, messages) if isinstance(messages, np.ndarray) else _fit_half(public, messages)):
+        raise CryptoError("Encryption: a plaintext does not fit into half the key's modulus, or is no residue of it.")
     obfuscators = _obfuscators(key, len(messages), pool, towards_owner=False)
     record(encryptions=len(messages))
     return fresh_vector(public, public.kernel.add_plaintexts(obfuscators, messages))
@@ -146,6 +146,11 @@ def rerandomise(v: CipherVector, *, towards_owner: bool, pool: ObfuscatorPool | 
 def _fit_half(key: PublicKey, integers: list[int]) -> bool:
     """Return whether all integers lie in (-N/2, N/2)."""
     return not integers or (2 * max(integers) < key.n and -2 * min(integers) < key.n)
+
+
+def _are_residues(key: PublicKey, rows: Rows) -> bool:
+    """Return whether all rows of bytes are numbers below N, of its width."""
+    return rows.dtype == np.uint8 and rows.shape[1:] == ((key.bits + 7) // 8,) and bool(below(rows, key.n).all())
 
 
 def _obfuscators(

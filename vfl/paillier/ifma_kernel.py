@@ -24,7 +24,7 @@ from vfl.paillier.gmp import gcd, invert
 from vfl.paillier.ifma_library import Words
 from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernels import Costs, Digits, Index, Kernel, Table, Values
-from vfl.paillier.rows import Rows, below, numbers_in, rows_of
+from vfl.paillier.rows import Rows, numbers_in, rows_of
 from vfl.paillier.split import even_cuts, run_parts, thread_count
 
 _DIGIT_BITS, _LANES = 52, 8
@@ -221,8 +221,6 @@ class IfmaKernel:
         if len(k) != len(words):
             raise CryptoError(f"Kernel: {len(k)} plaintexts for {len(words)} numbers.")
         rows = k if isinstance(k, np.ndarray) else rows_of([int(x) % self._n for x in k], self._n_bytes)
-        if rows.shape[1:] != (self._n_bytes,) or not below(rows, self._n).all():
-            raise CryptoError("Kernel: a plaintext is not below n.")
         plaintexts = ifma_library.digits_from_bytes(rows, self._length)
 
         def work(start: int, stop: int) -> None:

@@ -102,15 +102,12 @@ class Outcome:
     open : ndarray of shape (2 splits,), bool
         Which children may be split again, in the order of their numbers.
     totals : ndarray of shape (2 splits, 2 outputs), int64
-    last : bool
-        No level follows.
     """
 
     split: Mask
     left: Mask = field(repr=False)
     open: Mask
     totals: Integers = field(repr=False)
-    last: bool
 
     def told(self) -> Mask:
         """Nodes that have a child to be split again: only of these anybody has to know the rows."""
@@ -242,7 +239,7 @@ def _descend(
     last = level.depth + 1 == task.max_depth
     weight = task.gradients.real(totals)[:, :, 1].sum(axis=1)
     opened = (weight >= 2 * task.rules.min_child_weight) & (counts >= 2) & (not last)
-    outcome = Outcome(split, left, opened, totals, last or not opened.any())
+    outcome = Outcome(split, left, opened, totals)
     place = np.where(opened, opened.cumsum() - 1, -1)
     slot = np.where(child >= 0, place[child], -1) if children else child
     kept = None if bounds is None else Bounds(bounds.lower[opened], bounds.upper[opened])
@@ -309,7 +306,9 @@ class PlainPart:
         candidates = find_candidates(layout, counts, self.limits.min_bin_gap, allowed)
         signs = None if self.signs is None else self._signs_at(self.signs, candidates.feature, candidates.bin)
         gains = gains_of(level, candidates.node, left_sums(layout, sums, candidates), signs)
-        prefixes = gains_of_groups(level, candidates, _member_sums(layout, sums, candidates))
+        prefixes = gains_of_groups(
+            level, candidates.groups[:, 0], candidates.group_sizes, _member_sums(layout, sums, candidates)
+        )
         for node in range(len(level.nodes)):
             ids, sets, best[node] = best_of(node, candidates.node, gains, prefixes)
             if best[node] > -np.inf:
@@ -394,12 +393,12 @@ class Prefix:
     gain: float
 
 
-def gains_of_groups(level: Level, candidates: Candidates, sums: Integers) -> list[Prefix]:
-    """Every left side that sorted groups of bins offer; ``sums`` (members, 2) in their order."""
+def gains_of_groups(level: Level, nodes: Integers, sizes: Integers, sums: Integers) -> list[Prefix]:
+    """Every left side that sorted groups of bins offer: one node and size each, ``sums`` (members, 2) in order."""
     found = []
-    stops = candidates.group_sizes.cumsum()
-    for group, node in enumerate(candidates.groups[:, 0].tolist()):
-        own = sums[stops[group] - candidates.group_sizes[group] : stops[group]]
+    stops = sizes.cumsum()
+    for group, node in enumerate(nodes.tolist()):
+        own = sums[stops[group] - sizes[group] : stops[group]]
         members = sorted_prefixes(level.task.gradients.real(own), level.task.rules)
         left = np.array([own[side].sum(axis=0) for side in members], dtype=np.int64).reshape(-1, sums.shape[1])
         gains = gains_of(level, np.full(len(left), node), left)

@@ -70,7 +70,6 @@ def boost(
     seed: int,
     columns: int,
     grow_tree: Callable[[int, TreeTask], tuple[Tree, Integers]],
-    max_delta_step: float,
     progress: Progress,
 ) -> Boosted:
     """Train.
@@ -86,7 +85,7 @@ def boost(
     y, weights = labels.y[:n], None if labels.weights is None else labels.weights[:n]
     start = objective.start(y, weights, settings.base_score)
     scores = np.tile(start, (len(labels.y), 1))
-    rules = make_rules(settings, max_delta_step)
+    rules = make_rules(settings, objective.max_delta_step)
     trees: list[Tree] = []
     ends: list[int] = [0]
     losses = [objective.loss(scores[:n], y, weights)]
@@ -176,7 +175,6 @@ def boost_plainly(
     settings: Boosting,
     seed: int,
     parts: Sequence[PlainPart],
-    max_delta_step: float,
     progress: Progress = lambda *_: None,
 ) -> Boosted:
     """Train on columns that are all in one place: the reference, and the active party alone.
@@ -189,7 +187,7 @@ def boost_plainly(
         alone = settings.first_tree_active_only and round_number == 0
         return grow(task, parts[:1] if alone else parts)
 
-    boosted = boost(objective, labels, settings, seed, columns, grow_tree, max_delta_step, progress)
+    boosted = boost(objective, labels, settings, seed, columns, grow_tree, progress)
     for part in parts:
         part.splits[:] = [split for split in part.splits if split.tree < len(boosted.trees)]
     return boosted

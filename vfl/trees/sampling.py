@@ -38,11 +38,6 @@ class FixedGradients:
     g_bits: int
     h_bits: int
 
-    @property
-    def count(self) -> int:
-        """How many rows were drawn."""
-        return len(self.rows)
-
     def mask(self, rows: int) -> Mask:
         """For each of the training rows, whether it was drawn."""
         drawn = np.zeros(rows, dtype=bool)
