@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from parties.checkpoint import Keeper
 from parties.codec import decode, encode
 from parties.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from parties.frame import CHUNK, MESSAGE, Frame, Header, frame_size
@@ -60,6 +61,10 @@ class Endpoint:
         Everyone who takes part, this role included, in job order.
     channels : dict
         Sealed channels to other parties, filled by ``parties.greeting``.
+    keeper : Keeper
+        Where this role keeps what it needs to go on after a crash; by default nowhere.
+    consent : callable, optional
+        Called with every message that discloses something before it is sent; raises ``PolicyError`` to forbid it.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Endpoint:
     channels: dict[str, Channel] = field(default_factory=dict, repr=False)
     observe: Callable[[Delivery], None] | None = field(default=None, repr=False)
     waiting: Callable[[str], None] | None = field(default=None, repr=False)
+    keeper: Keeper = field(default_factory=Keeper, repr=False)
+    consent: Callable[[Message[Any, Any, Any]], None] | None = field(default=None, repr=False)
     _links: dict[str, Link[Any, Any]] = field(default_factory=dict, repr=False)
     _claimed: set[str] = field(default_factory=set, repr=False)
 
@@ -113,6 +120,8 @@ class Link(Generic[Me, Peer]):
         _check_direction(message, self._my_role, self._peer_role)
         if type(payload) is not message.payload:
             raise LocalProtocolError(f"{message.name} carries {message.payload.__name__}, not {type(payload).__name__}")
+        if message.discloses and self._endpoint.consent is not None:
+            self._endpoint.consent(message)
         started = now()  # before the first byte leaves, so that an answer is never older than its question
         data = memoryview(encode(payload))
         chunks = range(0, max(len(data), 1), CHUNK)

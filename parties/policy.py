@@ -30,6 +30,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from parties.budget import Budget
 from parties.errors import PolicyError
 
 Model = Literal["logistic", "softmax", "linear", "poisson", "boosting"]
@@ -118,10 +119,13 @@ class Guards:
         True between companies, or where the job says so: refusals end the run. False: they only warn.
     small_data : bool
         The job asks for small data, and this party's policy allows it.
+    budget : Budget
+        Counts what this party has let others learn; by default of the present run alone.
     """
 
     enforce: bool
     small_data: bool
+    budget: Budget = field(default_factory=Budget, repr=False)
     _heard: dict[tuple[str, str, Level], str] = field(default_factory=dict, init=False, repr=False)
 
     @property

@@ -235,10 +235,10 @@ def forward(block: Block, weights: Vector, rows: slice | None = None) -> Integer
     return (exact_matmul(chosen, fixed) + (1 << (drop - 1))) >> drop
 
 
-def budget(terms: Terms, evaluations: int) -> Verdict | None:
-    """Verdict on the active party's score budget after so many evaluations, the coming one included."""
+def budget(terms: Terms, guards: Guards, evaluations: int) -> Verdict | None:
+    """Verdict on the active party's score budget after so many evaluations of this run, the coming one included."""
     return score_budget(
-        evaluations=evaluations,
+        evaluations=guards.budget.evaluations(evaluations),
         scores=terms.outputs,
         passive_columns=terms.passive_columns,
         party=terms.job.active,
@@ -264,7 +264,7 @@ def disclosed_scores(terms: Terms, guards: Guards, block: Block, weights: Vector
     PolicyError
         The budget is spent, and guards are enforced.
     """
-    if guards.heed(budget(terms, evaluations)):
+    if guards.heed(budget(terms, guards, evaluations)):
         raise PolicyError(
             f"{terms.job.active} asks for more evaluations than its score budget allows; nothing was sent; "
             "lower training.max_iter or training.newton_steps"
@@ -272,7 +272,11 @@ def disclosed_scores(terms: Terms, guards: Guards, block: Block, weights: Vector
     fixed = forward(block, weights).ravel()
     columns = terms.passive_columns
     if scores_are_rounded(
-        guards, evaluations=evaluations, scores=terms.outputs, passive_columns=columns, consent=terms.consent
+        guards,
+        evaluations=guards.budget.evaluations(evaluations),
+        scores=terms.outputs,
+        passive_columns=columns,
+        consent=terms.consent,
     ):
         drop = SCORE_BITS - ROUNDED_BITS
         fixed = (fixed + (1 << (drop - 1))) >> drop << drop

@@ -420,7 +420,7 @@ def _verdict(
             return "the classes are separable: the weights would grow without end; raise training.l2"
     if round_number == training.max_iter:
         return f"not converged within training.max_iter = {training.max_iter} rounds"
-    if guards.heed(glm.budget(terms, round_number + 1)):
+    if guards.heed(glm.budget(terms, guards, round_number + 1)):
         return "the active party's score budget is spent"
     return ""
 
