@@ -1,20 +1,27 @@
 """Checkpoints of one role: what it needs to go on after a crash, one file per step.
 
 Step 0 is the beginning, step 1 the alignment, step 1 + r the state after r rounds of training.
+
+All roles go on from the newest step that all of them hold. They work in lockstep, none more than a round ahead of
+another, so that each keeps the newest three rounds and asks nobody before it drops an older one:
+``docs/decisions/checkpoints.md`` has the argument, and ``parties.checkpoint_file`` the format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-Fact = bool | int | float | str | None | list["Fact"] | dict[str, "Fact"]
-Arrays = Mapping[str, NDArray[np.generic]]
+from parties.checkpoint_file import Arrays as Arrays
+from parties.checkpoint_file import Fact as Fact
+from parties.checkpoint_file import Header, entries, read_arrays, read_header, sync_folder, write_checkpoint
+from parties.errors import DataError, LocalProtocolError
 
 ALIGNED = 1
+ROUNDS_KEPT = 3
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,15 @@ class Snapshot:
 
 @dataclass
 class Keeper:
-    """Keeps a role's snapshots; this one, without a folder, keeps none and goes on from nowhere."""
+    """Keeps a role's snapshots; this one, without a folder, keeps none and goes on from nowhere.
+
+    Parameters
+    ----------
+    warnings : list of str
+        What could not be read or kept, once each.
+    """
+
+    warnings: list[str] = field(default_factory=list)
 
     def steps(self) -> list[int]:
         """Steps of which a whole snapshot is held, ascending."""
@@ -55,3 +70,183 @@ class Keeper:
 
     def save_round(self, rounds: int, facts: Mapping[str, Fact], arrays: Arrays) -> None:
         """Keep the state after so many rounds."""
+
+    def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """Arrays that a run draws once: those kept under the name, else what ``make`` returns, kept before it is used.
+
+        They stay whatever step the run goes on from.
+        """
+        return make()
+
+    def forget(self) -> None:
+        """Remove everything, once the run has ended everywhere."""
+
+
+@dataclass
+class FolderKeeper(Keeper):
+    """Keeps a role's snapshots in a folder of its own: the alignment always, and the newest three rounds.
+
+    A snapshot that cannot be written is given up with a warning, and the run goes on: a crash then costs more rounds.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when something is first kept.
+    run, job, party : str
+        Run id, digest of the job, and the role; files of others are not used.
+    """
+
+    folder: Path = field(kw_only=True)
+    run: str = field(kw_only=True)
+    job: str = field(kw_only=True)
+    party: str = field(kw_only=True)
+    _step: int = field(default=0, init=False)
+
+    def steps(self) -> list[int]:
+        """Steps of which a whole snapshot is held, ascending; without the alignment none of the others is any use."""
+        held = [step for step in self._found() if self._verified(step)]
+        return held if ALIGNED in held else []
+
+    def resume_from(self, step: int) -> None:
+        """Settle the step that all roles go on from (0: the beginning); later ones are forgotten.
+
+        Raises
+        ------
+        LocalProtocolError
+            If there is no whole snapshot of that step.
+        """
+        if step != 0 and step not in self.steps():
+            raise LocalProtocolError(f"{self.party} holds no whole checkpoint of step {step} and cannot go on from it")
+        self._step = step
+        self._remove([*map(self._path, self._found(after=step)), *self.folder.glob("*.ckpt.new")])
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of training that are done already."""
+        return max(self._step - ALIGNED, 0)
+
+    def aligned(self) -> Snapshot | None:
+        """The alignment, if the run goes on from a step behind it."""
+        return self._read(ALIGNED) if self._step >= ALIGNED else None
+
+    def trained(self) -> Snapshot | None:
+        """The training's state after `rounds` rounds; None if it begins."""
+        return self._read(self._step) if self._step > ALIGNED else None
+
+    def save_aligned(self, facts: Mapping[str, Fact], arrays: Arrays) -> None:
+        """Keep the alignment."""
+        self._save(ALIGNED, facts, arrays)
+
+    def save_round(self, rounds: int, facts: Mapping[str, Fact], arrays: Arrays) -> None:
+        """Keep the state after so many rounds, and drop what no role can go back to any more."""
+        if rounds < 1:
+            raise LocalProtocolError(f"a checkpoint after {rounds} rounds; the first is kept after one")
+        if self._save(ALIGNED + rounds, facts, arrays):
+            self._remove([self._path(step) for step in self._found(after=ALIGNED)[:-ROUNDS_KEPT]])
+
+    def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """Arrays that a run draws once: those kept under the name, else what ``make`` returns, kept before it is used.
+
+        They stay whatever step the run goes on from.
+
+        Raises
+        ------
+        DataError
+            If they cannot be kept, or no longer be read: nothing is drawn twice.
+        """
+        path = self.folder / f"once {name}.ckpt"
+        try:
+            with path.open("rb") as file:
+                return read_arrays(file, self._checked(file, 0, name))
+        except FileNotFoundError:
+            arrays = make()
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: cannot be read ({_reason(error)}); it was drawn for this run once and must not be drawn "
+                "again: start a new run"
+            ) from None
+        try:
+            self._write(path, 0, name, {}, arrays)
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be written ({_reason(error)}); it must be kept before it is used: make room and start "
+                "again"
+            ) from None
+        return arrays
+
+    def forget(self) -> None:
+        """Remove everything, once the run has ended everywhere."""
+        self._remove([*self.folder.glob("*.ckpt"), *self.folder.glob("*.ckpt.new")])
+        with suppress(OSError):  # there never was a folder, or it holds what is not ours
+            self.folder.rmdir()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step {step}.ckpt"
+
+    def _found(self, after: int = 0) -> list[int]:
+        """Later steps that have a file, whatever it holds, ascending."""
+        texts = [path.stem.removeprefix("step ") for path in self.folder.glob("step *.ckpt")]
+        numbers = [int(text) for text in texts if text.isascii() and text.isdecimal() and text == str(int(text))]
+        return sorted(number for number in numbers if number > after)
+
+    def _verified(self, step: int) -> bool:
+        path = self._path(step)
+        try:
+            with path.open("rb") as file:
+                self._checked(file, step)
+        except (OSError, ValueError) as error:
+            self._warn(f"{path}: not used as a checkpoint: {_reason(error)}")
+            return False
+        return True
+
+    def _read(self, step: int) -> Snapshot:
+        path = self._path(step)
+        try:
+            with path.open("rb") as file:
+                header = self._checked(file, step)
+                return Snapshot(step, header.facts, read_arrays(file, header))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: was whole before and now is not ({_reason(error)}); start again") from None
+
+    def _checked(self, file: BinaryIO, step: int, name: str = "") -> Header:
+        """Header of a file that is whole and this role's; the file then stands before its arrays."""
+        header = read_header(file)
+        mine = {"run": self.run, "job": self.job, "party": self.party, "step": step, "name": name}
+        foreign = [what for what, value in mine.items() if getattr(header, what) != value]
+        if foreign:
+            raise ValueError(f"it is of another {foreign[0]}")
+        return header
+
+    def _save(self, step: int, facts: Mapping[str, Fact], arrays: Arrays) -> bool:
+        """Write a snapshot; False, and one warning, if the disk does not take it."""
+        try:
+            self._write(self._path(step), step, "", facts, arrays)
+        except OSError as error:
+            self._warn(
+                f"{self.folder}: checkpoints cannot be written ({_reason(error)}); the run goes on, and once "
+                "interrupted it starts again from an older one"
+            )
+            return False
+        return True
+
+    def _write(self, path: Path, step: int, name: str, facts: Mapping[str, Fact], arrays: Arrays) -> None:
+        header = Header(self.run, self.job, self.party, step, name, dict(facts), entries(arrays))
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_checkpoint(path, header, arrays)
+
+    def _remove(self, paths: list[Path]) -> None:
+        """Remove files; one that stays does no harm."""
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        if paths:
+            with suppress(OSError):
+                sync_folder(self.folder)
+
+    def _warn(self, line: str) -> None:
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
