@@ -206,8 +206,17 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     insecure_test_mode: Annotated[bool, Meta(description="Allow keys that can be broken, for tests.")] = False
 
 
-class _Lines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a scenario file and a job have in common."""
+AskedTask = Annotated[
+    Task | None,
+    Meta(
+        description="What the label is; follows from a GLM, and may be left out there (a conflicting one is "
+        "refused); model boosting needs it."
+    ),
+]
+
+
+class Lines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a scenario file, a job file and a job have in common."""
 
     name: Annotated[
         str,
@@ -225,16 +234,10 @@ class _Lines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     privacy: Annotated[Privacy, Meta(description="The section [privacy].")] = Privacy()
 
 
-class ScenarioFile(_Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ScenarioFile(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A scenario file line by line; ``vfl.tables.read`` reads it, told which form of [training] the model has."""
 
-    task: Annotated[
-        Task | None,
-        Meta(
-            description="What the label is; follows from a GLM, and may be left out there (a conflicting one is "
-            "refused); model boosting needs it."
-        ),
-    ] = None
+    task: AskedTask = None
     party: Annotated[tuple[PartySpec, ...], Meta(description="One [[party]] each; exactly one is active.")] = ()
 
 
@@ -242,10 +245,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What everybody knows of a party."""
 
     name: PartyName
-    role: PartyRole
+    role: Annotated[PartyRole, Meta(description="Exactly one party is active, the holder of the labels.")]
 
 
-class Job(_Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Job(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all parties agree on before they start.
 
     Attributes

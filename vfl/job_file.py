@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -22,14 +23,18 @@ from vfl.job import (
     MODELS,
     Boosting,
     Job,
+    Lines,
     Member,
     Scenario,
     ScenarioFile,
+    Task,
     Training,
     check_job,
     resolve_task,
 )
 from vfl.tables import Source, Table, show
+
+L = TypeVar("L", bound=Lines)
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = (), *, strict: bool = False) -> Scenario:
@@ -50,10 +55,23 @@ def load_scenario(path: Path, overrides: Sequence[str] = (), *, strict: bool = F
     ConfigError
         One line: what, where, got, expected, what to do.
     """
-    path = Path(path)
-    file = path / "scenario.toml" if path.is_dir() else path
-    document = _parse(_read_text(file, path), file.name)
-    return build_scenario(document, file.absolute().parent, file=file.name, overrides=overrides, strict=strict)
+    file = scenario_file(path)
+    return build_scenario(
+        read_document(path), file.absolute().parent, file=file.name, overrides=overrides, strict=strict
+    )
+
+
+def scenario_file(path: Path) -> Path:
+    """``scenario.toml`` of a directory, or the file itself."""
+    return path / "scenario.toml" if path.is_dir() else path
+
+
+def read_document(path: Path) -> Table:
+    """Parse a scenario, or another file of a job; nothing of what it says is checked."""
+    file = scenario_file(path)
+    if file != path and not os.path.exists(file):
+        raise ConfigError(f"directory {str(path)!r} holds no scenario.toml, expected one, or name the file")
+    return tables.load(file, "scenario", "name, model and two [[party]] tables")
 
 
 def build_scenario(
@@ -67,24 +85,29 @@ def build_scenario(
     """Check a scenario that is already parsed; ``file`` is what errors call it. See `load_scenario`."""
     edited: Table = copy.deepcopy(dict(document))
     given = frozenset(place for override in overrides for place in _override(edited, override))
-    form = Boosting if edited.get("model") == "boosting" else Training
-    source = Source(file, edited, given, {("training",): form})
-    _refuse_later(edited, source)
-    _refuse_other_models(edited, source, form)
-    lines = tables.read(ScenarioFile, edited, source)
-    job = _job(lines, file, strict)
+    lines = read_lines(ScenarioFile, edited, file, given)
+    members = [Member(name=spec.name, role=spec.role) for spec in lines.party]
+    job = make_job(lines, lines.task, members, file, enforce=strict)
     for spec in lines.party:
-        check_spec(spec, file)
-        _check_party_and_job(spec, job, file)
+        check_party(spec, job, file)
     return Scenario(job=job, parties=tuple(_located(spec, directory) for spec in lines.party), directory=directory)
 
 
-def _job(lines: ScenarioFile, file: str, strict: bool) -> Job:
-    """Make the part of a scenario that all parties share, checked."""
-    privacy = msgspec.structs.replace(lines.privacy, enforce=True) if strict else lines.privacy
+def read_lines(kind: type[L], document: Table, file: str, given: frozenset[tables.Path] = frozenset()) -> L:
+    """Read a job's lines, and what else ``kind`` has, from a parsed file; ``given`` by ``--set``."""
+    form = Boosting if document.get("model") == "boosting" else Training
+    source = Source(file, document, given, {("training",): form})
+    _refuse_later(document, source)
+    _refuse_other_models(document, source, form)
+    return tables.read(kind, document, source)
+
+
+def make_job(lines: Lines, task: Task | None, members: Iterable[Member], file: str, *, enforce: bool) -> Job:
+    """Make what all parties share, checked; ``enforce`` holds whatever the lines say of it."""
+    privacy = msgspec.structs.replace(lines.privacy, enforce=True) if enforce else lines.privacy
     job = Job(
         name=lines.name,
-        task=resolve_task(lines.model, lines.task, file),
+        task=resolve_task(lines.model, task, file),
         model=lines.model,
         seed=lines.seed,
         alignment=lines.alignment,
@@ -92,14 +115,15 @@ def _job(lines: ScenarioFile, file: str, strict: bool) -> Job:
         training=lines.training if isinstance(lines.training, Training) else Training(),
         boosting=lines.training if isinstance(lines.training, Boosting) else Boosting(),
         privacy=privacy,
-        parties=tuple(Member(name=spec.name, role=spec.role) for spec in lines.party),
+        parties=tuple(members),
     )
     check_job(job, file)
     return job
 
 
-def _check_party_and_job(spec: PartySpec, job: Job, file: str) -> None:
-    """Refuse a party's lines that the job's model or task cannot heed."""
+def check_party(spec: PartySpec, job: Job, file: str) -> None:
+    """Check a party's lines by themselves, and refuse those that the job's model or task cannot heed."""
+    check_spec(spec, file)
     if spec.positive is not None and job.task != "binary":
         raise ConfigError(
             f"positive of party '{spec.name}' in {file}, got {show(spec.positive)}, "
@@ -117,44 +141,6 @@ def _check_party_and_job(spec: PartySpec, job: Job, file: str) -> None:
 def _located(spec: PartySpec, directory: Path) -> PartySpec:
     """Make the party's data path absolute."""
     return msgspec.structs.replace(spec, data=os.path.realpath(directory / spec.data))
-
-
-def _read_text(file: Path, asked: Path) -> str:
-    """Text of a file, or an error that says what is wrong with it."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        if asked == file:
-            raise ConfigError(
-                f"scenario {str(asked)!r} does not exist, expected a file or a directory with one"
-            ) from None
-        raise ConfigError(f"directory {str(asked)!r} holds no scenario.toml, expected one, or name the file") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        column = error.start - error.object.rfind(b"\n", 0, error.start)
-        raise ConfigError(f"{file.name}, line {line}, column {column}: got a byte that is not UTF-8") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise ConfigError(f"scenario {str(asked)!r} cannot be read, got: {reason}") from None
-
-
-def _parse(text: str, name: str) -> Table:
-    """Parse TOML; errors name file, line and column."""
-    if not text.strip():
-        raise ConfigError(f"{name} is empty, expected at least name, model and two [[party]] tables")
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError(f"{name} is malformed TOML, got arrays or tables nested too deep") from None
-    except tomllib.TOMLDecodeError as error:
-        reason, _, place = str(error).replace("\n", " ").rpartition(" (at ")
-        if not place.startswith("line"):
-            lines = text.split("\n")
-            place = f"line {len(lines)}, column {len(lines[-1]) + 1})"
-        got = f"{name}, {place.removesuffix(')')}: malformed TOML, got: {reason}"
-        raise ConfigError(f"{got}, expected KEY = VALUE or [SECTION]") from None
-    except ValueError:
-        raise ConfigError(f"{name} is malformed TOML, got a number of thousands of digits") from None
 
 
 def _override(document: Table, text: str) -> list[tables.Path]:

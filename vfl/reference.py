@@ -1,16 +1,18 @@
-"""The table of every key of a scenario file, written from the typed objects that check it.
+"""The tables of every key of scenario, job and party files, written from the typed objects that check them.
 
 ``python -m vfl.reference > docs/reference.md`` writes it; a test compares, so that it cannot drift.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from types import UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from parties.spec import PartySpec
+from vfl.company_file import JobFile, PartyFile
 from vfl.job import LATER, Boosting, ScenarioFile, Training
 from vfl.tables import bare, describe, metas
 
@@ -23,22 +25,43 @@ is refused, and the error names the nearest one that is. On the command line `--
 The section `[training]` has the keys of its model: `training (GLM)` for logistic, softmax, linear and poisson,
 `training (boosting)` for boosting.
 """
+JOB = """## Keys of a job file
+
+A job file is what companies share: the keys of a scenario file (`[privacy] enforce` is always true), and those below.
+Its `[[party]]` tables have no other keys than these.
+"""
+PARTY = """## Keys of a party file
+
+A party file stays with its party. At its top stand the keys that `[[party]]` has in a scenario file, save `role`,
+which the job file says, and those below; `[party.policy]` is `[policy]` here.
+"""
 FORMS: dict[type[msgspec.Struct], str] = {Training: " (GLM)", Boosting: " (boosting)"}
 """What tells the forms of a section apart whose keys depend on the model."""
 
 
 def reference() -> str:
-    """Docs page: one table with section, key, type and range, default and meaning, then what is still to come."""
-    rows = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in _rows())
-    table = f"| section | key | type and range | default | meaning |\n|---|---|---|---|---|\n{rows}\n"
-    return f"{HEAD}\n{table}\n## Not in this version\n\nRefused by name:\n\n{_later()}\n"
+    """Docs page: tables with section, key, type and range, default and meaning, then what is still to come."""
+    job = _table(_rows(JobFile, without=ScenarioFile.__struct_fields__[:-1]))
+    party = _table(_rows(PartyFile, without=PartySpec.__struct_fields__))
+    later = f"## Not in this version\n\nRefused by name:\n\n{_later()}\n"
+    return "\n".join([HEAD, _table(_rows()), JOB, job, PARTY, party, later])
 
 
-def _rows(kind: type[msgspec.Struct] = ScenarioFile, section: str = "") -> Iterator[tuple[str, ...]]:
-    """One row per key; a section's rows follow those of the table that it stands in."""
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Markdown of one table."""
+    lines = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    return f"| section | key | type and range | default | meaning |\n|---|---|---|---|---|\n{lines}\n"
+
+
+def _rows(
+    kind: type[msgspec.Struct] = ScenarioFile, section: str = "", without: Collection[str] = ()
+) -> Iterator[tuple[str, ...]]:
+    """One row per key, some at the top left out; a section's rows follow those of the table that it stands in."""
     hints = get_type_hints(kind, include_extras=True)
     inner_tables: list[tuple[type[msgspec.Struct], str]] = []
     for field in msgspec.structs.fields(kind):
+        if field.name in without:
+            continue
         hint = hints[field.name]
         if tables := _tables(hint):
             inner_tables += [(table, f"{section}.{field.name}{FORMS.get(table, '')}".lstrip(".")) for table in tables]

@@ -1,4 +1,4 @@
-"""Reading the tables of a file into typed structs, with errors that a person can act on.
+"""Reading a TOML file and its tables into typed structs, with errors that a person can act on.
 
 msgspec checks types and ranges; what this adds is the words: which key in which table of which file, what it got,
 what was expected, and for an unknown key the nearest known one.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import pathlib
+import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import UnionType
@@ -79,7 +81,56 @@ def nearest(key: str, known: Collection[str]) -> str:
     return (difflib.get_close_matches(plain, known, n=1, cutoff=0.0) or [next(iter(known))])[0]
 
 
-def read(kind: type[S], raw: object, source: Source, path: Path = ()) -> S:
+def load(file: pathlib.Path, what: str, least: str) -> Table:
+    """Parse a file of TOML.
+
+    Parameters
+    ----------
+    file : Path
+    what : str
+        What errors call it, such as "scenario".
+    least : str
+        What it holds at least, for the error about an empty file.
+
+    Raises
+    ------
+    ConfigError
+        Not there, not readable, not text, not TOML.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{what} {str(file)!r} does not exist, expected a file; correct the path") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        column = error.start - error.object.rfind(b"\n", 0, error.start)
+        raise ConfigError(f"{file.name}, line {line}, column {column}: got a byte that is not UTF-8") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ConfigError(f"{what} {str(file)!r} cannot be read, got: {reason}") from None
+    return parse(text, file.name, least)
+
+
+def parse(text: str, name: str, least: str) -> Table:
+    """Parse TOML; errors name file, line and column. See `load`."""
+    if not text.strip():
+        raise ConfigError(f"{name} is empty, expected at least {least}")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{name} is malformed TOML, got arrays or tables nested too deep") from None
+    except tomllib.TOMLDecodeError as error:
+        reason, _, place = str(error).replace("\n", " ").rpartition(" (at ")
+        if not place.startswith("line"):
+            lines = text.split("\n")
+            place = f"line {len(lines)}, column {len(lines[-1]) + 1})"
+        got = f"{name}, {place.removesuffix(')')}: malformed TOML, got: {reason}"
+        raise ConfigError(f"{got}, expected KEY = VALUE or [SECTION]") from None
+    except ValueError:
+        raise ConfigError(f"{name} is malformed TOML, got a number of thousands of digits") from None
+
+
+def read(kind: type[S], raw: object, source: Source, path: Path = (), elsewhere: Collection[str] = ()) -> S:
     """Read one table into a struct.
 
     Parameters
@@ -92,6 +143,8 @@ def read(kind: type[S], raw: object, source: Source, path: Path = ()) -> S:
         For the words of errors.
     path : Path
         Keys and positions that lead to the table.
+    elsewhere : collection of str
+        Fields that another file says; here they are unknown keys, and keep their defaults.
 
     Raises
     ------
@@ -99,7 +152,7 @@ def read(kind: type[S], raw: object, source: Source, path: Path = ()) -> S:
         Unknown or missing key, wrong type, value out of range.
     """
     hints = get_type_hints(kind, include_extras=True)
-    hints = {name: hints[name] for name in kind.__struct_fields__}
+    hints = {name: hints[name] for name in kind.__struct_fields__ if name not in elsewhere}
     if not isinstance(raw, dict):
         raise ConfigError(f"{'.'.join(map(str, path))} {source.where(path[:-1])}, got {show(raw)}, expected a table")
     for key in raw:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from parties.errors import ConfigError, VflError
 from parties.spec import PartySpec
 from vfl.job import Job, Scenario
-from vfl.job_file import _parse, build_scenario, load_scenario
+from vfl.job_file import build_scenario, load_scenario
+from vfl.tables import parse
 
 TEXT = """\
 name = "credit-default"
@@ -426,7 +427,7 @@ def test_any_override_is_fine_or_refused_in_one_line(override: str) -> None:
 @given(st.integers(0, len(TEXT) - 1), st.integers(0, 12), st.text(max_size=6) | st.sampled_from(list('[]"=.#\n\0')))
 def test_any_slip_of_the_pen_is_fine_or_refused_in_one_line(start: int, length: int, typed: str) -> None:
     try:
-        parsed = _parse(TEXT[:start] + typed + TEXT[start + length :], "scenario.toml")
+        parsed = parse(TEXT[:start] + typed + TEXT[start + length :], "scenario.toml", "a job")
     except VflError as error:
         assert "\n" not in str(error)
         return
