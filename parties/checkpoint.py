@@ -13,7 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from parties.checkpoint_file import Arrays as Arrays
 from parties.checkpoint_file import Fact as Fact
@@ -23,6 +27,8 @@ from parties.errors import DataError, LocalProtocolError
 ALIGNED = 1
 ROUNDS_KEPT = 3
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -31,6 +37,29 @@ class Snapshot:
     step: int
     facts: dict[str, Fact] = field(repr=False)
     arrays: Arrays = field(repr=False)
+
+    def floats(self, name: str) -> NDArray[np.float64]:
+        """An array of float64; raises ``DataError`` if there is no such one."""
+        array = self.arrays.get(name)
+        if array is None or array.dtype != np.float64:
+            raise DataError(f"a checkpoint of step {self.step} without {name}; was it kept by another version of vfl?")
+        return np.asarray(array, dtype=np.float64)
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        """An array of int64; raises ``DataError`` if there is no such one."""
+        array = self.arrays.get(name)
+        if array is None or array.dtype != np.int64:
+            raise DataError(f"a checkpoint of step {self.step} without {name}; was it kept by another version of vfl?")
+        return np.asarray(array, dtype=np.int64)
+
+    def fact(self, name: str, kind: type[T]) -> T:
+        """A fact of the type given, which may be a dataclass; raises ``DataError`` if there is no such one."""
+        try:
+            return msgspec.convert(self.facts.get(name), kind)
+        except msgspec.ValidationError:
+            raise DataError(
+                f"a checkpoint of step {self.step} without {name}; was it kept by another version of vfl?"
+            ) from None
 
 
 @dataclass

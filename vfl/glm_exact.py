@@ -17,7 +17,8 @@ One round (A active, P every passive party, C coordinator; [[v]] Paillier under 
     P --> C --> A   step_scalars         {l2 w'w, l2 w'd, l2 d'd}
     A --> P   step                       length t of the exact line search; w += t d
 
-A starts at the optimum of its own columns, P at zero.
+A starts at the optimum of its own columns, P at zero. Every role keeps its state when w has moved; a run that goes on
+from there begins with a new key and the same setup.
 
 Leakage
 -------
@@ -41,10 +42,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from parties.checkpoint import Keeper, Snapshot
 from parties.errors import RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.policy import Guards
@@ -61,10 +63,12 @@ from parties.wire import (
     Revealed,
 )
 from vfl import glm
+from vfl.descent import Descent, restore_descent
 from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
 from vfl.glm import Block, Fit, Integers, Progress, Target
+from vfl.job import Training
 from vfl.masking import Masks, add_masked, pairwise_masks
-from vfl.optim import Pair, Vector, basis_products, combine, lbfgs_direction, line_search, remember
+from vfl.optim import Vector, basis_products, combine, lbfgs_direction, line_search
 from vfl.paillier import (
     CipherVector,
     InnerProductPlan,
@@ -169,41 +173,45 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
 def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards: Guards, progress: Progress) -> Fit:
     """The active party's rounds."""
     training = terms.job.training
-    w, own = run.start, glm.forward(block, run.start)
-    z = glm.to_scores(own)
-    penalty = glm.penalty_value(block, w, w)
-    losses = [target.loss(z) + penalty / 2]
+    at, z, losses = run.start
     matrix = glm.block_preconditioner(block, _curvature(terms))
-    pairs: list[Pair] = []
-    step_taken = previous = None
-    for round_number in range(training.max_iter + 1):
+    for round_number in range(run.keeper.rounds, training.max_iter + 1):
         residuals = _quantised(target.residual(z), run.setup)
         _serve_gradients(run, terms, residuals)
         g = glm.mean_gradient(block, glm.own_products(block, residuals), run.setup.residual_scale)
-        g += block.penalty[:, None] * w
-        if step_taken is not None and previous is not None:
-            pairs = _extend(pairs, step_taken, g - previous, matrix, terms)
+        g += block.penalty[:, None] * at.w
+        at.arrive(g, matrix, memory(terms))
         Pg = glm.precondition(matrix, g)
-        products = _opened_scalars(run, "gradient", round_number, Wire.gradient_sums, basis_products(pairs, g, Pg))
-        coefficients, slope = lbfgs_direction(products, len(pairs))
+        products = _opened_scalars(run, "gradient", round_number, Wire.gradient_sums, basis_products(at.pairs, g, Pg))
+        coefficients, slope = lbfgs_direction(products, len(at.pairs))
         stop = _verdict(target, terms, guards, losses, slope, round_number, z)
         _tell_direction(run, coefficients, stop)
         if stop:
             break
-        d = combine(coefficients, pairs, Pg)
-        z_next = _evaluate(run, block, w + d, round_number)
-        at_w, cross, at_d = _opened_scalars(run, "step", round_number, Wire.step_sums, _penalties(block, w, d))
+        d = combine(coefficients, at.pairs, Pg)
+        z_next = _evaluate(run, block, at.w + d, round_number)
+        at_w, cross, at_d = _opened_scalars(run, "step", round_number, Wire.step_sums, _penalties(block, at.w, d))
         dz = z_next - z
         t = _search(target, run.setup, z, dz, slope, cross, at_d)
         stop = "" if t > 0 else "no step is left within the precision of fixed point"
         _tell_step(run, t, stop)
         if stop:
             break
-        step_taken, previous = t * d, g
-        w, z = w + step_taken, z + t * dz
+        at.move(t * d)
+        z = z + t * dz
         losses.append(target.loss(z) + (at_w + 2 * t * cross + t * t * at_d) / 2)
+        _save_active(run, at, z, losses)
         progress(round_number + 1, _in_label_units(losses[-1], target))
-    return _finish(w, target, losses, stop)
+    return _finish(at.w, target, losses, stop)
+
+
+def _save_active(run: _ActiveRun, at: Descent, z: Vector, losses: Sequence[float]) -> None:
+    arrays = at.arrays() | {"z": z, "losses": np.array(losses)}
+    run.keeper.save_round(len(losses) - 1, {"setup": asdict(run.setup)}, arrays)
+
+
+def _restore_active(kept: Snapshot) -> tuple[Setup, _Start]:
+    return kept.fact("setup", Setup), (restore_descent(kept), kept.floats("z"), kept.floats("losses").tolist())
 
 
 def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> Fit:
@@ -223,39 +231,38 @@ def _follow(run: _PassiveRun, terms: Terms, block: Block, guards: Guards) -> Fit
     """A passive party's rounds."""
     lead, hub, masks = run.lead, run.hub, run.masks
     matrix = glm.block_preconditioner(block, _curvature(terms))
-    w = np.zeros((block.width, terms.outputs))
-    pairs: list[Pair] = []
-    step_taken = previous = None
-    round_number = 0
+    kept = run.keeper.trained()
+    at = Descent(np.zeros((block.width, terms.outputs))) if kept is None else restore_descent(kept)
+    round_number = run.keeper.rounds
     while True:
-        g = _own_gradient(run, terms, block) + block.penalty[:, None] * w
-        if step_taken is not None and previous is not None:
-            pairs = _extend(pairs, step_taken, g - previous, matrix, terms)
+        g = _own_gradient(run, terms, block) + block.penalty[:, None] * at.w
+        at.arrive(g, matrix, memory(terms))
         Pg = glm.precondition(matrix, g)
-        hub.send(Wire.gradient_scalars, masks.scalars(f"gradient|{round_number}", basis_products(pairs, g, Pg)))
+        hub.send(Wire.gradient_scalars, masks.scalars(f"gradient|{round_number}", basis_products(at.pairs, g, Pg)))
         told = lead.recv(Wire.direction)
         if told.facts.get("stop"):
             break
-        d = combine(receive_values(told, 2 * len(pairs) + 1, lead.peer), pairs, Pg)
-        scores = glm.disclosed_scores(terms, guards, block, w + d, round_number + 1)
+        d = combine(receive_values(told, 2 * len(at.pairs) + 1, lead.peer), at.pairs, Pg)
+        scores = glm.disclosed_scores(terms, guards, block, at.w + d, round_number + 1)
         hub.send(Wire.scores, masks.scores(f"scores|{round_number}", scores))
-        hub.send(Wire.step_scalars, masks.scalars(f"step|{round_number}", _penalties(block, w, d)))
+        hub.send(Wire.step_scalars, masks.scalars(f"step|{round_number}", _penalties(block, at.w, d)))
         told = lead.recv(Wire.step)
         if told.facts.get("stop"):
             break
         (t,) = receive_values(told, 1, lead.peer)
-        step_taken, previous = t * d, g
-        w = w + step_taken
+        at.move(t * d)
         round_number += 1
-    return Fit(w, run.setup.label_bits, (), round_number, converged=True)
+        run.keeper.save_round(round_number, {}, at.arrays())
+    return Fit(at.w, run.setup.label_bits, (), round_number, converged=True)
 
 
 def coordinator(endpoint: Endpoint, terms: Terms) -> Fit:
     """Play the coordinator: fan the residual out, gather products, add masked vectors. It holds no key."""
     lead = endpoint.link(Coordinator, Active, terms.job.active)
     passives = [endpoint.link(Coordinator, Passive, name) for name in terms.job.passive]
-    pairs = rounds = 0
+    rounds = endpoint.keeper.rounds
     while True:
+        pairs = min(rounds, memory(terms))
         residual = lead.recv(Wire.residual)
         for link in passives:
             link.send(Wire.residual_copy, residual)
@@ -270,8 +277,11 @@ def coordinator(endpoint: Endpoint, terms: Terms) -> Fit:
         if not lead.recv(Wire.proceed).facts.get("go"):
             break
         rounds += 1
-        pairs = min(pairs + 1, memory(terms))
+        endpoint.keeper.save_round(rounds, {}, {})
     return Fit(np.zeros((0, terms.outputs)), 0, (), rounds, converged=True)
+
+
+_Start = tuple[Descent, Vector, list[float]]
 
 
 @dataclass(slots=True)
@@ -285,7 +295,8 @@ class _ActiveRun:
     setup: Setup
     plan: InnerProductPlan
     masks: Masks
-    start: Vector
+    start: _Start  # block, scores and losses, after as many rounds as are done already
+    keeper: Keeper = field(repr=False)
 
 
 def _start_active(endpoint: Endpoint, terms: Terms, block: Block, target: Target) -> _ActiveRun:
@@ -303,14 +314,21 @@ def _start_active(endpoint: Endpoint, terms: Terms, block: Block, target: Target
     plan = _plan(key.public, terms, per_ciphertext)
     # Obfuscators for a whole round, made while this party waits for the others (and for its own start).
     pool = ObfuscatorPool(key, capacity=min(plan.ciphertexts * terms.outputs, _MAX_POOL))
-    start = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
-    largest = float(np.abs(target.residual(glm.to_scores(glm.forward(block, start)))).max())
-    bound_bits = _bound_bits(target, largest)
-    setup = Setup(bound_bits, target.label_bits, per_ciphertext)
+    kept = endpoint.keeper.trained()
+    setup, start = _begin(block, target, training, per_ciphertext) if kept is None else _restore_active(kept)
     for link in passives:
         link.send(Wire.setup, Revealed(setup.facts(), np.zeros(0)))
     hub = endpoint.link(Active, Coordinator, COORDINATOR)
-    return _ActiveRun(hub, passives, key, pool, setup, plan, pairwise_masks(endpoint, "glm"), start)
+    return _ActiveRun(hub, passives, key, pool, setup, plan, pairwise_masks(endpoint, "glm"), start, endpoint.keeper)
+
+
+def _begin(block: Block, target: Target, training: Training, per_ciphertext: int) -> tuple[Setup, _Start]:
+    """Fit the own columns, and bound the residuals from there."""
+    w = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
+    z = glm.to_scores(glm.forward(block, w))
+    bound_bits = _bound_bits(target, float(np.abs(target.residual(z)).max()))
+    losses = [target.loss(z) + glm.penalty_value(block, w, w) / 2]
+    return Setup(bound_bits, target.label_bits, per_ciphertext), (Descent(w), z, losses)
 
 
 @dataclass(slots=True)
@@ -323,6 +341,7 @@ class _PassiveRun:
     setup: Setup
     plan: InnerProductPlan
     masks: Masks
+    keeper: Keeper = field(repr=False)
 
 
 def _start_passive(endpoint: Endpoint, terms: Terms, block: Block) -> _PassiveRun:
@@ -332,7 +351,7 @@ def _start_passive(endpoint: Endpoint, terms: Terms, block: Block) -> _PassiveRu
     setup = _read_setup(lead.recv(Wire.setup).facts, lead.peer)
     plan = _plan(key, terms, setup.rows_per_ciphertext)
     pool = ObfuscatorPool(key, capacity=min(block.width * terms.outputs, _MAX_POOL), towards_owner=True)
-    return _PassiveRun(lead, hub, pool, setup, plan, pairwise_masks(endpoint, "glm"))
+    return _PassiveRun(lead, hub, pool, setup, plan, pairwise_masks(endpoint, "glm"), endpoint.keeper)
 
 
 def _bound_bits(target: Target, largest: float) -> int:
@@ -478,10 +497,6 @@ def _curvature(terms: Terms) -> float:
 
 def _penalties(block: Block, w: Vector, d: Vector) -> list[float]:
     return [glm.penalty_value(block, *pair) for pair in ((w, w), (w, d), (d, d))]
-
-
-def _extend(pairs: list[Pair], step: Vector, change: Vector, matrix: Vector, terms: Terms) -> list[Pair]:
-    return remember(pairs, Pair(step, change, glm.precondition(matrix, change)), memory(terms))
 
 
 def _quantised(residual: Vector, setup: Setup) -> Integers:
