@@ -86,7 +86,8 @@ class PublicIdentity:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over name, keys and certificate, short enough to be compared by phone."""
-        return _fingerprint(_signed(self.name, self.signing, self.sealing, self.certificate_der))
+        signed = _signed(self.name, self.signing, self.sealing, self.certificate_der)
+        return fingerprint_text(hashlib.sha256(signed).digest())
 
     @property
     def expires(self) -> datetime:
@@ -189,8 +190,11 @@ def read_identity(path: Path) -> Identity:
         Not there, readable by others, not such a file, its key not that of its certificate, expired.
     """
     where = f"identity {str(path)!r}"
-    text = _read(path, where, private=True)
+    text, mode = _read(path, where)
     fields = _fields(text, where, _PRIVATE, ("signing", "sealing", "tls_key", "certificate"), f"{path.stem}.key")
+    if mode & 0o077:
+        way_out = f"600; run chmod 600 {shlex.quote(str(path))}"
+        raise _refused(where, f"mode {mode:o}: others may read or change it", way_out)
     name, certificate = fields["name"], _read_certificate(fields["certificate"], fields["name"], where)
     try:
         key = load_pem_private_key(fields["tls_key"].encode(), None)
@@ -219,7 +223,7 @@ def read_public(path: Path, name: str) -> PublicIdentity:
         Not there, another's, a private file, not such a file, altered, expired.
     """
     where = f"identity of '{name}', {str(path)!r}"
-    text = _read(path, where, private=False)
+    text, _ = _read(path, where)
     fields = _fields(text, where, _PUBLIC, ("signing", "sealing", "certificate", "signature"), f"{name}.pub")
     if fields["name"] != name:
         raise _refused(where, f"the identity of '{fields['name']}'", f"that of '{name}'; correct the path or the name")
@@ -240,6 +244,15 @@ def read_public(path: Path, name: str) -> PublicIdentity:
         ) from None
     _check_dates(certificate, name, where)
     return found
+
+
+def fingerprint_text(digest: bytes) -> str:
+    """How a SHA-256 digest is shown to people.
+
+    >>> fingerprint_text(bytes(32))
+    'SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'
+    """
+    return "SHA256:" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _certify(name: str, key: ec.EllipticCurvePrivateKey, begin: datetime, end: datetime) -> x509.Certificate:
@@ -285,7 +298,7 @@ def _check_dates(certificate: x509.Certificate, name: str, where: str) -> None:
     """Refuse a certificate before and after its time."""
     begin, end, now = certificate.not_valid_before_utc, certificate.not_valid_after_utc, datetime.now(UTC)
     if now > end:
-        renew = f"a valid one: '{name}' runs 'vfl keygen {name}' again and shares the new {name}.pub"
+        renew = f"a valid one; '{name}' makes a new identity with vfl keygen and shares its {name}.pub"
         raise _refused(where, f"a certificate that expired on {end:%Y-%m-%d}", renew)
     if now < begin:
         raise _refused(where, f"a certificate that is valid from {begin:%Y-%m-%d} on", "a valid one; check the clock")
@@ -301,10 +314,6 @@ def _spki(key: object) -> bytes:
 def _signed(name: str, signing: bytes, sealing: bytes, certificate: bytes) -> bytes:
     """What the signature and the fingerprint cover, each field with its length before it."""
     return msgspec.msgpack.encode([_PUBLIC, name, signing, sealing, certificate])
-
-
-def _fingerprint(signed: bytes) -> str:
-    return "SHA256:" + base64.urlsafe_b64encode(hashlib.sha256(signed).digest()).decode().rstrip("=")
 
 
 def _check_name(name: str) -> None:
@@ -391,8 +400,8 @@ def _create(path: Path, text: str, mode: int) -> None:
         raise ConfigError(f"{str(path)!r} cannot be written, got: {error.strerror}") from None
 
 
-def _read(path: Path, where: str, *, private: bool) -> str:
-    """Text of a small regular file; where it is private, of one that nobody else may read."""
+def _read(path: Path, where: str) -> tuple[str, int]:
+    """Text and mode of a small regular file."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe must not block
     except FileNotFoundError:
@@ -404,15 +413,10 @@ def _read(path: Path, where: str, *, private: bool) -> str:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise _refused(where, "something that is no file", "what 'vfl keygen' wrote; correct the path")
-        mode = stat.S_IMODE(status.st_mode)
-        if private and mode & 0o077:
-            raise _refused(
-                where, f"mode {mode:o}: others may read or change it", f"600; run chmod 600 {shlex.quote(str(path))}"
-            )
         content = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else b""
     if status.st_size > MAX_BYTES or len(content) > MAX_BYTES:
         raise _refused(where, f"more than {MAX_BYTES >> 10} KiB", "what 'vfl keygen' wrote; correct the path")
-    return content.decode("ascii", errors="replace")
+    return content.decode("ascii", errors="replace"), stat.S_IMODE(status.st_mode)
 
 
 def _fields(text: str, where: str, kind: str, keys: tuple[str, ...], file: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``vfl check``: everything that can be said about a scenario before anybody talks to anybody."""
+"""``vfl check``: everything that can be said about a scenario, or a party of a job, before anybody talks to anybody."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy as np
 
 from parties.columns import encode_labels
 from parties.data import PartyTable, read_party
-from parties.errors import ConfigError
-from parties.policy import Guards
+from parties.errors import ConfigError, DataError
+from parties.policy import Guards, KeyHolder
 from parties.spec import PartySpec
 from psi.ecdh import Limit, too_few
 from psi.ids import PreparedIds
 from vfl.boosting_part import bin_columns, check_consent_to_trees, check_labels
+from vfl.company_file import Joining
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
-from vfl.job import Job, Scenario
+from vfl.job import COORDINATOR_MODELS, Job, Scenario, choose_key_holder
 from vfl.pooled import plain_alignment
-from vfl.prepare import agree_terms, check_consent_to_job, read_ids, split_rows
+from vfl.prepare import agree_terms, check_consent_to_job, check_key_holder_consent, read_ids, split_rows
 from vfl.preprocess import fit_preprocessor
 from vfl.session import aligned_labels
-from vfl.terms import Integers
+from vfl.terms import Integers, Terms
 from vfl.trained import Aligned
 from vfl.trees.bins import fit_binning
 
@@ -87,6 +88,64 @@ def check_scenario(scenario: Scenario) -> Check:
     rows = plain_alignment({own.spec.name: own.ids for own in owns}, job.seed)
     check = Check(job, tuple(_party(job, own) for own in owns), len(rows[job.active]))
     return replace(check, warnings=_prepare(job, owns, rows)) if check.enough else check
+
+
+@dataclass(frozen=True, slots=True)
+class JoiningCheck:
+    """A checked party of a job between companies."""
+
+    joining: Joining
+    party: PartyCheck
+    warnings: tuple[str, ...]
+
+
+def check_joining(joining: Joining) -> JoiningCheck:
+    """Read one party's CSV and hold the job against its policy, as far as that goes without the others.
+
+    Raises
+    ------
+    VflError
+        Whatever would refuse the run even if every row of the party were common to all.
+    """
+    job = joining.company.job
+    own = _read(job, joining.spec)
+    party = _party(job, own)
+    least = job.alignment.min_intersection
+    if party.valid_ids < least:
+        raise DataError(
+            f"party '{party.name}', file {own.spec.data}: got {party.valid_ids} rows with an id, expected at least "
+            f"alignment.min_intersection = {least}; bring more rows, or agree on a lower one in the job"
+        )
+    _check_alone(job, own, party)
+    return JoiningCheck(joining, party, tuple(own.guards.warnings))
+
+
+def _check_alone(job: Job, own: _Own, party: PartyCheck) -> None:
+    """The guards on terms that hold whatever the others bring; sizes as if all the party's rows were common."""
+    spec = own.spec
+    terms = Terms(
+        job=job,
+        key_holder=_certain_holder(job) or spec.policy.key_holder[0],
+        reason="",
+        rows=split_rows(job, party.valid_ids).train,
+        outputs=1,
+        columns={spec.name: party.encoded},
+        consent=spec.policy.partial_scores,
+    )
+    if job.model == "boosting":
+        check_consent_to_trees(terms, spec, own.guards)
+    elif spec.role == "passive":
+        check_consent_to_terms(terms, spec, own.guards)
+    else:
+        check_key_holder_consent(terms, spec, own.guards)
+
+
+def _certain_holder(job: Job) -> KeyHolder | None:
+    """Who holds the key, unless that depends on the columns of all."""
+    setting = job.privacy.key_holder
+    if setting == "auto" and job.model in COORDINATOR_MODELS and len(job.passive) > 1:
+        return None
+    return choose_key_holder(job.model, setting, 0, len(job.passive), 1, job.max_rounds)[0]
 
 
 def _read(job: Job, spec: PartySpec) -> _Own:

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from parties.errors import ConfigError
-from parties.identity import Identity, PublicIdentity, read_identity, read_public
+from parties.greeting import job_digest
+from parties.identity import Identity, PublicIdentity, fingerprint_text, read_identity, read_public
 from parties.link import COORDINATOR
 from parties.spec import PartyRole, PartySpec
 from vfl import tables
@@ -128,6 +129,11 @@ class Company:
             **{f"identity.{name}": identity.fingerprint for name, identity in self.identities.items()},
             **{f"network.{key}": str(value) for key, value in msgspec.structs.asdict(self.network).items()},
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """One text for all `lines`: who sees the same has the same job and the same identities."""
+        return fingerprint_text(job_digest(self.lines))
 
 
 @dataclass(frozen=True)

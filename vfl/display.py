@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,9 +20,12 @@ from vfl.job import EXPECTED_ROUNDS, Job
 from vfl.report.summary import RunReport
 
 if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need
+    from parties.identity import PublicIdentity
     from vfl.arithmetic import Arithmetic
-    from vfl.check import Check, PartyCheck
+    from vfl.check import Check, JoiningCheck, PartyCheck
+    from vfl.company_file import Company
 
+_EXPIRES_SOON = 30  # days
 _MOST_IMPORTANT = 6  # columns named after a run
 _TITLES = {
     "starting": "Starting the roles",
@@ -152,9 +156,30 @@ def _importance_line(summary: RunReport) -> str:
 
 def show_check(check: Check, console: Console) -> None:
     """What every party would bring, and how many rows they have in common."""
-    table = Table(title=f"{check.job.name}: {check.job.model}, {check.job.task}")
+    _show_parties(check.parties, check.job, console)
+    for line in check.warnings:
+        _warn(line, console)
+    limit = check.job.alignment.min_intersection
+    _say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
+    if check.enough:
+        console.print("[green]✓[/] ready to run", highlight=False)
+
+
+def show_joining(check: JoiningCheck, console: Console) -> None:
+    """What one party would bring to a job between companies."""
+    _show_parties([check.party], check.joining.company.job, console)
+    for line in check.warnings:
+        _warn(line, console)
+    least = check.joining.company.job.alignment.min_intersection
+    _say(f"alignment.min_intersection is {least:,}; how many rows are common shows when all meet", console)
+    console.print("[green]✓[/] ready to join", highlight=False)
+
+
+def _show_parties(parties: Sequence[PartyCheck], job: Job, console: Console) -> None:
+    """Counts of parties side by side, then their warnings."""
+    table = Table(title=f"{job.name}: {job.model}, {job.task}")
     table.add_column("")
-    for party in check.parties:
+    for party in parties:
         table.add_column(escape(party.name), justify="right")
     rows: dict[str, Callable[[PartyCheck], str]] = {
         "role": lambda party: party.role,
@@ -168,17 +193,33 @@ def show_check(check: Check, console: Console) -> None:
         "label": lambda party: party.label,
     }
     for title, cell in rows.items():
-        table.add_row(title, *(cell(party) for party in check.parties))
+        table.add_row(title, *(cell(party) for party in parties))
     console.print(table)
-    for party in check.parties:
+    for party in parties:
         for line in party.warnings:
             _warn(f"{party.name}: {line}", console)
-    for line in check.warnings:
-        _warn(line, console)
-    limit = check.job.alignment.min_intersection
-    _say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
-    if check.enough:
-        console.print("[green]✓[/] ready to run", highlight=False)
+
+
+def show_company(company: Company, console: Console) -> None:
+    """A job between companies: its lines, everybody's fingerprint, and one over all, to compare by phone."""
+    lines = {key: value for key, value in company.lines.items() if "identity" not in key.split(".")}
+    _say(f"{company.job.name}, coordinator at {company.address}", console)
+    for key, value in lines.items():
+        _say(f"  {key} = {value}", console)
+    soon = datetime.now(UTC) + timedelta(days=_EXPIRES_SOON)
+    for name, identity in company.pinned.items():
+        _say(f"{name}: {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}", console)
+        if identity.expires < soon:
+            _warn(f"the certificate of '{name}' expires within {_EXPIRES_SOON} days; make a new identity", console)
+    _say(f"the job and all identities: {company.fingerprint}", console)
+    _say("Everybody must see the same; compare the fingerprints by phone before the first run.", console)
+
+
+def show_identity(identity: PublicIdentity, private: Path, public: Path, console: Console) -> None:
+    """Where the two files of a new identity lie, and what to do with each."""
+    _say(f"{private}  private: keep it where '{identity.name}' runs; never share it", console)
+    _say(f"{public}  to share: send it to everybody in the job, who compare its fingerprint with you by phone", console)
+    _say(f"fingerprint {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}", console)
 
 
 def show_audit(entries: Sequence[Entry], console: Console) -> None:
