@@ -23,8 +23,10 @@ single them out at a passive party.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 import msgspec
@@ -86,6 +88,34 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "without name; false: only their total."
         ),
     ] = True
+    columns: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...] | None,
+        Meta(
+            description="Own feature columns that joint models may use; a job that would use another one is refused; "
+            "none: all that the party's file leaves in use."
+        ),
+    ] = None
+    disclosures: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(
+            description="Messages by which others may learn something from this party, by name or pattern, such as "
+            '`["align.*", "ecdh.*", "prepare.*", "glm_quadratic.*", "scoring.total"]`; `vfl audit` lists the names.'
+        ),
+    ] = ("*",)
+    label_dp_epsilon: Annotated[
+        Annotated[float, Meta(ge=1e-6, le=50)] | None,
+        Meta(
+            description="Active party: largest privacy.label_dp_epsilon of a job accepted; a job that does not "
+            "randomise the labels is refused; none: labels need not be randomised."
+        ),
+    ] = None
+    scored_rows: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Passive party: most rows that may be scored jointly, over all runs on one alignment; "
+            "the test rows of trainings count; none: no limit."
+        ),
+    ] = None
 
 
 Level = Literal["warn", "drop", "stop", "refuse"]
@@ -177,24 +207,117 @@ def objections(
     max_rounds : int
         The most rounds that the job can take.
     """
-
-    def refuse(key: str, got: object, expected: object) -> Verdict:
-        way_out = f"change the job, or {key} in the party's policy"
-        return Verdict(f"policy {key}", party, "refuse", f"got {got}, expected {expected}, {way_out}")
-
     found = []
     if model not in policy.models:
-        found.append(refuse("models", f"model '{model}'", " or ".join(policy.models)))
+        found.append(_refuse("models", party, f"model '{model}'", " or ".join(policy.models)))
     if key_bits < policy.key_bits:
-        found.append(refuse("key_bits", f"{key_bits} bits", f"at least {policy.key_bits}"))
+        found.append(_refuse("key_bits", party, f"{key_bits} bits", f"at least {policy.key_bits}"))
     if key_holder not in policy.key_holder:
-        found.append(refuse("key_holder", f"key holder '{key_holder}'", " or ".join(policy.key_holder)))
+        found.append(_refuse("key_holder", party, f"key holder '{key_holder}'", " or ".join(policy.key_holder)))
     if min_intersection < policy.min_intersection:
         least = f"at least {policy.min_intersection}"
-        found.append(refuse("min_intersection", f"alignment.min_intersection {min_intersection}", least))
+        found.append(_refuse("min_intersection", party, f"alignment.min_intersection {min_intersection}", least))
     if policy.max_rounds is not None and max_rounds > policy.max_rounds:
-        found.append(refuse("max_rounds", f"up to {max_rounds} rounds", f"at most {policy.max_rounds}"))
+        found.append(_refuse("max_rounds", party, f"up to {max_rounds} rounds", f"at most {policy.max_rounds}"))
     return tuple(found)
+
+
+def _refuse(key: str, party: str, got: object, expected: object) -> Verdict:
+    """A job asks for what a line of the party's policy does not consent to."""
+    way_out = f"change the job, or {key} in the party's policy"
+    return Verdict(f"policy {key}", party, "refuse", f"got {got}, expected {expected}, {way_out}")
+
+
+def column_use(policy: Policy, *, party: str, columns: Iterable[str]) -> Verdict | None:
+    """Refuse feature columns in use that the party's policy does not list.
+
+    >>> print(column_use(Policy(columns=("visits",)), party="shop", columns=["visits", "income"]))
+    policy columns: party 'shop' got column 'income' in use, expected one of 'visits', list it in drop in the party's \
+file, or in columns in its policy
+    """
+    if policy.columns is None:
+        return None
+    allowed = {unicodedata.normalize("NFC", name) for name in policy.columns}
+    beyond = [name for name in columns if unicodedata.normalize("NFC", name) not in allowed]
+    if not beyond:
+        return None
+    more = f" and {len(beyond) - 1} more" if beyond[1:] else ""
+    listed = "one of " + ", ".join(f"'{name}'" for name in policy.columns) if policy.columns else "none"
+    way_out = "list it in drop in the party's file, or in columns in its policy"
+    return Verdict(
+        "policy columns", party, "refuse", f"got column '{beyond[0]}'{more} in use, expected {listed}, {way_out}"
+    )
+
+
+def disclosure(policy: Policy, *, party: str, message: str, discloses: str, to: str) -> Verdict | None:
+    """Refuse a message by which others would learn what no pattern of the party's policy lets out.
+
+    Parameters
+    ----------
+    message : str
+        Its name, such as "ecdh.tags".
+    discloses : str
+        What is learnt from it, in words.
+    to : str
+        By whom.
+
+    Examples
+    --------
+    >>> what = {"message": "ecdh.tags", "discloses": "how many ids are common", "to": "the coordinator"}
+    >>> disclosure(Policy(), party="shop", **what) is disclosure(Policy(disclosures=("ecdh.*",)), party="shop", **what)
+    True
+    >>> print(disclosure(Policy(disclosures=("align.*",)), party="shop", **what).guard)
+    policy disclosures (ecdh.tags)
+    """
+    if any(fnmatchcase(message, pattern) for pattern in policy.disclosures):
+        return None
+    listed = ", ".join(f"'{pattern}'" for pattern in policy.disclosures) or "no message"
+    because = (
+        f"got '{message}', by which {to} would learn {discloses}, expected {listed}; change the job, or disclosures in "
+        "the party's policy"
+    )
+    return Verdict(f"policy disclosures ({message})", party, "refuse", because)
+
+
+def label_privacy(policy: Policy, *, party: str, epsilon: float | None) -> Verdict | None:
+    """Refuse labels that are randomised less than the active party's policy asks for, or not at all."""
+    most = policy.label_dp_epsilon
+    if most is None or (epsilon is not None and epsilon <= most):
+        return None
+    got = "labels that are not randomised" if epsilon is None else f"privacy.label_dp_epsilon {epsilon:g}"
+    return _refuse("label_dp_epsilon", party, got, f"at most {most:g}")
+
+
+def rows_to_score(policy: Policy, *, party: str, rows: int) -> Verdict | None:
+    """Refuse to score more rows jointly than the passive party's policy allows on one alignment.
+
+    ``rows`` are all rows over all runs on the alignment, the coming ones included.
+    """
+    if policy.scored_rows is None or rows <= policy.scored_rows:
+        return None
+    return _refuse("scored_rows", party, f"{rows:,} rows scored jointly in all", f"at most {policy.scored_rows:,}")
+
+
+def spend_rows(guards: Guards, policy: Policy, *, party: str, rows: int, content: Sequence[bytes]) -> None:
+    """Count a passive party's rows of this run that are scored jointly, before it answers for them.
+
+    Parameters
+    ----------
+    rows : int
+        Rows to be scored.
+    content : sequence of bytes
+        What the answers depend on: the same again, in a run that goes on after a crash, counts once.
+
+    Raises
+    ------
+    PolicyError
+        Over all runs on this alignment they are more than ``scored_rows``, and guards are enforced; nothing is counted.
+    """
+
+    def permit(total: int) -> None:
+        guards.heed(rows_to_score(policy, party=party, rows=total))
+
+    guards.budget.spend_rows(1, rows, content, permit)
 
 
 def single_passive(*, key_holder: KeyHolder, party: str, passive_parties: int, consent: bool) -> Verdict | None:

@@ -17,7 +17,8 @@ coordinator : sizes and timing
 Threat model
 ------------
 All follow the protocol and are curious. A learns for every row on which side of P's thresholds it lies, of those on its
-way only; repeated with other rows this draws P's columns bin by bin, no finer than the trees are.
+way only; repeated with other rows this draws P's columns bin by bin, no finer than the trees are. P counts the rows
+before it answers for the first; its policy's ``scored_rows`` bounds them over all runs on one alignment.
 
 >>> [name for name in vars(Wire) if not name.startswith("_")]
 ['rows', 'sides']
@@ -27,10 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from parties.errors import RemoteProtocolError
 from parties.link import Endpoint, Link
+from parties.policy import Guards, Policy, spend_rows
 from parties.wire import Active, Bitmaps, Message, Passive, Positions
 from vfl.boosting import ActiveFit
 from vfl.terms import Terms
@@ -95,9 +98,24 @@ def score_as_active(
 
 
 def score_as_passive(
-    endpoint: Endpoint, terms: Terms, splits: Sequence[Split], features: Sequence[Feature], codes: Codes
+    endpoint: Endpoint,
+    terms: Terms,
+    splits: Sequence[Split],
+    features: Sequence[Feature],
+    codes: Codes,
+    guards: Guards | None = None,
+    policy: Policy | None = None,
 ) -> None:
-    """Answer for this party's splits; ``codes`` are the bins of the rows to be scored."""
+    """Answer for this party's splits, once the rows are counted; ``codes`` are the bins of the rows to be scored.
+
+    Raises
+    ------
+    PolicyError
+        More rows than ``scored_rows`` of the policy allows, and guards are enforced; nothing was sent.
+    """
+    if guards is not None and policy is not None and len(codes):
+        content = [msgspec.json.encode(splits), codes.tobytes()]
+        spend_rows(guards, policy, party=endpoint.name, rows=len(codes), content=content)
     lead = endpoint.link(Passive, Active, terms.job.active)
     depth = terms.job.boosting.max_depth
     by_depth = [[split for split in splits if split.depth == level] for level in range(depth)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from parties.errors import LocalProtocolError, PolicyError
+from parties.errors import LocalProtocolError, PolicyError, RemoteProtocolError
 from parties.policy import SCORE_BITS as ROUNDED_BITS
 from parties.policy import Guards, Verdict, score_budget, scores_are_rounded
 from vfl.exact import exact_matmul
@@ -237,22 +237,29 @@ def forward(block: Block, weights: Vector, rows: slice | None = None) -> Integer
 
 def budget(terms: Terms, guards: Guards, evaluations: int) -> Verdict | None:
     """Verdict on the active party's score budget after so many evaluations of this run, the coming one included."""
-    return score_budget(
-        evaluations=guards.budget.evaluations(evaluations),
-        scores=terms.outputs,
-        passive_columns=terms.passive_columns,
-        party=terms.job.active,
-        consent=terms.consent,
-    )
+    return _judge_budget(terms, guards.budget.evaluations(evaluations, terms.outputs))
+
+
+def spend(terms: Terms, guards: Guards, evaluations: int) -> None:
+    """Count one evaluation at the active party, before it asks for it: every passive party counts the same.
+
+    Parameters
+    ----------
+    evaluations : int
+        Evaluations of this run so far, the coming one included.
+    """
+    guards.budget.spend_evaluation(evaluations, scores=terms.outputs, columns=sum(terms.passive_columns))
 
 
 def disclosed_scores(terms: Terms, guards: Guards, block: Block, weights: Vector, evaluations: int) -> Integers:
     """A passive party's scores of the training rows, as far as the active party's budget lets them out.
 
+    They are counted before they are returned.
+
     Parameters
     ----------
     evaluations : int
-        Evaluations so far, this one included.
+        Evaluations of this run so far, this one included.
 
     Returns
     -------
@@ -263,25 +270,48 @@ def disclosed_scores(terms: Terms, guards: Guards, block: Block, weights: Vector
     ------
     PolicyError
         The budget is spent, and guards are enforced.
+    RemoteProtocolError
+        More evaluations than the job has rounds.
     """
-    if guards.heed(budget(terms, guards, evaluations)):
-        raise PolicyError(
-            f"{terms.job.active} asks for more evaluations than its score budget allows; nothing was sent; "
-            "lower training.max_iter or training.newton_steps"
+    training = terms.job.training
+    most = training.max_iter if terms.key_holder == "active" else training.newton_steps
+    if evaluations > most:
+        raise RemoteProtocolError(
+            f"{terms.job.active} asks for evaluation {evaluations} in a job of at most {most}, which is what this "
+            "party consents to (training.max_iter, newton_steps; max_rounds in its policy); nothing more was sent"
         )
-    fixed = forward(block, weights).ravel()
+
+    def permit(opened: int) -> None:
+        if guards.heed(_judge_budget(terms, opened)):
+            raise PolicyError(
+                f"{terms.job.active} asks for more evaluations than its score budget allows; nothing was sent; "
+                "lower training.max_iter or training.newton_steps, or set partial_scores = true in every passive "
+                "party's policy"
+            )
+
     columns = terms.passive_columns
+    opened = guards.budget.spend_evaluation(
+        evaluations, weights, scores=terms.outputs, columns=sum(columns), permit=permit
+    )
+    fixed = forward(block, weights).ravel()
     if scores_are_rounded(
-        guards,
-        evaluations=guards.budget.evaluations(evaluations),
-        scores=terms.outputs,
-        passive_columns=columns,
-        consent=terms.consent,
+        guards, evaluations=opened, scores=terms.outputs, passive_columns=columns, consent=terms.consent
     ):
         drop = SCORE_BITS - ROUNDED_BITS
         fixed = (fixed + (1 << (drop - 1))) >> drop << drop
     check_scores(fixed, len(columns))
     return fixed
+
+
+def _judge_budget(terms: Terms, opened: int) -> Verdict | None:
+    """Verdict on so many vectors of summed scores, over all runs."""
+    return score_budget(
+        evaluations=opened,
+        scores=terms.outputs,
+        passive_columns=terms.passive_columns,
+        party=terms.job.active,
+        consent=terms.consent,
+    )
 
 
 def to_scores(fixed: Integers) -> Vector:

@@ -10,11 +10,14 @@ coordinator, every party : columns after encoding, scores per row, consent to op
 
 Everything else here is local: medians, means, deviations and categories are learnt from the party's own training
 rows and stay with it.
+
+What a party consents to is asked in three places: of the job alone before anything is sent (`check_consent_to_job`), of
+the rows once they are known (`check_consent_to_rows`), and of the terms that all have agreed on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +25,22 @@ import numpy as np
 from parties.data import PartyTable
 from parties.errors import DataError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
-from parties.policy import Guards, KeyHolder, objections
+from parties.policy import (
+    Guards,
+    KeyHolder,
+    column_use,
+    effective_limits,
+    gradient_sampling,
+    label_privacy,
+    objections,
+    rows_to_score,
+    single_passive,
+    tree_limits,
+)
 from parties.spec import PartySpec
 from parties.wire import Coordinator, DataParty, Message, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
-from vfl.job import Job, check_key_holder, choose_key_holder
+from vfl.job import COORDINATOR_MODELS, Job, check_key_holder, choose_key_holder
 from vfl.terms import Terms
 
 MAX_COLUMNS = 1 << 20
@@ -80,8 +94,8 @@ def split_rows(job: Job, rows: int) -> Parts:
     DataError
         If no training row is left, or no validation row where some are asked for.
     """
-    test = int(np.floor(job.split.test_fraction * rows + 0.5))
-    validation = int(np.floor(job.split.validation_fraction * rows + 0.5))
+    test = _held_out(job.split.test_fraction, rows)
+    validation = _held_out(job.split.validation_fraction, rows)
     if test + validation >= rows:
         raise DataError(
             f"{rows} aligned rows with split.test_fraction = {job.split.test_fraction} leave no training row; "
@@ -95,14 +109,30 @@ def split_rows(job: Job, rows: int) -> Parts:
     return Parts(rows - validation - test, validation, test)
 
 
+def _held_out(fraction: float, rows: int) -> int:
+    """How many rows a share of them is."""
+    return int(np.floor(fraction * rows + 0.5))
+
+
 def exchange_shapes_as_party(
     endpoint: Endpoint, job: Job, spec: PartySpec, columns: int, outputs: int, rows: int, validation: int = 0
 ) -> Terms:
-    """Tell the others this party's width and hear theirs."""
+    """Tell the others this party's width and hear theirs.
+
+    Raises
+    ------
+    RemoteProtocolError
+        The coordinator hands round other facts than it was told; this party's consent is among them.
+    """
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
     own = {"columns": columns, "outputs": outputs, "consent": spec.policy.partial_scores}
     judge.send(Wire.shape, Revealed(dict(own), np.zeros(0)))
-    return agree_terms(job, judge.recv(Wire.shapes).facts, rows, validation)
+    facts = judge.recv(Wire.shapes).facts
+    for key, value in own.items():
+        told = facts.get(f"{spec.name} {key}")
+        if type(told) is not type(value) or told != value:
+            raise RemoteProtocolError(f"{judge.peer} hands round other {key} of '{spec.name}' than it was told")
+    return agree_terms(job, facts, rows, validation)
 
 
 def exchange_shapes_as_coordinator(endpoint: Endpoint, job: Job, rows: int, validation: int = 0) -> Terms:
@@ -115,16 +145,59 @@ def exchange_shapes_as_coordinator(endpoint: Endpoint, job: Job, rows: int, vali
     return terms
 
 
-def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards) -> None:
-    """The party's policy against the job's own lines, before anything is sent."""
+def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards, columns: Iterable[str] | None = None) -> None:
+    """The party's policy against the job's own lines, before anything is sent.
+
+    Parameters
+    ----------
+    columns : iterable of str, optional
+        Feature columns of the party's table; without a table those that its file lists.
+    """
+    from vfl.consent import check_disclosures  # it reads the tables of all protocols, this file's too
+
     setting = job.privacy.key_holder
     _heed_objections(job, spec, guards, spec.policy.key_holder[0] if setting == "auto" else setting)
+    used = (spec.features or ()) if columns is None else columns
+    guards.heed(column_use(spec.policy, party=spec.name, columns=used))
+    (_check_consent_as_active if spec.role == "active" else _check_consent_as_passive)(job, spec, guards)
+    check_disclosures(job, spec, guards)
+
+
+def _check_consent_as_active(job: Job, spec: PartySpec, guards: Guards) -> None:
+    """Labels: randomised as the policy asks for, and not told by which rows are drawn."""
+    guards.heed(label_privacy(spec.policy, party=spec.name, epsilon=job.privacy.label_dp_epsilon))
+    if job.model == "boosting" and job.boosting.top_rate is not None:
+        guards.heed(gradient_sampling(party=spec.name, consent=spec.policy.gradient_sampling))
+
+
+def _check_consent_as_passive(job: Job, spec: PartySpec, guards: Guards) -> None:
+    """Columns: the least rows that will be scored, limits of trees, scores that would be this party's alone."""
+    least = _held_out(job.split.test_fraction, job.alignment.min_intersection)
+    guards.heed(rows_to_score(spec.policy, party=spec.name, rows=least))
+    if job.model == "boosting":
+        settings = job.boosting
+        rows, gap = effective_limits(settings.min_node_rows, settings.min_bin_gap, enforce=True)
+        for verdict in tree_limits(spec.policy, party=spec.name, min_node_rows=rows, min_bin_gap=gap):
+            guards.heed(verdict)
+    elif job.privacy.key_holder == "active" or job.model not in COORDINATOR_MODELS:
+        consent = spec.policy.partial_scores
+        passive = len(job.passive)
+        guards.heed(single_passive(key_holder="active", party=spec.name, passive_parties=passive, consent=consent))
+
+
+def check_consent_to_rows(parts: Parts, spec: PartySpec, guards: Guards) -> None:
+    """A passive party's policy against the rows that will be scored, once they are known and before training."""
+    if spec.role == "passive" and parts.test:
+        guards.heed(rows_to_score(spec.policy, party=spec.name, rows=guards.budget.rows(parts.test)))
 
 
 def check_key_holder_consent(terms: Terms, spec: PartySpec, guards: Guards) -> None:
-    """The party's policy against who is to hold the key, once that is known."""
+    """The party's policy against who is to hold the key, and what is told then, once that is known."""
+    from vfl.consent import check_disclosures  # as above
+
     if terms.key_holder not in spec.policy.key_holder:
         _heed_objections(terms.job, spec, guards, terms.key_holder)
+    check_disclosures(terms.job, spec, guards, terms.key_holder)
 
 
 def _heed_objections(job: Job, spec: PartySpec, guards: Guards, holder: KeyHolder) -> None:

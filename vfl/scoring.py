@@ -7,6 +7,9 @@ Leakage
 -------
 active : the test rows' summed passive scores
 coordinator : how many rows are scored
+
+A passive party counts the rows before it answers; ``scored_rows`` of its policy bounds them over all runs on one
+alignment.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from parties.link import COORDINATOR, Endpoint
+from parties.policy import Guards, Policy, spend_rows
 from parties.wire import Active, Coordinator, Masked, Message, Passive
 from vfl import glm
 from vfl.glm import Block, Fit
@@ -37,10 +41,26 @@ def score_as_active(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit) ->
     return np.ldexp(glm.to_scores(fixed + others.reshape(fixed.shape)), fit.label_bits)
 
 
-def score_as_passive(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit) -> None:
-    """Send this party's masked partial scores."""
+def score_as_passive(
+    endpoint: Endpoint,
+    terms: Terms,
+    block: Block,
+    fit: Fit,
+    guards: Guards | None = None,
+    policy: Policy | None = None,
+) -> None:
+    """Send this party's masked partial scores, once they are counted.
+
+    Raises
+    ------
+    PolicyError
+        More rows than ``scored_rows`` of the policy allows, and guards are enforced; nothing was sent.
+    """
     fixed = glm.forward(block, fit.weights, slice(block.rows, None)).ravel()
     check_scores(fixed, len(terms.passive_columns))
+    if guards is not None and policy is not None:
+        rows = len(block.integers) - block.rows
+        spend_rows(guards, policy, party=endpoint.name, rows=rows, content=[fit.weights.tobytes(), fixed.tobytes()])
     masks = pairwise_masks(endpoint, "scoring")
     endpoint.link(Passive, Coordinator, COORDINATOR).send(Wire.partial, masks.scores("test rows", fixed))
 

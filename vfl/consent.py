@@ -1,0 +1,175 @@
+"""What others may learn from a party, message by message: asked before a run, and again before each message leaves.
+
+A party's policy lists in ``disclosures`` the messages by which others may learn something from it. Two kinds count:
+
+- messages of its own that say what they disclose in their protocol's `Wire` table;
+- messages of others that open what it sent sealed, masked or encrypted, or that hand it on (`OPENED_BY`): the sum of
+  all parties' scores, which the coordinator adds up, tells of each party's.
+
+`disclosures_of` lists both for a job, `check_disclosures` refuses what the policy does not list, and `of` is what a
+party's ``Endpoint.consent`` calls at the moment of sending, so that a peer cannot lead it further than its policy goes.
+
+>>> from vfl.job import Job, Member
+>>> members = Member(name="bank", role="active"), Member(name="shop", role="passive")
+>>> job = Job(name="demo", model="linear", task="regression", parties=members)
+>>> [message.name for message in disclosures_of(job, Passive, "active")][-4:]
+['glm_exact.gradient_sums', 'glm_exact.score_sums', 'glm_exact.step_sums', 'scoring.total']
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from parties.errors import RemoteProtocolError
+from parties.link import COORDINATOR
+from parties.policy import Guards, KeyHolder, Verdict, disclosure
+from parties.spec import PartySpec
+from parties.wire import Active, Coordinator, DataParty, Message, Passive, Role
+from psi import align, ecdh
+from vfl import boosting, boosting_scoring, glm_exact, glm_quadratic, importance, prepare, scoring
+from vfl.job import COORDINATOR_MODELS, Job
+
+AnyMessage = Message[Any, Any, Any]
+
+OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
+    align.Wire.terms: (align.Wire.plan,),
+    ecdh.Wire.points: (ecdh.Wire.tags, ecdh.Wire.matches),
+    prepare.Wire.shape: (prepare.Wire.shapes,),
+    glm_exact.Wire.gradient_scalars: (glm_exact.Wire.gradient_sums,),
+    glm_exact.Wire.scores: (glm_exact.Wire.score_sums,),
+    glm_exact.Wire.step_scalars: (glm_exact.Wire.step_sums,),
+    glm_quadratic.Wire.deviation: (glm_quadratic.Wire.opened,),
+    glm_quadratic.Wire.step_scores: (glm_quadratic.Wire.opened,),
+    glm_quadratic.Wire.direction_scores: (glm_quadratic.Wire.opened,),
+    glm_quadratic.Wire.scalars: (glm_quadratic.Wire.outcome,),
+    glm_quadratic.Wire.training_scores: (glm_quadratic.Wire.training_sums,),
+    scoring.Wire.partial: (scoring.Wire.total,),
+}
+"""For what a party sends: the messages of others by which its receivers learn of it."""
+
+_ALIGNED = (align.Wire, ecdh.Wire, prepare.Wire)
+_WHOM: Mapping[type[Role], str] = {
+    Active: "the active party",
+    Passive: "the passive parties",
+    Coordinator: "the coordinator",
+    DataParty: "every party",
+}
+
+
+def of(job: Job, spec: PartySpec, guards: Guards) -> Callable[[AnyMessage], None]:
+    """What a party's ``Endpoint.consent`` is set to: asked for every message that it is about to send.
+
+    The function raises ``PolicyError`` for a message that the policy does not list (where guards are not enforced it
+    warns), and ``RemoteProtocolError`` where the coordinator asks for more rounds than the job has.
+    """
+    sent: Counter[str] = Counter()
+    most = {glm_quadratic.Wire.scalars.name: job.training.newton_steps + 1 + 2 * job.training.max_iter}
+
+    def consent(message: AnyMessage) -> None:
+        for told in _told(message):
+            guards.heed(_judge(spec, told))
+        sent[message.name] += 1
+        if sent[message.name] > most.get(message.name, sent[message.name]):
+            raise RemoteProtocolError(
+                f"{COORDINATOR} asks party '{spec.name}' for more rounds than the job's training.max_iter = "
+                f"{job.training.max_iter}, up to which max_rounds in its policy consents; nothing more was sent"
+            )
+
+    return consent
+
+
+def disclosures_of(job: Job, role: type[DataParty], key_holder: KeyHolder) -> list[AnyMessage]:
+    """Every message of a job by which others may learn something from a party of a role.
+
+    Parameters
+    ----------
+    role : type
+        `Active` or `Passive`.
+    key_holder : KeyHolder
+        Who holds the key, never "auto".
+
+    Returns
+    -------
+    list of Message
+        Those that the party sends itself, and those that open what it sends; in the order of a run.
+    """
+    unused = set(_unused(job))
+    sent = [message for table in _tables(job, key_holder) for message in _messages(table)]
+    told = [other for message in sent if issubclass(role, message.src) for other in _told(message)]
+    return [message for message in dict.fromkeys(told) if message not in unused]
+
+
+def check_disclosures(job: Job, spec: PartySpec, guards: Guards, key_holder: KeyHolder | None = None) -> None:
+    """Refuse a job that would tell others what the party's policy does not list.
+
+    Parameters
+    ----------
+    key_holder : KeyHolder, optional
+        None: not known yet; only what is disclosed whoever holds the key is refused.
+
+    Raises
+    ------
+    PolicyError
+        Naming message, what it discloses, to whom, and the line ``disclosures``; where guards are enforced.
+    """
+    role = Active if spec.role == "active" else Passive
+    holders = _possible_holders(job, spec) if key_holder is None else (key_holder,)
+    lists = [disclosures_of(job, role, holder) for holder in holders]
+    for message in lists[0]:
+        if all(message in others for others in lists):
+            guards.heed(_judge(spec, message))
+    if len(lists) > 1 and not any(_allowed(spec, messages) for messages in lists):
+        for message in lists[0]:  # whoever is to hold the key: the first one's protocol stands for both
+            guards.heed(_judge(spec, message))
+
+
+def _allowed(spec: PartySpec, messages: list[AnyMessage]) -> bool:
+    return all(_judge(spec, message) is None for message in messages)
+
+
+def _judge(spec: PartySpec, message: AnyMessage) -> Verdict | None:
+    """The policy's word on one message."""
+    to = _WHOM[message.dst]
+    return disclosure(spec.policy, party=spec.name, message=message.name, discloses=message.discloses, to=to)
+
+
+def _told(message: AnyMessage) -> Iterator[AnyMessage]:
+    """The messages by which others learn something where a party sends this one."""
+    if message.discloses:
+        yield message
+    yield from OPENED_BY.get(message, ())
+
+
+def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
+    """Wire tables of all protocols that the job runs."""
+    if job.model == "boosting":
+        return (*_ALIGNED, boosting.Wire, importance.Wire, boosting_scoring.Wire)
+    return (*_ALIGNED, (glm_exact if key_holder == "active" else glm_quadratic).Wire, scoring.Wire)
+
+
+def _messages(table: type) -> list[AnyMessage]:
+    return [entry for entry in vars(table).values() if isinstance(entry, Message)]
+
+
+def _unused(job: Job) -> Iterator[AnyMessage]:
+    """Messages of these tables that the job's own lines rule out."""
+    if job.split.test_fraction == 0:
+        yield from (scoring.Wire.total, boosting_scoring.Wire.rows, boosting_scoring.Wire.sides)
+    if job.training.newton_steps == 0:
+        yield glm_quadratic.Wire.training_sums
+    if job.boosting.top_rate is None:
+        yield boosting.Wire.drawn
+    if job.boosting.max_depth == 1:
+        yield boosting.Wire.outcome
+
+
+def _possible_holders(job: Job, spec: PartySpec) -> tuple[KeyHolder, ...]:
+    """Who may turn out to hold the key, as far as the party consents to it."""
+    setting = job.privacy.key_holder
+    if setting != "auto":
+        return (setting,)
+    if job.model not in COORDINATOR_MODELS:
+        return ("active",)
+    return spec.policy.key_holder
