@@ -8,6 +8,7 @@
     +-- RemoteProtocolError     1: a peer broke the protocol
     +-- PeerLost                1: a peer's process or connection is gone
     +-- CryptoError             1: a cryptographic check failed
+    +-- Restarted               a role came back after a crash: all begin a new generation (no user sees it)
 
 The text of an error says what, where (party, file, column, line), got, expected and what to do.
 It never holds an id, a key or a value of anybody's data.
@@ -54,3 +55,7 @@ class PeerLost(VflError):
 
 class CryptoError(VflError):
     """A ciphertext, key or seal failed its check."""
+
+
+class Restarted(VflError):
+    """A role has come back after a crash: every role leaves what it does and begins anew from the last checkpoint."""

@@ -3,6 +3,10 @@
 A message travels as one or more frames of at most ``MAX_BODY`` bytes, so that a relay needs little memory and a
 lying length costs nothing. The header tells the relay where to; the body is opaque to it. The checksum covers all
 of a frame, so that a defect on the way is told apart from an attack (against which it is no help: sealing is).
+
+Frames that must arrive are numbered from 1 on, per direction of a hop, and kept until the other end says that it has
+them (`parties.lane`); every frame says up to which number its sender has received. Number 0 is for frames that concern
+the connection that they travel on.
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ CHUNK = 1 << 20
 SEAL_BYTES = 16  # what sealing adds to a chunk
 MAX_BODY = CHUNK + SEAL_BYTES
 MAX_HEADER = 512
-_PREFIX = struct.Struct("<2sBBII")  # magic, version, kind, header length, body length
+_PREFIX = struct.Struct("<2sBBIIQQ")  # magic, version, kind, header length, body length, number, acknowledged
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"VF"
-_VERSION = 1
+_VERSION = 2
 
-MESSAGE, BYE, ABORT, LOST = range(4)
+MESSAGE, BYE, ABORT, LOST, HELLO, WELCOME, START, AGAIN, PING, NEWS = range(10)
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -39,11 +43,19 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """``kind`` is MESSAGE, BYE (a clean end), ABORT (the sender stops, ``message`` says why) or LOST."""
+    """One frame.
+
+    ``kind`` is MESSAGE; BYE (the sender has all it needs; from the coordinator: the run has ended well); ABORT (the
+    sender stops, ``message`` says why) or LOST (so does somebody else: the sender of the header); HELLO and WELCOME
+    (who connects, and what it has received); START (everybody is there), AGAIN (everybody begins anew); PING (alive,
+    with what it has received); NEWS (``message`` is for the eyes of the user).
+    """
 
     kind: int
     header: Header
     body: bytes = b""
+    number: int = 0
+    acknowledged: int = 0
 
 
 _header_decoder = msgspec.msgpack.Decoder(Header)
@@ -54,7 +66,8 @@ def write_frame(frame: Frame) -> bytes:
     header = msgspec.msgpack.encode(frame.header)
     if len(header) > MAX_HEADER or len(frame.body) > MAX_BODY:
         raise LocalProtocolError(f"frame of {len(header)} + {len(frame.body)} bytes is over the limit")
-    prefix = _PREFIX.pack(_MAGIC, _VERSION, frame.kind, len(header), len(frame.body))
+    sizes = (len(header), len(frame.body))
+    prefix = _PREFIX.pack(_MAGIC, _VERSION, frame.kind, *sizes, frame.number, frame.acknowledged)
     return b"".join([prefix, _checksum(prefix, header, frame.body), header, frame.body])
 
 
@@ -77,8 +90,8 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
         If what arrives is no frame.
     """
     prefix = read_exactly(_PREFIX.size)
-    magic, version, kind, header_length, body_length = _PREFIX.unpack(prefix)
-    if magic != _MAGIC or version != _VERSION or kind > LOST:
+    magic, version, kind, header_length, body_length, number, acknowledged = _PREFIX.unpack(prefix)
+    if magic != _MAGIC or version != _VERSION or kind > NEWS:
         raise RemoteProtocolError("what arrived is no frame of this protocol version")
     if header_length > MAX_HEADER or body_length > MAX_BODY:
         raise RemoteProtocolError(f"frame of {header_length} + {body_length} bytes is over the limit")
@@ -91,7 +104,7 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
         header = _header_decoder.decode(header_bytes)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RemoteProtocolError(f"malformed frame header: {error}") from error
-    return Frame(kind, header, body)
+    return Frame(kind, header, body, number, acknowledged)
 
 
 def _checksum(prefix: bytes, header: bytes, body: bytes) -> bytes:

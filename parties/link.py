@@ -1,7 +1,7 @@
 """Typed links over any network: check, encode, cut into chunks, seal, send; and the way back.
 
 A network is a ``Transport``: it moves frames and knows nothing else. Everything above is the same over turn-taking
-threads (``parties.local``) and over processes (``parties.process``).
+threads (``parties.local``) and between processes and companies (``parties.hub``, ``parties.dial``).
 """
 
 from __future__ import annotations
@@ -33,12 +33,6 @@ class Transport(Protocol):
 
     def receive(self, peer: str, waiting_for: str) -> Frame:
         """Next frame from a peer; raises ``PeerLost`` when none can come any more."""
-
-    def close(self) -> None:
-        """End cleanly: everything was said."""
-
-    def abort(self, reason: str) -> None:
-        """End because of an error; ``reason`` names its kind and holds no data."""
 
 
 @dataclass(frozen=True, slots=True)

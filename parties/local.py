@@ -126,12 +126,6 @@ class LocalTransport:
         """Wait for the next frame of a peer."""
         return self._network.take(self._name, peer, waiting_for)
 
-    def close(self) -> None:
-        """Nothing to do: the thread ends."""
-
-    def abort(self, reason: str) -> None:
-        """Nothing to do: the error itself reaches the caller of ``run``."""
-
 
 def run_local(
     plays: Mapping[str, Callable[[Endpoint], R]],

@@ -57,16 +57,20 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Hello(Payload, frozen=True):
-    """Fresh public keys and the digest of the job, exchanged once at the start."""
+    """A fresh public key, the job's lines, and which steps of which run the sender keeps checkpoints of."""
 
     ephemeral: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     job: dict[str, str]
+    run: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    steps: Annotated[tuple[int, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class Roster(Payload, frozen=True):
-    """Everybody's fresh public key, as the coordinator collected them."""
+    """Everybody's fresh public key, as the coordinator collected them; the run, and the step to go on from."""
 
     ephemerals: dict[str, Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]]
+    run: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    step: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class PaillierKey(Payload, frozen=True):

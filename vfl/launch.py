@@ -1,7 +1,9 @@
 """Run all roles of a scenario on one machine, each in an operating-system process of its own.
 
-Each process gets its orders on its standard input and one end of a socket pair; it opens its own CSV and its own
-folder. The first role that fails ends the run, and the others are gone within seconds.
+Each process gets its orders on its standard input, with an identity that lives for this run; it opens its own CSV and
+its own folder. The coordinator listens on the loopback interface, on a port that the system chooses; who has none of
+the run's certificates gets nothing from it. The first role that fails ends the run, and the others are gone within
+seconds.
 """
 
 from __future__ import annotations
@@ -10,24 +12,24 @@ import contextlib
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from parties import errors
 from parties.errors import VflError
+from parties.hub import listen
+from parties.identity import Identity, make_identity
 from parties.link import COORDINATOR
-from parties.sealing import KeyPair
 from parties.spec import PartySpec
 from vfl.events import Played, Report
 from vfl.job import Scenario
-from vfl.role import Line, Orders, Outcome, internal_error, own_folder
+from vfl.role import LOOPBACK, Key, Line, Orders, Outcome, Pin, internal_error, own_folder
 
 GRACE_SECONDS = 3.0  # after the first failure, for the others to say what they know of it
 
@@ -55,40 +57,50 @@ def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, basel
 def _processes(scenario: Scenario, folder: Path, *, baselines: bool) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Start all roles; whatever is left of them at the end is ended."""
     job = scenario.job
-    statics = {spec.name: KeyPair.fresh() for spec in scenario.parties}
-    pinned = {name: pair.public for name, pair in statics.items()}
-    pairs = {spec.name: socket.socketpair() for spec in scenario.parties}
+    identities = {
+        name: make_identity(name, days=2) for name in (COORDINATOR, *(spec.name for spec in scenario.parties))
+    }
+    pins = {name: _pin(identity) for name, identity in identities.items()}
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    listener = listen(LOOPBACK, 0)
+    port = listener.getsockname()[1]
 
-    def start(role: str, party: PartySpec | None, ends: Mapping[str, socket.socket]) -> None:
+    def start(role: str, party: PartySpec | None, sockets: tuple[int, ...]) -> None:
+        known = [spec.name for spec in scenario.parties] if party is None else list(identities)
         orders = Orders(
             role=role,
             job=job,
             party=party,
             folder=str(own_folder(folder, role)),
             baseline=baselines,
-            static=statics[role].private.private_bytes_raw() if party else b"",
-            pinned=pinned,
-            sockets={name: end.fileno() for name, end in ends.items()},
+            key=_key(identities[role]),
+            pinned={name: pins[name] for name in known if name != role},
+            port=port,
+            listener=sockets[0] if sockets else -1,
         )
-        processes[role] = _start(role, orders.sockets.values())
+        processes[role] = _start(role, sockets)
         _order(processes[role], orders)
 
     try:
-        try:
-            start(COORDINATOR, None, {name: pair[0] for name, pair in pairs.items()})
-            for spec in scenario.parties:
-                start(spec.name, spec, {COORDINATOR: pairs[spec.name][1]})
-        finally:
-            for pair in pairs.values():
-                for end in pair:
-                    end.close()
+        with listener:
+            start(COORDINATOR, None, (listener.fileno(),))
+        for spec in scenario.parties:
+            start(spec.name, spec, ())
         yield processes
     finally:
         _end_all(processes)
 
 
-def _start(role: str, sockets: Iterable[int]) -> subprocess.Popen[bytes]:
+def _key(identity: Identity) -> Key:
+    sealing = identity.sealing.private.private_bytes_raw()
+    return Key(sealing=sealing, tls=identity.tls_key, certificate=identity.certificate)
+
+
+def _pin(identity: Identity) -> Pin:
+    return Pin(sealing=identity.sealing.public, certificate=identity.certificate)
+
+
+def _start(role: str, sockets: tuple[int, ...]) -> subprocess.Popen[bytes]:
     """One role's process, in a session of its own so that Ctrl-C reaches the launcher alone.
 
     It imports from where Python is installed and never from the directory that the command happens to run in, where
@@ -99,7 +111,7 @@ def _start(role: str, sockets: Iterable[int]) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "vfl.role", role],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        pass_fds=tuple(sockets),
+        pass_fds=sockets,
         start_new_session=True,
         env=os.environ | settings,
     )

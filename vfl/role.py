@@ -1,7 +1,8 @@
 """The process of one role: ``python -m vfl.role``, started by ``vfl.launch``.
 
 One JSON line on standard input says who to be; events and the result go as JSON lines to standard output. The process
-opens no file but its own CSV and its own folder, and ends when its standard input does: nothing outlives the launcher.
+opens no file but its own CSV and its own folder, talks to the coordinator over the loopback interface as companies do
+over theirs (`parties.hub`, `parties.dial`), and ends when its standard input does: nothing outlives the launcher.
 """
 
 from __future__ import annotations
@@ -16,33 +17,70 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from parties import tls
+from parties.connection import connect
+from parties.dial import PartyTransport
 from parties.errors import VflError
-from parties.greeting import greet_as_coordinator, greet_as_party
+from parties.hub import HubTransport
+from parties.identity import Identity, PublicIdentity
 from parties.ledger import Ledger
-from parties.link import COORDINATOR, Endpoint
-from parties.process import HubTransport, PartyTransport
+from parties.link import COORDINATOR
+from parties.patience import Patience
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
-from parties.wire import Active, Coordinator, Passive, Role
 from vfl import __version__
 from vfl.events import Event, RoleResult
 from vfl.job import Job, job_fields
+from vfl.play import NoMemory, Part, play_coordinator, play_party
 
-ROLES: dict[str, type[Role]] = {"active": Active, "passive": Passive}
+PATIENCE = Patience(heartbeat=20.0, notice=60.0, reconnect_timeout=0.0)
+LOOPBACK = "127.0.0.1"
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """The private half of an identity that lives for one run."""
+
+    sealing: bytes
+    tls: bytes
+    certificate: bytes
+
+    def __repr__(self) -> str:
+        return "Key(...)"
+
+    def identity(self, name: str) -> Identity:
+        """The identity, as TLS wants it."""
+        signing = Ed25519PrivateKey.generate()  # nothing of a run that lives for a minute is signed
+        return Identity(name, signing, KeyPair.from_private_bytes(self.sealing), self.tls, self.certificate)
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of another role of the same run."""
+
+    sealing: bytes
+    certificate: bytes
+
+    def identity(self, name: str) -> PublicIdentity:
+        """The identity, as TLS wants it."""
+        return PublicIdentity(name, b"", self.sealing, self.certificate, b"")
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a role's process is told."""
+    """Everything that a role's process is told.
+
+    ``port`` is the coordinator's on the loopback interface; ``listener`` its listening socket, at the coordinator.
+    """
 
     role: str
     job: Job
     party: PartySpec | None
     folder: str
     baseline: bool
-    static: bytes
-    pinned: dict[str, bytes]
-    sockets: dict[str, int]
+    key: Key
+    pinned: dict[str, Pin]
+    port: int
+    listener: int = -1
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,11 +100,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     event: Event | None = None
     outcome: Outcome | None = None
-
-
-def role_types(job: Job) -> dict[str, type[Role]]:
-    """Every role by name, in job order, the coordinator first."""
-    return {COORDINATOR: Coordinator} | {party.name: ROLES[party.role] for party in job.parties}
 
 
 def own_folder(folder: Path, role: str) -> Path:
@@ -104,6 +137,7 @@ def _play_to(out: IO[bytes]) -> int:
     def write(line: Line) -> None:
         out.write(msgspec.json.encode(line) + b"\n")
 
+    write(Line(event=Event(orders.role, "starting")))
     try:
         write(Line(outcome=_play(orders, write)))
     except VflError as error:
@@ -116,41 +150,25 @@ def _play_to(out: IO[bytes]) -> int:
 
 
 def _play(orders: Orders, write: Callable[[Line], None]) -> Outcome:
-    """Load, greet, play, and tell the others if anything goes wrong on the way."""
-    transport = _transport(orders)
+    """Load, play, and tell the others if anything goes wrong on the way."""
+    network = _network(orders)  # it serves while the imports take their time
     try:
-        return _play_over(orders, transport, write)
+        part = _prepare(orders)
     except VflError as error:
-        transport.abort(f"stopped ({type(error).__name__})")
+        network.abort(f"stopped ({type(error).__name__})")
         raise
     except Exception:
-        transport.abort("stopped (internal error)")
+        network.abort("stopped (internal error)")
         raise
-
-
-def _play_over(orders: Orders, transport: HubTransport | PartyTransport, write: Callable[[Line], None]) -> Outcome:
-    from vfl import session  # the sockets are served while these imports take their time
-    from vfl.paillier import kernel_name, operation_counts
 
     def report(event: Event) -> None:
         write(Line(event=event))
 
-    report(Event(orders.role, "starting"))
-    folder = Path(orders.folder)
-    ledger = Ledger(folder / "ledger.jsonl")
-    endpoint = Endpoint(orders.role, role_types(orders.job), transport, ledger)
-    lines = job_fields(orders.job)
-    if orders.party is None:
-        greet_as_coordinator(endpoint, lines)
-        result = session.play_coordinator(endpoint, orders.job, report)
-    else:
-        from parties.data import read_party
+    from vfl.paillier import kernel_name, operation_counts
 
-        loaded = session.load_party(orders.job, orders.party, read_party(orders.party))
-        greet_as_party(endpoint, lines, KeyPair.from_private_bytes(orders.static), orders.pinned)
-        result = session.play_party(
-            endpoint, orders.job, orders.party, loaded, folder, report, baseline=orders.baseline
-        )
+    ledger = Ledger(Path(orders.folder) / "ledger.jsonl")
+    play = play_coordinator if orders.party is None else play_party
+    result = play(network, ledger, part, report)
     ledger.close()
     counts = operation_counts()
     return Outcome(
@@ -161,11 +179,48 @@ def _play_over(orders: Orders, transport: HubTransport | PartyTransport, write: 
     )
 
 
-def _transport(orders: Orders) -> HubTransport | PartyTransport:
-    sockets = {name: socket.socket(fileno=number) for name, number in orders.sockets.items()}
+def _prepare(orders: Orders) -> Part:
+    """Everything that a role plays with; a party's data are read and checked."""
+    from vfl import session
+
+    loaded = None
+    if orders.party is not None:
+        from parties.data import read_party
+
+        loaded = session.load_party(orders.job, orders.party, read_party(orders.party))
+    return Part(
+        job=orders.job,
+        lines=job_fields(orders.job),
+        memory=NoMemory(),
+        folder=Path(orders.folder),
+        baseline=orders.baseline,
+        spec=orders.party,
+        loaded=loaded,
+        sealing=KeyPair.from_private_bytes(orders.key.sealing),
+        pinned={name: pin.sealing for name, pin in orders.pinned.items()},
+    )
+
+
+def _network(orders: Orders) -> HubTransport | PartyTransport:
+    """The role's end of the network on this machine."""
+    own = orders.key.identity(orders.role)
+    pinned = {name: pin.identity(name) for name, pin in orders.pinned.items()}
     if orders.party is None:
-        return HubTransport(sockets)
-    return PartyTransport(orders.role, sockets[COORDINATOR])
+        context = tls.server_context(own, pinned.values())
+        listener = socket.socket(fileno=orders.listener)
+        return HubTransport(listener, context, lambda der: tls.peer_name(der, pinned), list(pinned), PATIENCE, _silent)
+    context = tls.client_context(own, pinned[COORDINATOR])
+    return PartyTransport(
+        orders.role,
+        lambda: connect(LOOPBACK, orders.port, context, PATIENCE.silence),
+        PATIENCE,
+        _silent,
+        lambda error: None,
+    )
+
+
+def _silent(text: str) -> None:
+    """On one machine a connection is there, or the run has ended."""
 
 
 def _take_standard_output() -> IO[bytes]:

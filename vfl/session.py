@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from parties.columns import EncodedLabels, check_classes_in_both_parts, encode_labels
@@ -19,7 +20,7 @@ from parties.data import PartyTable
 from parties.link import Endpoint
 from parties.policy import Guards
 from parties.spec import PartySpec
-from psi.align import AlignmentSettings, align_coordinator, align_party
+from psi.align import Alignment, AlignmentSettings, Joined, align_coordinator, align_party
 from psi.ids import PreparedIds
 from vfl import boosting, boosting_part, glm_exact, glm_part, glm_quadratic
 from vfl.events import Event, Metrics, Report, RoleResult
@@ -92,7 +93,7 @@ def play_party(
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards)
     with clock.phase("aligning"):
-        alignment = align_party(endpoint, loaded.ids, _alignment_settings(job), workers=_alignment_threads())
+        alignment = _align(endpoint, job, loaded.ids)
     with clock.phase("preparing"):
         parts = split_rows(job, alignment.intersection)
         labels = aligned_labels(job, spec, table, alignment.rows, parts)
@@ -102,7 +103,6 @@ def play_party(
         trained = prepared.train(endpoint, clock.progress)
     with clock.phase("evaluating"):
         predicted = trained.score(endpoint)
-        endpoint.transport.close()  # the last word to the others is said
         judged = _judge(data, trained, predicted, baseline=baseline)
     with clock.phase("saving"):
         trained.save(folder)
@@ -138,7 +138,7 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult
     """Play the coordinator to its end."""
     clock = Clock(endpoint.name, report)
     with clock.phase("aligning"):
-        joined = align_coordinator(endpoint, _alignment_settings(job))
+        joined = _join(endpoint, job)
     with clock.phase("preparing"):
         parts = split_rows(job, joined.intersection)
         terms = exchange_shapes_as_coordinator(endpoint, job, parts.train, parts.validation)
@@ -147,7 +147,6 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult
     with clock.phase("evaluating"):
         if parts.test and job.model != "boosting":
             score_as_coordinator(endpoint, terms, parts.test)
-    endpoint.transport.close()
     return RoleResult(
         role=endpoint.name,
         sizes=joined.sizes,
@@ -164,6 +163,39 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult
         warnings=[],
         seconds=clock.seconds,
     )
+
+
+class _Sizes(msgspec.Struct, frozen=True):
+    """What a checkpoint keeps of an alignment beside the rows; the coordinator has no digest."""
+
+    sizes: dict[str, int]
+    intersection: int
+    protocol: str
+    digest: str = ""
+
+
+def _align(endpoint: Endpoint, job: Job, ids: PreparedIds) -> Alignment:
+    """Align, or take up the alignment that was kept."""
+    kept = endpoint.keeper.aligned()
+    if kept is not None:
+        known = msgspec.convert(kept.facts, _Sizes)
+        return Alignment(kept.arrays["rows"].astype(np.int64), **msgspec.structs.asdict(known))
+    alignment = align_party(endpoint, ids, _alignment_settings(job), workers=_alignment_threads())
+    known = _Sizes(alignment.sizes, alignment.intersection, alignment.protocol, alignment.digest)
+    endpoint.keeper.save_aligned(msgspec.structs.asdict(known), {"rows": alignment.rows})
+    return alignment
+
+
+def _join(endpoint: Endpoint, job: Job) -> Joined:
+    """The coordinator's part of it."""
+    kept = endpoint.keeper.aligned()
+    if kept is not None:
+        known = msgspec.convert(kept.facts, _Sizes)
+        return Joined(known.sizes, known.intersection, known.protocol)
+    joined = align_coordinator(endpoint, _alignment_settings(job))
+    known = _Sizes(joined.sizes, joined.intersection, joined.protocol)
+    endpoint.keeper.save_aligned(msgspec.structs.asdict(known), {})
+    return joined
 
 
 def _coordinate(endpoint: Endpoint, terms: Terms, clock: Clock) -> Fit:

@@ -14,7 +14,8 @@ from vfl import session
 from vfl.events import Played, Report, RoleResult
 from vfl.job import Scenario, job_fields
 from vfl.paillier import kernel_name, operation_counts
-from vfl.role import internal_error, own_folder, role_types
+from vfl.play import role_types
+from vfl.role import internal_error, own_folder
 
 
 def play_in_threads(

@@ -76,7 +76,7 @@ def test_mutations_raise_nothing_else():
 
 def _with_right_checksum(header, body=b""):
     """A frame whose header is any bytes, with a checksum that fits."""
-    prefix = struct.pack("<2sBBII", b"VF", 1, MESSAGE, len(header), len(body))
+    prefix = struct.pack("<2sBBIIQQ", b"VF", 2, MESSAGE, len(header), len(body), 7, 3)
     return prefix + struct.pack("<I", zlib.crc32(prefix + header + body)) + header + body
 
 
@@ -111,16 +111,16 @@ def test_limits_hold_before_anything_is_read(header, body):
 
     def exactly(count):
         asked.append(count)
-        return struct.pack("<2sBBII", b"VF", 1, MESSAGE, header, body)
+        return struct.pack("<2sBBIIQQ", b"VF", 2, MESSAGE, header, body, 0, 0)
 
     with pytest.raises(RemoteProtocolError, match="over the limit"):
         read_frame(exactly)
-    assert asked == [12]
+    assert asked == [28]
 
 
 @pytest.mark.parametrize(
     "prefix",
-    [struct.pack("<2sBBII", *start, 0, 0) for start in [(b"VG", 1, 0), (b"VF", 2, 0), (b"VF", 1, 4)]],
+    [struct.pack("<2sBBIIQQ", *start, 0, 0, 0, 0) for start in [(b"VG", 2, 0), (b"VF", 1, 0), (b"VF", 2, 10)]],
     ids=["magic", "version", "kind"],
 )
 def test_other_protocols_are_refused(prefix):

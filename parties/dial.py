@@ -1,0 +1,232 @@
+"""A party's end of the network: it dials the coordinator, and dials again when the connection breaks.
+
+A *session* is one stay in one generation of the run: `enter` begins it, and it ends with the run, with a failure, or
+because another role came back after a crash and all begin anew (``Restarted``; whoever plays the role then enters again).
+A connection that breaks and comes back within ``reconnect_timeout`` is invisible: see `parties.lane`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from parties.connection import Connection
+from parties.errors import ConfigError, PeerLost, RemoteProtocolError, VflError
+from parties.frame import ABORT, AGAIN, BYE, HELLO, MESSAGE, NEWS, PING, START, WELCOME, Frame, Header, write_frame
+from parties.hop import Hop
+from parties.inbox import Inbox, short
+from parties.link import COORDINATOR
+from parties.patience import Patience
+
+GRACE_SECONDS = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+
+
+class Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a party says when it connects: its session, what it has received, and whether the session has begun."""
+
+    session: bytes
+    received: int
+    started: bool
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What the coordinator answers: whether it knows the session, and what it has received."""
+
+    known: bool
+    received: int
+
+
+class _Session:
+    """One stay in one generation."""
+
+    def __init__(self, name: str, heartbeat: float) -> None:
+        self.id = secrets.token_bytes(16)
+        self.hop = Hop(name, COORDINATOR, heartbeat)
+        self.inbox = Inbox()
+        self.closed = threading.Event()
+
+
+class PartyTransport:
+    """The network as a party sees it.
+
+    Parameters
+    ----------
+    dial : callable
+        Makes a new connection to the coordinator; raises ``OSError`` or ``EOFError`` where that fails.
+    tell : callable
+        Told in words what the user should know about the connection; empty: all is well again.
+    explain : callable
+        Says of such an error why no connection will ever come about; None where one may.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dial: Callable[[], Connection],
+        patience: Patience,
+        tell: Callable[[str], None],
+        explain: Callable[[Exception], str | None],
+    ) -> None:
+        self._name = name
+        self._dial = dial
+        self._explain = explain
+        self._patience = patience
+        self._tell = tell
+        self._session = _Session(name, patience.heartbeat)
+
+    def enter(self) -> int:
+        """Join the run, or its next generation, and wait for the others.
+
+        Returns
+        -------
+        int
+            The generation, from 1 on; 0: the run has ended well.
+        """
+        self._leave()
+        session = self._session = _Session(self._name, self._patience.heartbeat)
+        threading.Thread(target=self._stay, args=(session,), name=f"network of {self._name}", daemon=True).start()
+        return session.inbox.wait_for_start()
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame to its receiver by way of the coordinator; waits while too much is on its way."""
+        session = self._session
+        session.inbox.check()
+        while not session.hop.lane.wait_for_room(1.0):
+            session.inbox.check()
+        session.hop.send(frame)
+
+    def receive(self, peer: str, waiting_for: str) -> Frame:
+        """Wait for the next frame of a peer."""
+        return self._session.inbox.take(peer, waiting_for)
+
+    def finish(self) -> None:
+        """Say that this party has all it needs, and wait until everybody has."""
+        self.send(Frame(BYE, Header(self._name, COORDINATOR)))
+        self._session.inbox.wait_for_farewells({COORDINATOR})
+        self._leave()
+
+    def abort(self, reason: str) -> None:
+        """Tell the others that this role stops; ``reason`` follows its name: "stopped (DataError)"."""
+        session = self._session
+        if not session.inbox.over:
+            session.hop.send(Frame(ABORT, Header(self._name, COORDINATOR, short(reason))))
+        self._leave()
+
+    def _leave(self) -> None:
+        """End the present session; what was received is acknowledged."""
+        session = self._session
+        session.closed.set()
+        if session.hop.connected:
+            session.hop.say(PING)
+        session.hop.close()
+
+    def _stay(self, session: _Session) -> None:
+        """Keep a session connected until it is over."""
+        pause, shown = _FIRST_PAUSE, False
+        hop, last = session.hop, ""
+        lost_since = time.monotonic()
+        while not session.closed.is_set() and not session.inbox.over:
+            try:
+                self._meet(session, self._dial())
+            except VflError as error:
+                session.inbox.fail(str(error), kind=type(error))
+            except (OSError, EOFError, ValueError) as error:
+                last = self._why(session, error)
+            if session.closed.is_set() or session.inbox.over:
+                break
+            if hop.lost_since is not None and hop.lost_since > lost_since:
+                lost_since, pause = hop.lost_since, _FIRST_PAUSE
+            away = time.monotonic() - lost_since
+            if away >= self._patience.reconnect_timeout:
+                session.inbox.fail(self._lost(session, away, last))
+            elif away >= self._patience.notice:
+                shown = self._show(shown, f"reconnecting to the coordinator, {away:.0f} s")
+            session.closed.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        self._show(shown, "")
+
+    def _why(self, session: _Session, error: Exception) -> str:
+        """What is wrong with the connection; where it will never come about, the session fails."""
+        reason = self._explain(error)
+        if reason is None:
+            return error.strerror or "" if isinstance(error, OSError) else ""
+        session.inbox.fail(reason, kind=ConfigError)
+        return reason
+
+    def _show(self, shown: bool, text: str) -> bool:
+        if text or shown:
+            self._tell(text)
+        return bool(text)
+
+    def _lost(self, session: _Session, away: float, last: str) -> str:
+        if not self._patience.reconnect_timeout:
+            return "the coordinator is gone"
+        begun = "is gone" if session.inbox.started else "cannot be reached"
+        reason = f" ({short(last)})" if last else ""
+        return f"the coordinator {begun}: no connection for {away:.0f} s{reason}"
+
+    def _meet(self, session: _Session, connection: Connection) -> None:
+        """Say who this is, hear what the coordinator has, and use the connection until it breaks."""
+        hop = session.hop
+        greeting = Greeting(session.id, hop.lane.received, session.inbox.started)
+        try:
+            hello = Frame(HELLO, Header(self._name, COORDINATOR), msgspec.msgpack.encode(greeting))
+            connection.write(write_frame(hello))
+            welcome = _read_welcome(connection, session.inbox)
+            if welcome is None:
+                return
+            if not welcome.known:
+                session.inbox.restart()
+                return
+            hop.serve(connection, welcome.received, lambda frame, size: self._sort(session, frame, size))
+        except RemoteProtocolError as error:
+            raise PeerLost(f"the coordinator's connection broke: {error}") from error
+        finally:
+            connection.shut()
+
+    def _sort(self, session: _Session, frame: Frame, size: int) -> bool:
+        """Act on one frame; whether more may come."""
+        inbox, sender, text = session.inbox, frame.header.sender, short(frame.header.message)
+        if frame.kind == MESSAGE:
+            inbox.put(frame)
+        elif frame.kind == START:
+            inbox.start(_generation(frame))
+        elif frame.kind == BYE:
+            inbox.leave(sender)
+        elif frame.kind == AGAIN:
+            inbox.restart()
+            return False
+        elif frame.kind == NEWS:
+            self._tell(text)
+        else:
+            orderly = frame.kind == ABORT and sender != COORDINATOR
+            inbox.fail(f"{sender} {text}", GRACE_SECONDS if orderly else 0.0)
+        if frame.number:
+            session.hop.deliver(frame.number, size)
+        return True
+
+
+def _read_welcome(connection: Connection, inbox: Inbox) -> Welcome | None:
+    """Return the coordinator's answer; None where it says how the run has ended."""
+    frame = connection.read()
+    if frame.kind == BYE:
+        inbox.leave(COORDINATOR)
+        inbox.start(0)
+        return None
+    if frame.kind != WELCOME:
+        raise RemoteProtocolError("the coordinator did not say welcome")
+    try:
+        return msgspec.msgpack.decode(frame.body, type=Welcome)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"malformed welcome: {error}") from error
+
+
+def _generation(frame: Frame) -> int:
+    if len(frame.body) != 4 or not any(frame.body):
+        raise RemoteProtocolError("the coordinator began a run without a generation")
+    return int.from_bytes(frame.body, "little")

@@ -1,0 +1,387 @@
+"""The coordinator's end of the network: it alone listens, and passes on what it cannot read.
+
+Party-to-party bodies are sealed (`parties.sealing`); the hub sees who sends how much to whom. Each party has a *seat*
+in the present generation. A party that connects with a new session while a generation runs is one that came back after
+a crash: the generation ends, everybody enters again, and the next one begins when all are there. A party that has no
+connection for ``reconnect_timeout`` ends the run for all; so does the first error of any role. All name the same cause.
+
+Strangers get no further than the TLS handshake, which wants a pinned certificate within seconds; of those who hold
+connections half open the oldest make room.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import msgspec
+
+from parties.connection import Connection
+from parties.dial import GRACE_SECONDS, Greeting, Welcome
+from parties.errors import PeerLost, RemoteProtocolError
+from parties.frame import (
+    ABORT,
+    AGAIN,
+    BYE,
+    HELLO,
+    LOST,
+    MESSAGE,
+    NEWS,
+    START,
+    WELCOME,
+    Frame,
+    Header,
+    write_frame,
+)
+from parties.hop import Hop
+from parties.inbox import Inbox, short
+from parties.link import COORDINATOR
+from parties.patience import Patience
+
+MAX_STRANGERS = 256  # connections whose TLS handshake is not done
+_NEWS_SECONDS = 2.0  # who takes no news by then holds up nobody
+_TICK = 0.5
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A party's place in a generation."""
+
+    name: str
+    session: bytes = field(repr=False)
+    hop: Hop = field(repr=False)
+    noticed: bool = False
+
+
+class HubTransport:
+    """The network as the coordinator sees it.
+
+    Parameters
+    ----------
+    listener : socket
+        Listening; the hub closes it in the end.
+    context : SSLContext
+        Of `parties.tls.server_context`.
+    identify : callable
+        Whose certificate (DER) a connection has; raises ``RemoteProtocolError`` where nobody's.
+    parties : sequence of str
+    tell : callable
+        Told in words what the user should know about the connections; empty: all is well again.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        identify: Callable[[bytes | None], str],
+        parties: list[str],
+        patience: Patience,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._listener = listener
+        self._context = context
+        self._identify = identify
+        self._parties = parties
+        self._patience = patience
+        self._tell = tell
+        self._changed = threading.Condition()
+        self._seats: dict[str, _Seat] = {}
+        self._inbox = Inbox()
+        self._strangers: deque[socket.socket] = deque()
+        self._generation = 0
+        self._gathering_since = time.monotonic()
+        self._running = self._ended = False
+        self._closed = threading.Event()
+        self._stopping = threading.Lock()
+        threading.Thread(target=self._accept, name="listener", daemon=True).start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def enter(self, after: int = 0) -> int:
+        """Wait until every party is there, and begin the next generation; returns its number, more than ``after``."""
+        with self._changed:
+            if self._inbox.over:
+                self._inbox = Inbox()
+                self._gathering_since = time.monotonic()
+            inbox, shown = self._inbox, ""
+            while missing := [name for name in self._parties if name not in self._seats]:
+                inbox.check()
+                if shown != (shown := f"waiting for {', '.join(missing)} to join"):
+                    self._tell(shown)
+                self._changed.wait(_TICK)
+            inbox.check()
+            self._generation = max(self._generation, after) + 1
+            self._running = True
+            seats = list(self._seats.values())
+        self._tell("")
+        for seat in seats:
+            seat.hop.send(Frame(START, Header(COORDINATOR, seat.name), self._generation.to_bytes(4, "little")))
+        return self._generation
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame to a party; waits while too much is on its way there."""
+        inbox = self._inbox
+        inbox.check()
+        with self._changed:
+            seat = self._seats.get(frame.header.receiver)
+        if seat is None:
+            inbox.check()
+            raise PeerLost(f"{frame.header.receiver} is gone")
+        while not seat.hop.lane.wait_for_room(1.0):
+            inbox.check()
+        seat.hop.send(frame)
+
+    def receive(self, peer: str, waiting_for: str) -> Frame:
+        """Wait for the next frame of a party."""
+        return self._inbox.take(peer, waiting_for)
+
+    def finish(self, ended: Callable[[], None] = lambda: None) -> None:
+        """Wait until every party has all it needs, note that durably (``ended``), and tell everybody."""
+        self._inbox.wait_for_farewells(set(self._parties))
+        ended()
+        self.end()
+
+    def end(self) -> None:
+        """Tell every party that the run has ended well, those too that come back to ask; then leave."""
+        with self._changed:
+            self._ended = True
+            seats = list(self._seats.values())
+        self._tell_all(Frame(BYE, Header(COORDINATOR, "")), seats)
+        deadline = time.monotonic() + self._patience.notice
+        while time.monotonic() < deadline and not all(self._knows(name) for name in self._parties):
+            with self._changed:
+                self._changed.wait(0.02)
+            if not self._patience.reconnect_timeout and not any(seat.hop.connected for seat in seats):
+                break
+        self._release()
+
+    def abort(self, reason: str) -> None:
+        """Tell every party that the coordinator stops, unless all know of an earlier cause."""
+        self._stop_all(ABORT, COORDINATOR, reason)
+        self._release()
+
+    def _knows(self, name: str) -> bool:
+        """Whether a party knows that the run has ended."""
+        seat = self._seats.get(name)
+        return seat is not None and seat.hop.lane.in_flight == 0
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                raw, _ = self._listener.accept()
+            except OSError:
+                if self._closed.is_set():
+                    return
+                time.sleep(0.05)  # out of descriptors: those of strangers are soon given back
+                continue
+            with self._changed:
+                self._strangers.append(raw)
+                oldest = self._strangers.popleft() if len(self._strangers) > MAX_STRANGERS else None
+            if oldest is not None:
+                _drop(oldest)
+            threading.Thread(target=self._admit, args=(raw,), daemon=True).start()
+
+    def _admit(self, raw: socket.socket) -> None:
+        """Shake hands, find out who it is, and serve the connection to its end."""
+        connection = None
+        try:
+            connection = Connection(raw, self._context, server=True, silence=self._patience.silence)
+            name = self._identify(connection.certificate)
+            greeting = _read_greeting(connection, name)
+        except (OSError, EOFError, ValueError, RemoteProtocolError):
+            _drop(raw)
+            return
+        finally:
+            with self._changed, suppress(ValueError):
+                self._strangers.remove(raw)
+        try:
+            seat = self._seat_of(name, greeting, connection)
+            if seat is not None:
+                self._serve(seat, connection, greeting)
+        except (OSError, EOFError, ValueError):
+            pass
+        finally:
+            connection.shut()
+
+    def _seat_of(self, name: str, greeting: Greeting, connection: Connection) -> _Seat | None:
+        """The seat that a connection belongs to, a new one if need be; None where it has none and was told why."""
+        with self._changed:
+            seat = self._seats.get(name)
+            if seat is not None and seat.session == greeting.session:
+                return seat
+            if not self._ended and greeting.started:
+                answer = _welcome(name, known=False, received=0)
+            else:
+                if self._running and not self._ended:
+                    self._begin_anew(name)
+                seat = _Seat(name, greeting.session, Hop(COORDINATOR, name, self._patience.heartbeat))
+                self._seats[name] = seat
+                self._changed.notify_all()
+                if not self._ended:
+                    return seat
+                answer = write_frame(Frame(BYE, Header(COORDINATOR, name)))
+        connection.write(answer)
+        return None
+
+    def _begin_anew(self, name: str) -> None:
+        """End the generation: a party has come back after a crash."""
+        self._tell(f"{name} has come back; all go on from the last checkpoint")
+        seats, self._seats, self._running = list(self._seats.values()), {}, False
+        self._inbox.restart()
+        for seat in seats:
+            threading.Thread(target=_send_away, args=(seat,), daemon=True).start()
+
+    def _serve(self, seat: _Seat, connection: Connection, greeting: Greeting) -> None:
+        connection.write(_welcome(seat.name, known=True, received=seat.hop.lane.received))
+        if seat.noticed:
+            self._note(seat, back=True)
+        try:
+            seat.hop.serve(connection, greeting.received, lambda frame, size: self._sort(seat, frame, size))
+        except RemoteProtocolError:
+            self._stop_of(seat, LOST, "sent what is no frame")
+        except BaseException:
+            self._stop_of(seat, LOST, "could not be read")
+            raise
+        self._check_lost(seat)
+
+    def _sort(self, seat: _Seat, frame: Frame, size: int) -> bool:
+        """Act on one frame of a party; whether more may come."""
+        name, receiver = seat.name, frame.header.receiver
+        with self._changed:
+            if self._seats.get(name) is not seat:
+                return False
+            to = self._seats.get(receiver)
+        if frame.header.sender != name:
+            self._stop_of(seat, LOST, "sent a frame under another name")
+        elif frame.kind == ABORT:
+            self._stop_of(seat, ABORT, frame.header.message)
+        elif frame.kind == BYE:
+            self._inbox.leave(name)
+            self._tell_all(Frame(BYE, Header(name, "")), self._others(seat))
+            seat.hop.deliver(frame.number, size)
+            return True
+        elif frame.kind == MESSAGE and receiver == COORDINATOR:
+            self._inbox.put(frame)
+            seat.hop.deliver(frame.number, size)
+            return True
+        elif frame.kind == MESSAGE and to is not None and to is not seat:
+            number = frame.number
+            to.hop.send(frame, lambda: seat.hop.deliver(number, size))
+            return True
+        else:
+            self._stop_of(seat, LOST, "sent a frame to nobody")
+        return False
+
+    def _others(self, seat: _Seat) -> list[_Seat]:
+        with self._changed:
+            return [other for other in self._seats.values() if other is not seat]
+
+    def _watch(self) -> None:
+        """Look after seats without a connection."""
+        while not self._closed.is_set():
+            self._closed.wait(_TICK)
+            with self._changed:
+                seats = list(self._seats.values())
+                gathering = not self._running and self._generation > 0 and not self._ended
+                missing = [name for name in self._parties if name not in self._seats] if gathering else []
+                away = time.monotonic() - self._gathering_since
+            for seat in seats:
+                self._check_lost(seat)
+            if missing and away >= self._patience.reconnect_timeout:
+                self._stop_all(LOST, missing[0], f"did not come back for {away:.0f} s")
+
+    def _check_lost(self, seat: _Seat) -> None:
+        """End the run if a party has been without a connection for too long; show it before that."""
+        since = seat.hop.lost_since
+        if since is None or self._ended or self._closed.is_set():
+            return
+        away = time.monotonic() - since
+        if away >= self._patience.reconnect_timeout and (seat.hop.served or self._patience.reconnect_timeout):
+            lasting = f": no connection for {away:.0f} s" if self._patience.reconnect_timeout else ""
+            self._stop_of(seat, LOST, f"is gone{lasting}")
+        elif away >= self._patience.notice and not seat.noticed:
+            self._note(seat, back=False)
+
+    def _note(self, seat: _Seat, *, back: bool) -> None:
+        """Show everybody that a party has no connection, or has one again."""
+        seat.noticed = not back
+        text = "" if back else f"{seat.name} is reconnecting"
+        self._tell(text)
+        for other in self._others(seat):
+            other.hop.say(NEWS, text)
+
+    def _stop_of(self, seat: _Seat, kind: int, how: str) -> None:
+        """A party's failure; that of one who has left its seat is nobody's any more."""
+        with self._changed:
+            mine = self._seats.get(seat.name) is seat
+        if mine:
+            self._stop_all(kind, seat.name, how, GRACE_SECONDS if kind == ABORT else 0.0)
+
+    def _stop_all(self, kind: int, name: str, how: str, grace: float = 0.0) -> None:
+        """Tell everybody the first failure and no later one."""
+        with self._stopping:
+            inbox = self._inbox
+            if not inbox.over and inbox.fail(f"{name} {short(how)}", grace):
+                with self._changed:
+                    seats = list(self._seats.values())
+                self._tell_all(Frame(kind, Header(name, "", short(how))), seats)
+
+    def _tell_all(self, frame: Frame, seats: list[_Seat]) -> None:
+        """Send to all at once, so that one which takes nothing does not keep the news from the others."""
+        tellers = [threading.Thread(target=seat.hop.send, args=(frame,), daemon=True) for seat in seats]
+        for teller in tellers:
+            teller.start()
+        end = time.monotonic() + _NEWS_SECONDS
+        for teller in tellers:
+            teller.join(max(0.0, end - time.monotonic()))
+
+    def _release(self) -> None:
+        """Let what was said arrive, then close everything."""
+        deadline = time.monotonic() + _NEWS_SECONDS
+        seats = list(self._seats.values())
+        while time.monotonic() < deadline and any(s.hop.connected and s.hop.lane.in_flight for s in seats):
+            time.sleep(0.02)
+        self._closed.set()
+        _drop(self._listener)
+        for seat in seats:
+            seat.hop.close()
+
+
+def _send_away(seat: _Seat) -> None:
+    seat.hop.say(AGAIN)
+    seat.hop.close()
+
+
+def _drop(raw: socket.socket) -> None:
+    with suppress(OSError):  # it may be gone already
+        raw.shutdown(socket.SHUT_RDWR)
+    raw.close()
+
+
+def _welcome(name: str, *, known: bool, received: int) -> bytes:
+    body = msgspec.msgpack.encode(Welcome(known, received))
+    return write_frame(Frame(WELCOME, Header(COORDINATOR, name), body))
+
+
+def _read_greeting(connection: Connection, name: str) -> Greeting:
+    """Read a party's first frame."""
+    frame = connection.read()
+    if frame.kind != HELLO or frame.header.sender != name:
+        raise RemoteProtocolError("a connection began with something else than its party's hello")
+    try:
+        greeting = msgspec.msgpack.decode(frame.body, type=Greeting)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"malformed hello: {error}") from error
+    if len(greeting.session) != 16 or greeting.received < 0:
+        raise RemoteProtocolError("malformed hello")
+    return greeting
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address; raises ``OSError`` where that cannot be."""
+    return socket.create_server((host, port), backlog=512)

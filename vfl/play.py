@@ -1,0 +1,192 @@
+"""Play one role over a network, in one generation after the other until the run has ended for everybody.
+
+A generation begins with the greeting, in which all agree where to go on from. It ends well, or with an error, or
+because a role came back after a crash (``Restarted``): then all play again, from the last checkpoint that all have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from parties.checkpoint import Keeper
+from parties.errors import Restarted, VflError
+from parties.frame import Frame
+from parties.greeting import Agreed, Standing, greet_as_coordinator, greet_as_party
+from parties.ledger import Ledger
+from parties.link import COORDINATOR, Endpoint
+from parties.sealing import KeyPair
+from parties.spec import PartySpec
+from parties.wire import Active, Coordinator, Passive, Role
+from vfl.events import Report, RoleResult
+from vfl.job import Job
+
+if TYPE_CHECKING:
+    from vfl.session import Loaded  # it imports all protocols, while the network already serves
+
+ROLES: dict[str, type[Role]] = {"active": Active, "passive": Passive}
+T = TypeVar("T")
+
+
+class Network(Protocol):
+    """A transport that outlives generations: `parties.dial` and `parties.hub` have one."""
+
+    def enter(self) -> int:
+        """Wait for everybody; returns the generation, 0 if the run has ended well."""
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame."""
+
+    def receive(self, peer: str, waiting_for: str) -> Frame:
+        """Next frame from a peer."""
+
+    def finish(self) -> None:
+        """Wait until everybody has all it needs."""
+
+    def abort(self, reason: str) -> None:
+        """Tell the others that this role stops."""
+
+
+class Memory(Protocol):
+    """What a role keeps beyond its process."""
+
+    def standing(self, generation: int) -> Standing:
+        """How far it is."""
+
+    def settle(self, agreed: Agreed) -> Keeper:
+        """Note what was agreed, before anything else is done."""
+
+    def saved(self) -> None:
+        """Note that this role has all it needs."""
+
+
+class NoMemory:
+    """A role that keeps nothing: where all run on one machine, and end together."""
+
+    def standing(self, generation: int) -> Standing:
+        """At the beginning."""
+        return Standing(generation)
+
+    def settle(self, agreed: Agreed) -> Keeper:
+        """Keep nothing."""
+        return Keeper()
+
+    def saved(self) -> None:
+        """Nothing to note."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a role plays with, the same in every generation.
+
+    Parameters
+    ----------
+    lines : mapping
+        What all must agree on.
+    folder : Path
+        Where a party leaves its files.
+    baseline : bool
+        The active party also fits its own columns alone.
+    sealing : KeyPair
+        A party's long-term key; ``pinned`` are those of the others.
+    """
+
+    job: Job
+    lines: Mapping[str, str]
+    memory: Memory = field(repr=False)
+    folder: Path
+    baseline: bool = True
+    spec: PartySpec | None = None
+    loaded: Loaded | None = field(default=None, repr=False)
+    sealing: KeyPair | None = field(default=None, repr=False)
+    pinned: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
+def role_types(job: Job) -> dict[str, type[Role]]:
+    """Every role by name, in job order, the coordinator first."""
+    return {COORDINATOR: Coordinator} | {party.name: ROLES[party.role] for party in job.parties}
+
+
+def play_party(
+    network: Network,
+    ledger: Ledger,
+    part: Part,
+    report: Report,
+    waiting: Callable[[str], None] | None = None,
+    save: Callable[[RoleResult], None] = lambda result: None,
+) -> RoleResult | None:
+    """Play a party until the run has ended for everybody.
+
+    Parameters
+    ----------
+    waiting : callable, optional
+        Told what the party waits for.
+    save : callable
+        Keeps the result, before the others hear that this party has it.
+
+    Returns
+    -------
+    RoleResult or None
+        None if the run had ended before.
+    """
+    from vfl import session
+
+    spec, loaded, sealing = part.spec, part.loaded, part.sealing
+    if spec is None or loaded is None or sealing is None:
+        raise TypeError("a party plays with its data and its key")
+
+    def play(generation: int) -> RoleResult:
+        endpoint = Endpoint(spec.name, role_types(part.job), network, ledger, waiting=waiting)
+        standing = part.memory.standing(generation)
+        agreed = greet_as_party(endpoint, part.lines, sealing, part.pinned, standing)
+        endpoint.keeper = part.memory.settle(agreed)
+        result = session.play_party(endpoint, part.job, spec, loaded, part.folder, report, baseline=part.baseline)
+        save(result)
+        part.memory.saved()
+        return result
+
+    return _until_the_end(network, play)
+
+
+def play_coordinator(
+    network: Network,
+    ledger: Ledger,
+    part: Part,
+    report: Report,
+    waiting: Callable[[str], None] | None = None,
+    save: Callable[[RoleResult], None] = lambda result: None,
+) -> RoleResult | None:
+    """Play the coordinator until the run has ended for everybody; see `play_party`."""
+    from vfl import session
+
+    def play(generation: int) -> RoleResult:
+        endpoint = Endpoint(COORDINATOR, role_types(part.job), network, ledger, waiting=waiting)
+        agreed = greet_as_coordinator(endpoint, part.lines, part.memory.standing(generation))
+        endpoint.keeper = part.memory.settle(agreed)
+        result = session.play_coordinator(endpoint, part.job, report)
+        save(result)
+        return result
+
+    return _until_the_end(network, play)
+
+
+def _until_the_end(network: Network, play: Callable[[int], T]) -> T | None:
+    """Play generation after generation; the others are told of an error."""
+    while True:
+        try:
+            generation = network.enter()
+            if not generation:
+                return None
+            result = play(generation)
+            network.finish()
+            return result
+        except Restarted:
+            continue
+        except VflError as error:
+            network.abort(f"stopped ({type(error).__name__})")
+            raise
+        except Exception:
+            network.abort("stopped (internal error)")
+            raise
