@@ -1,4 +1,4 @@
-"""One party's block on its way down by vector-free L-BFGS, and how it is kept between two starts of a run."""
+"""One party's block on its way down by vector-free L-BFGS, and how it outlasts a crash."""
 
 from __future__ import annotations
 

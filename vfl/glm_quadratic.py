@@ -22,6 +22,9 @@ With ``newton_steps`` the expansion moves to the scores reached, that often::
 
     P --> C --> A   training_scores      {X_P w}, added up by C, opened by A
 
+Every role keeps its state once its g'Pg is said, C once it has them all; a run that goes on from there begins with a
+new key and the setup of the expansion that it was in.
+
 Leakage
 -------
 active : its own columns' products with the scores of directions, hence X_A'(sum X_P p); loss of each round;
@@ -46,11 +49,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial, reduce
 
 import numpy as np
 
+from parties.checkpoint import Keeper
 from parties.errors import LocalProtocolError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.policy import Guards
@@ -68,6 +72,15 @@ from parties.wire import (
 )
 from vfl import glm
 from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
+from vfl.expansion import (
+    Expansion,
+    Scalars,
+    begin_expansion,
+    expansions_before,
+    restore_expansion,
+    restore_scalars,
+    save_expansion,
+)
 from vfl.glm import Block, Fit, Integers, Progress, Target
 from vfl.masking import Masks, add_masked, open_sum, pairwise_masks
 from vfl.optim import Vector, dot
@@ -159,21 +172,6 @@ class Setup:
         return RESIDUAL_BITS - self.bound_bits
 
 
-@dataclass(slots=True)
-class Expansion:
-    """A party's block of the quadratic model: point w, gradient g, and the direction p.
-
-    The model's Hessian is c X'X / n + l2; with ``curvature = "row"``, or with sample weights, c is one
-    number per row, which only the active party knows and multiplies into [[dz]].
-    """
-
-    matrix: Vector = field(repr=False)
-    w: Vector
-    g: Vector
-    Pg: Vector
-    p: Vector
-
-
 def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guards: Guards, progress: Progress) -> Fit:
     """Play the active party: expand the loss, add up scores under encryption, walk with the others.
 
@@ -184,20 +182,29 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
     passives = [endpoint.link(Active, Passive, name) for name in terms.job.passive]
     key = receive_key(hub.recv(Wire.key), hub.peer, terms.job.privacy.key_bits)
     masks = pairwise_masks(endpoint, "glm")
-    w = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
-    z = glm.to_scores(glm.forward(block, w))
-    rounds = 0
-    for newton in range(training.newton_steps + 1):
-        setup, deviation = _expand(key, terms, target, z)
-        _send_expansion(hub, passives, key, terms, setup, deviation)
-        g = glm.mean_gradient(block, glm.own_products(block, deviation[:, None]), setup.deviation_scale)
-        state = _begin(block, setup, w, g)
-        loss = target.loss(z) + glm.penalty_value(block, w, w) / 2
-        hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [loss, dot(state.g, state.Pg)]))
+    kept, rounds = endpoint.keeper.trained(), endpoint.keeper.rounds
+    if kept is None:
+        w = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
+        z = glm.to_scores(glm.forward(block, w))
+    else:
+        setup, z = kept.fact("setup", Setup), kept.floats("z")
+        state = restore_expansion(kept, block, setup.curvature)
+        _tell_setup(hub, passives, setup)
+    first = expansions_before(kept)
+    for newton in range(first, training.newton_steps + 1):
+        if kept is None or newton > first:
+            setup, deviation = _expand(key, terms, target, z)
+            _tell_setup(hub, passives, setup)
+            _send_deviation(passives, key, terms, setup, deviation)
+            g = glm.mean_gradient(block, glm.own_products(block, deviation[:, None]), setup.deviation_scale)
+            state = begin_expansion(block, setup.curvature, w, g)
+            loss = target.loss(z) + glm.penalty_value(block, w, w) / 2
+            hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [loss, dot(state.g, state.Pg)]))
         curvatures = _row_curvatures(target, z) if setup.by_row else None
+        keep = partial(save_expansion, endpoint.keeper, state, newton, {"setup": asdict(setup)}, {"z": z})
         with _pool(key, terms, setup) as pool:
             multiply = partial(_active_product, hub, passives, pool, terms, setup, block, curvatures)
-            rounds = _walk(hub, masks, block, state, multiply, newton, rounds, progress)
+            rounds = _walk(hub, masks, block, state, multiply, newton, rounds, keep, progress)
         w = state.w
         if newton < training.newton_steps:
             z = _open_scores(hub, masks, terms, guards, block, w, newton)
@@ -216,19 +223,25 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
     key = receive_key(hub.recv(Wire.key), hub.peer, terms.job.privacy.key_bits)
     masks = pairwise_masks(endpoint, "glm")
     w = np.zeros((block.width, 1))
-    rounds = label_bits = 0
-    for newton in range(newton_steps + 1):
+    label_bits = 0
+    kept, rounds = endpoint.keeper.trained(), endpoint.keeper.rounds
+    first = expansions_before(kept)
+    for newton in range(first, newton_steps + 1):
         setup = _read_setup(lead.recv(Wire.setup), lead.peer)
         label_bits = setup.label_bits
-        plan = _deviation_plan(key, terms, setup)
-        deviation = receive_ciphers(key, lead.recv(Wire.deviation), plan.ciphertexts, lead.peer)
-        g = glm.mean_gradient(block, [_open_own(hub, plan, deviation, block)], setup.deviation_scale)
-        state = _begin(block, setup, w, g)
-        penalty = glm.penalty_value(block, w, w) / 2
-        hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [penalty, dot(state.g, state.Pg)]))
+        if kept is None or newton > first:
+            plan = _deviation_plan(key, terms, setup)
+            deviation = receive_ciphers(key, lead.recv(Wire.deviation), plan.ciphertexts, lead.peer)
+            g = glm.mean_gradient(block, [_open_own(hub, plan, deviation, block)], setup.deviation_scale)
+            state = begin_expansion(block, setup.curvature, w, g)
+            penalty = glm.penalty_value(block, w, w) / 2
+            hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [penalty, dot(state.g, state.Pg)]))
+        else:
+            state = restore_expansion(kept, block, setup.curvature)
+        keep = partial(save_expansion, endpoint.keeper, state, newton, {}, {})
         with _pool(key, terms, setup) as pool:
             multiply = partial(_passive_product, hub, lead, pool, terms, setup, block)
-            rounds = _walk(hub, masks, block, state, multiply, newton, rounds, _silent)
+            rounds = _walk(hub, masks, block, state, multiply, newton, rounds, keep, _silent)
         w = state.w
         if newton < newton_steps:
             scores = glm.disclosed_scores(terms, guards, block, w, newton + 1)
@@ -247,24 +260,27 @@ def coordinator(endpoint: Endpoint, terms: Terms, progress: Progress) -> Fit:
     )
     for link in everyone:
         link.send(Wire.key, send_key(key.public))
-    losses: list[float] = []
-    rounds = label_bits = 0
+    label_bits = 0
     stop = ""
-    for newton in range(newton_steps + 1):
+    kept = endpoint.keeper.trained()
+    at = Scalars([]) if kept is None else restore_scalars(kept)
+    first = expansions_before(kept)
+    for newton in range(first, newton_steps + 1):
         setup = _read_setup(lead.recv(Wire.setup_copy), lead.peer)
         label_bits = setup.label_bits
-        plan = _deviation_plan(key.public, terms, setup)
-        for link in passives:
-            _open_for(link, key, plan, terms.columns[link.peer])
-        loss, decrement = _sums(everyone, 2)
-        losses = [*losses[:-1], loss]
-        rounds, stop = _steer(everyone, key, terms, setup, losses, decrement, rounds, progress)
+        if kept is None or newton > first:
+            plan = _deviation_plan(key.public, terms, setup)
+            for link in passives:
+                _open_for(link, key, plan, terms.columns[link.peer])
+            loss, decrement = _sums(everyone, 2)
+            at = Scalars([*at.losses[:-1], loss], at.rounds, decrement)
+        stop = _steer(everyone, key, terms, setup, at, newton, endpoint.keeper, progress)
         if newton < newton_steps:
             scores = {link.peer: link.recv(Wire.training_scores) for link in passives}
             lead.send(Wire.training_sums, add_masked(scores, terms.rows))
-    in_units = [math.ldexp(value, 2 * label_bits) for value in losses]
+    in_units = [math.ldexp(value, 2 * label_bits) for value in at.losses]
     lead.send(Wire.outcome, Revealed({"stop": stop}, np.array(in_units)))
-    return Fit(np.zeros((0, 1)), label_bits, tuple(in_units), rounds, stop == "converged")
+    return Fit(np.zeros((0, 1)), label_bits, tuple(in_units), at.rounds, stop == "converged")
 
 
 def _steer(
@@ -272,37 +288,33 @@ def _steer(
     key: PrivateKey,
     terms: Terms,
     setup: Setup,
-    losses: list[float],
-    decrement: float,
-    rounds: int,
+    at: Scalars,
+    newton: int,
+    keeper: Keeper,
     progress: Progress,
-) -> tuple[int, str]:
-    """Conjugate gradients from the sums alone.
-
-    Appends to ``losses``; returns the rounds so far and why it stopped. ``decrement`` is g'Pg, ``size`` p'P^-1 p.
-    """
+) -> str:
+    """Conjugate gradients from the sums alone; returns why they stopped."""
     plan = _score_plan(key.public, terms, setup)
-    size = previous = 0.0
-    factor = 1.0
     while True:
-        stop = _verdict(terms, decrement, losses[-1], rounds)
-        conjugacy = decrement / previous if previous > 0 else 0.0
-        size = decrement + conjugacy**2 * size
-        scaling = 0.0 if stop else _scaling(size, setup.curvature, terms.rows)
-        _tell(everyone, stop, [-scaling, scaling * conjugacy / factor])
+        stop = _verdict(terms, at.decrement, at.losses[-1], at.rounds)
+        conjugacy = at.decrement / at.previous if at.previous > 0 else 0.0
+        at.size = at.decrement + conjugacy**2 * at.size
+        scaling = 0.0 if stop else _scaling(at.size, setup.curvature, terms.rows)
+        _tell(everyone, stop, [-scaling, scaling * conjugacy / at.factor])
         if stop:
-            return rounds, stop
+            return stop
         for link in everyone:
             if terms.columns[link.peer]:
                 _open_for(link, key, plan, terms.columns[link.peer])
         slope, bend = _sums(everyone, 2)
         step = -slope / bend if bend > 0 else 0.0
         _tell(everyone, "", [step])
-        losses.append(losses[-1] + step * slope + step * step * bend / 2)
-        previous, factor = decrement, scaling
-        (decrement,) = _sums(everyone, 1)
-        rounds += 1
-        progress(rounds, math.ldexp(losses[-1], 2 * setup.label_bits))
+        at.losses.append(at.losses[-1] + step * slope + step * step * bend / 2)
+        at.previous, at.factor = at.decrement, scaling
+        (at.decrement,) = _sums(everyone, 1)
+        at.rounds += 1
+        at.save(keeper, newton)
+        progress(at.rounds, math.ldexp(at.losses[-1], 2 * setup.label_bits))
 
 
 def _walk(
@@ -313,6 +325,7 @@ def _walk(
     multiply: Callable[[Vector], Vector],
     newton: int,
     rounds: int,
+    keep: Callable[[int], None],
     progress: Progress,
 ) -> int:
     """A party's walk down the quadratic model until the coordinator stops it; returns the rounds so far."""
@@ -331,6 +344,7 @@ def _walk(
         state.Pg = glm.precondition(state.matrix, state.g)
         hub.send(Wire.scalars, masks.scalars(f"gradient|{label}", [dot(state.g, state.Pg)]))
         rounds += 1
+        keep(rounds)
         progress(rounds, None)
 
 
@@ -397,20 +411,20 @@ def _open_for(link: Link[Coordinator, DataParty], key: PrivateKey, plan: InnerPr
     link.send(Wire.opened, Opened(open_products(plan, key, masked, count=count)))
 
 
-def _send_expansion(
-    hub: Link[Active, Coordinator],
-    passives: Sequence[Link[Active, Passive]],
-    key: PublicKey,
-    terms: Terms,
-    setup: Setup,
-    deviation: Integers,
-) -> None:
-    """Tell everyone the expansion's constants, and the passive parties the encrypted deviation."""
+def _tell_setup(hub: Link[Active, Coordinator], passives: Sequence[Link[Active, Passive]], setup: Setup) -> None:
+    """Tell everyone the expansion's constants."""
     told = Revealed(setup.facts(), np.zeros(0))
     hub.send(Wire.setup_copy, told)
-    payload = send_ciphers(encrypt(key, pack_rows(_deviation_plan(key, terms, setup), deviation)))
     for link in passives:
         link.send(Wire.setup, told)
+
+
+def _send_deviation(
+    passives: Sequence[Link[Active, Passive]], key: PublicKey, terms: Terms, setup: Setup, deviation: Integers
+) -> None:
+    """Send the passive parties the encrypted deviation."""
+    payload = send_ciphers(encrypt(key, pack_rows(_deviation_plan(key, terms, setup), deviation)))
+    for link in passives:
         link.send(Wire.deviation, payload)
 
 
@@ -436,13 +450,6 @@ def _expand(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Se
 def _rows_per_ciphertext(key: PublicKey, terms: Terms, bound: int) -> int:
     """Return the cheapest packing for the party with the most columns."""
     return choose_rows_per_ciphertext(key.bits, terms.rows, bound, max(terms.columns.values()), key.kernel.costs)
-
-
-def _begin(block: Block, setup: Setup, w: Vector, mean_gradient: Vector) -> Expansion:
-    """A party's block at the start of an expansion."""
-    matrix = glm.block_preconditioner(block, setup.curvature)
-    g = mean_gradient + block.penalty[:, None] * w
-    return Expansion(matrix, w, g, glm.precondition(matrix, g), np.zeros_like(w))
 
 
 def _row_curvatures(target: Target, z: Vector) -> Integers:
