@@ -403,20 +403,25 @@ def _create(path: Path, text: str, mode: int) -> None:
 def _read(path: Path, where: str) -> tuple[str, int]:
     """Text and mode of a small regular file."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe must not block
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            regular = stat.S_ISREG(status.st_mode)
+            content = file.read(MAX_BYTES + 1) if regular and status.st_size <= MAX_BYTES else b""
     except FileNotFoundError:
         raise ConfigError(f"{where}, got no such file, expected what 'vfl keygen' wrote; correct the path") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ConfigError(f"{where}, cannot be read, got: {reason}") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused(where, "something that is no file", "what 'vfl keygen' wrote; correct the path")
-        content = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else b""
+    if not regular:
+        raise _refused(where, "something that is no file", "what 'vfl keygen' wrote; correct the path")
     if status.st_size > MAX_BYTES or len(content) > MAX_BYTES:
         raise _refused(where, f"more than {MAX_BYTES >> 10} KiB", "what 'vfl keygen' wrote; correct the path")
     return content.decode("ascii", errors="replace"), stat.S_IMODE(status.st_mode)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever writes to a named pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _fields(text: str, where: str, kind: str, keys: tuple[str, ...], file: str) -> dict[str, str]:
