@@ -14,15 +14,20 @@ from parties.policy import (
     Level,
     Policy,
     Verdict,
+    column_use,
+    disclosure,
     effective_limits,
     gradient_sampling,
+    label_privacy,
     label_rank,
     least_rows,
     objections,
+    rows_to_score,
     score_budget,
     scores_are_rounded,
     single_passive,
     small_batch,
+    spend_rows,
     tree_limits,
 )
 
@@ -288,3 +293,106 @@ def test_score_budget_only_gets_worse(evaluations: int, scores: int, columns: li
     ]
     assert found == sorted(found)
     assert not (consent and 2 in found)
+
+
+def words(verdict: Verdict | None, *parts: str) -> None:
+    """It refuses, in one line that names the party, what it got, what it expected, and the line of the policy."""
+    assert verdict is not None and verdict.level == "refuse"
+    assert [part for part in (*parts, "party 'biller'", "got", "expected", "policy") if part not in str(verdict)] == []
+    assert "\n" not in str(verdict)
+    with pytest.raises(PolicyError):
+        BETWEEN_COMPANIES.heed(verdict)
+
+
+@pytest.mark.parametrize(
+    ("listed", "used", "named"),
+    [
+        (None, ["a", "b"], None),
+        (("a", "b"), ["b"], None),
+        (("a",), [], None),
+        (("a",), ["a", "b"], "column 'b' in use, expected one of 'a'"),
+        (("a",), ["c", "b"], "column 'c' and 1 more in use"),
+        ((), ["a"], "column 'a' in use, expected none"),
+        (("a",), ["A"], "column 'A'"),
+        (("gro\u0308\u00dfe",), ["gr\u00f6\u00dfe"], None),  # two spellings of one name
+    ],
+)
+def test_columns_in_use_are_those_that_the_policy_lists(listed: Any, used: list[str], named: str | None) -> None:
+    verdict = column_use(Policy(columns=listed), party="biller", columns=used)
+    if named is None:
+        assert verdict is None
+    else:
+        words(verdict, named, "policy columns", "columns in its policy")
+
+
+@pytest.mark.parametrize(
+    ("most", "epsilon", "named"),
+    [
+        (None, None, None),
+        (None, 50.0, None),
+        (1.0, 1.0, None),
+        (1.0, 0.5, None),
+        (1.0, 1.5, "privacy.label_dp_epsilon 1.5, expected at most 1"),
+        (2.5, None, "labels that are not randomised, expected at most 2.5"),
+    ],
+)
+def test_labels_are_randomised_as_much_as_asked_for(most: Any, epsilon: Any, named: str | None) -> None:
+    verdict = label_privacy(Policy(label_dp_epsilon=most), party="biller", epsilon=epsilon)
+    if named is None:
+        assert verdict is None
+    else:
+        words(verdict, named, "policy label_dp_epsilon")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "allowed"),
+    [
+        (("*",), True),
+        (("ecdh.tags",), True),
+        (("glm_exact.*", "ecdh.*"), True),
+        (("ecdh.t?gs",), True),
+        ((), False),
+        (("ecdh.tag",), False),
+        (("ECDH.TAGS",), False),
+        (("glm_*",), False),
+    ],
+)
+def test_messages_are_let_out_by_name_or_pattern(patterns: tuple[str, ...], allowed: bool) -> None:
+    told = {"message": "ecdh.tags", "discloses": "how many ids are common", "to": "the coordinator"}
+    verdict = disclosure(Policy(disclosures=patterns), party="biller", **told)
+    if allowed:
+        assert verdict is None
+    else:
+        words(verdict, "'ecdh.tags'", "the coordinator would learn how many ids are common", "disclosures in the")
+
+
+def test_every_message_that_is_not_let_out_has_a_warning_of_its_own() -> None:
+    guards = Guards(enforce=False, small_data=False)
+    for message in ("ecdh.tags", "ecdh.matches", "ecdh.tags"):
+        guards.heed(disclosure(Policy(disclosures=()), party="biller", message=message, discloses="x", to="all"))
+    assert len(guards.warnings) == 2
+    assert all("between companies this would be refused because policy disclosures" in w for w in guards.warnings)
+
+
+@pytest.mark.parametrize(
+    ("most", "rows", "fine"), [(None, 10**9, True), (10, 10, True), (10, 11, False), (0, 1, False)]
+)
+def test_rows_to_score_are_limited(most: int | None, rows: int, fine: bool) -> None:
+    verdict = rows_to_score(Policy(scored_rows=most), party="biller", rows=rows)
+    if fine:
+        assert verdict is None
+    else:
+        words(verdict, f"{rows} rows scored jointly in all, expected at most {most}", "policy scored_rows")
+
+
+def test_rows_count_before_they_are_scored_unless_they_are_too_many() -> None:
+    guards, policy = Guards(enforce=True, small_data=False), Policy(scored_rows=100)
+    spend_rows(guards, policy, party="biller", rows=60, content=[b"one"])
+    spend_rows(guards, policy, party="biller", rows=60, content=[b"one"])
+    with pytest.raises(PolicyError, match="scored_rows: party 'biller' got 120 rows"):
+        spend_rows(guards, policy, party="biller", rows=60, content=[b"other"])
+    spend_rows(guards, policy, party="biller", rows=40, content=[b"other"])
+    assert guards.budget.rows(1) == 101
+    here = Guards(enforce=False, small_data=False)
+    spend_rows(here, policy, party="biller", rows=101, content=[b"one"])
+    assert len(here.warnings) == 1 and here.budget.rows(0) == 101
