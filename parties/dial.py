@@ -1,7 +1,7 @@
 """A party's end of the network: it dials the coordinator, and dials again when the connection breaks.
 
 A *session* is one stay in one generation of the run: `enter` begins it, and it ends with the run, with a failure, or
-because another role came back after a crash and all begin anew (``Restarted``; whoever plays the role then enters again).
+because another role came back after a crash and all begin anew (``Restarted``; whoever plays the role enters again).
 A connection that breaks and comes back within ``reconnect_timeout`` is invisible: see `parties.lane`.
 """
 
@@ -21,6 +21,7 @@ from parties.hop import Hop
 from parties.inbox import Inbox, short
 from parties.link import COORDINATOR
 from parties.patience import Patience
+from parties.tls import is_final
 
 GRACE_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
@@ -49,6 +50,7 @@ class _Session:
         self.hop = Hop(name, COORDINATOR, heartbeat)
         self.inbox = Inbox()
         self.closed = threading.Event()
+        self.last = 0  # number of the coordinator's last word, acknowledged once that is noted
 
 
 class PartyTransport:
@@ -61,7 +63,9 @@ class PartyTransport:
     tell : callable
         Told in words what the user should know about the connection; empty: all is well again.
     explain : callable
-        Says of such an error why no connection will ever come about; None where one may.
+        Says in words why such an error came about; None where that is not known.
+    ended : callable
+        Called when the run has ended well for everybody, before this party confirms that it knows: to note it durably.
     """
 
     def __init__(
@@ -71,7 +75,10 @@ class PartyTransport:
         patience: Patience,
         tell: Callable[[str], None],
         explain: Callable[[Exception], str | None],
+        *,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
+        self._note_end = ended
         self._name = name
         self._dial = dial
         self._explain = explain
@@ -90,7 +97,11 @@ class PartyTransport:
         self._leave()
         session = self._session = _Session(self._name, self._patience.heartbeat)
         threading.Thread(target=self._stay, args=(session,), name=f"network of {self._name}", daemon=True).start()
-        return session.inbox.wait_for_start()
+        generation = session.inbox.wait_for_start()
+        if not generation:
+            self._note_end()
+            self._leave()
+        return generation
 
     def send(self, frame: Frame) -> None:
         """Send a frame to its receiver by way of the coordinator; waits while too much is on its way."""
@@ -107,7 +118,10 @@ class PartyTransport:
     def finish(self) -> None:
         """Say that this party has all it needs, and wait until everybody has."""
         self.send(Frame(BYE, Header(self._name, COORDINATOR)))
-        self._session.inbox.wait_for_farewells({COORDINATOR})
+        session = self._session
+        session.inbox.wait_for_farewells({COORDINATOR})
+        self._note_end()
+        session.hop.deliver(session.last, 0)
         self._leave()
 
     def abort(self, reason: str) -> None:
@@ -151,11 +165,10 @@ class PartyTransport:
         self._show(shown, "")
 
     def _why(self, session: _Session, error: Exception) -> str:
-        """What is wrong with the connection; where it will never come about, the session fails."""
-        reason = self._explain(error)
-        if reason is None:
-            return error.strerror or "" if isinstance(error, OSError) else ""
-        session.inbox.fail(reason, kind=ConfigError)
+        """What is wrong with the connection; where a certificate is refused, the session fails."""
+        reason = self._explain(error) or ""
+        if is_final(error):
+            session.inbox.fail(reason, kind=ConfigError)
         return reason
 
     def _show(self, shown: bool, text: str) -> bool:
@@ -197,6 +210,7 @@ class PartyTransport:
         elif frame.kind == START:
             inbox.start(_generation(frame))
         elif frame.kind == BYE:
+            session.last = frame.number if sender == COORDINATOR else session.last
             inbox.leave(sender)
         elif frame.kind == AGAIN:
             inbox.restart()
@@ -206,7 +220,7 @@ class PartyTransport:
         else:
             orderly = frame.kind == ABORT and sender != COORDINATOR
             inbox.fail(f"{sender} {text}", GRACE_SECONDS if orderly else 0.0)
-        if frame.number:
+        if frame.number and frame.number != session.last:
             session.hop.deliver(frame.number, size)
         return True
 

@@ -73,6 +73,10 @@ class HubTransport:
     parties : sequence of str
     tell : callable
         Told in words what the user should know about the connections; empty: all is well again.
+    generation : int
+        The last one before the coordinator itself came back after a crash.
+    ended : callable
+        Called when every party has all it needs, before any party hears so: to note it durably.
     """
 
     def __init__(
@@ -83,6 +87,9 @@ class HubTransport:
         parties: list[str],
         patience: Patience,
         tell: Callable[[str], None],
+        *,
+        generation: int = 0,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._listener = listener
         self._context = context
@@ -94,7 +101,9 @@ class HubTransport:
         self._seats: dict[str, _Seat] = {}
         self._inbox = Inbox()
         self._strangers: deque[socket.socket] = deque()
-        self._generation = 0
+        self._generation = generation
+        self._begun = False
+        self._note_end = ended
         self._gathering_since = time.monotonic()
         self._running = self._ended = False
         self._closed = threading.Event()
@@ -102,8 +111,8 @@ class HubTransport:
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    def enter(self, after: int = 0) -> int:
-        """Wait until every party is there, and begin the next generation; returns its number, more than ``after``."""
+    def enter(self) -> int:
+        """Wait until every party is there, and begin the next generation; returns its number."""
         with self._changed:
             if self._inbox.over:
                 self._inbox = Inbox()
@@ -115,8 +124,8 @@ class HubTransport:
                     self._tell(shown)
                 self._changed.wait(_TICK)
             inbox.check()
-            self._generation = max(self._generation, after) + 1
-            self._running = True
+            self._generation += 1
+            self._running = self._begun = True
             seats = list(self._seats.values())
         self._tell("")
         for seat in seats:
@@ -140,10 +149,10 @@ class HubTransport:
         """Wait for the next frame of a party."""
         return self._inbox.take(peer, waiting_for)
 
-    def finish(self, ended: Callable[[], None] = lambda: None) -> None:
-        """Wait until every party has all it needs, note that durably (``ended``), and tell everybody."""
+    def finish(self) -> None:
+        """Wait until every party has all it needs, note that, and tell everybody."""
         self._inbox.wait_for_farewells(set(self._parties))
-        ended()
+        self._note_end()
         self.end()
 
     def end(self) -> None:
@@ -287,7 +296,7 @@ class HubTransport:
             self._closed.wait(_TICK)
             with self._changed:
                 seats = list(self._seats.values())
-                gathering = not self._running and self._generation > 0 and not self._ended
+                gathering = self._begun and not self._running and not self._ended
                 missing = [name for name in self._parties if name not in self._seats] if gathering else []
                 away = time.monotonic() - self._gathering_since
             for seat in seats:

@@ -7,7 +7,7 @@ senders are merged into one ``ledger.jsonl``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -34,15 +34,21 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class Ledger:
-    """Entries of one role, kept in memory and, if a path is given, appended to a file as they happen."""
+    """Entries of one role, kept in memory and, if a path is given, appended to a file as they happen.
+
+    ``observe`` is told each of them.
+    """
 
     path: Path | None = None
     entries: list[Entry] = field(default_factory=list)
+    observe: Callable[[Entry], None] | None = field(default=None, repr=False)
     _file: IO[bytes] | None = field(default=None, repr=False)
 
     def record(self, entry: Entry) -> None:
         """Append one entry."""
         self.entries.append(entry)
+        if self.observe is not None:
+            self.observe(entry)
         if self.path is None:
             return
         if self._file is None:

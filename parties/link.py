@@ -57,6 +57,8 @@ class Endpoint:
         Sealed channels to other parties, filled by ``parties.greeting``.
     keeper : Keeper
         Where this role keeps what it needs to go on after a crash; by default nowhere.
+    waiting : callable, optional
+        Told what this role waits for, "glm_exact.products from bank", and an empty text once it has it.
     consent : callable, optional
         Called with every message that discloses something before it is sent; raises ``PolicyError`` to forbid it.
     """
@@ -133,7 +135,7 @@ class Link(Generic[Me, Peer]):
         """Wait for one message; anything else raises ``RemoteProtocolError`` naming the peer."""
         _check_direction(message, self._peer_role, self._my_role)
         if self._endpoint.waiting is not None:
-            self._endpoint.waiting(f"waiting for {message.name} from {self.peer}")
+            self._endpoint.waiting(f"{message.name} from {self.peer}")
         data = bytearray()
         size = part = 0
         last = False
@@ -149,6 +151,8 @@ class Link(Generic[Me, Peer]):
             size += frame_size(arrived)
             last, part = arrived.header.last, part + 1
         self._received += 1
+        if self._endpoint.waiting is not None:
+            self._endpoint.waiting("")
         try:
             payload = decode(message.payload, data)
         except RemoteProtocolError as error:

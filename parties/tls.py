@@ -5,7 +5,8 @@ checked: whoever holds the private key of the pinned certificate is the peer, wh
 out: each connection proves both keys anew.
 
 In TLS 1.3 the client is done before the server has judged its certificate. A refused client therefore learns it
-only when it first reads, as an alert; `why_refused` puts either end's error into words.
+only when it first reads, as an alert, and should read before it writes: to a writer the closed connection may show
+first. `why_refused` puts either end's error into words.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ _REASONS = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "{peer} asks for a certificate, and {own} showed none",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "{peer} showed no certificate",
     "HTTP_REQUEST": "{peer} speaks plain HTTP, expected TLS 1.3",
+    "HTTPS_PROXY_REQUEST": "{peer} speaks plain HTTP, expected TLS 1.3",
     "WRONG_VERSION_NUMBER": "{peer} speaks no TLS, expected TLS 1.3",
     "PACKET_LENGTH_TOO_LONG": "{peer} speaks no TLS, expected TLS 1.3",
     "RECORD_LAYER_FAILURE": "{peer} speaks no TLS, expected TLS 1.3",
     "UNSUPPORTED_PROTOCOL": "{peer} speaks an older TLS, expected TLS 1.3",
     "WRONG_SSL_VERSION": "{peer} speaks an older TLS, expected TLS 1.3",
     "TLSV1_ALERT_PROTOCOL_VERSION": "{peer} speaks another TLS than {own}, expected TLS 1.3",
-    "UNEXPECTED_EOF_WHILE_READING": "{peer} closed the connection within TLS",
 }
 
 
@@ -90,9 +91,12 @@ def why_refused(error: Exception, *, peer: str, own: str) -> str | None:
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _why_distrusted(error.verify_code, peer)
+    if isinstance(error, ssl.SSLEOFError):
+        return f"'{peer}' closed the connection within TLS; it may not accept the certificate of '{own}'"
     if isinstance(error, ssl.SSLError):
-        known = _REASONS.get(error.reason or "")
-        return None if known is None else known.format(peer=f"'{peer}'", own=f"'{own}'")
+        reason = getattr(error, "reason", None)  # OpenSSL's constant, which an error need not have
+        words = _REASONS.get(reason, f"TLS with {{peer}} fails, {reason}") if reason else None
+        return words and words.format(peer=f"'{peer}'", own=f"'{own}'")
     if isinstance(error, TimeoutError):
         return f"'{peer}' does not answer; check the address, and the firewalls on the way"
     if isinstance(error, ConnectionRefusedError):
@@ -104,6 +108,13 @@ def why_refused(error: Exception, *, peer: str, own: str) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return f"there is no way to the host of '{peer}'; check the address and the network"
     return None
+
+
+def is_final(error: Exception) -> bool:
+    """Whether an end refuses the other's certificate, so that to dial again is of no use."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return True
+    return isinstance(error, ssl.SSLError) and _REASONS.get(error.reason or "", "").startswith(_THEY_REFUSE)
 
 
 def _why_distrusted(code: int, peer: str) -> str:

@@ -9,15 +9,20 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
 from parties.errors import ConfigError, VflError
 from vfl import __version__
+
+if TYPE_CHECKING:
+    from vfl.company_file import Company
+    from vfl.status import Status
 
 app = typer.Typer(
     name="vfl",
@@ -174,6 +179,57 @@ def keygen(
     show_identity(identity.public, *write_identity(identity, out), Console())
 
 
+RunOut = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the run; one with an unfinished run goes on with it.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, and refuse to begin a new one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print report.json on standard output, and nothing else there.")]
+
+
+@app.command(
+    epilog="Example: vfl coordinator job.toml --listen 0.0.0.0:7700 --identity coordinator.key --out runs/first"
+)
+def coordinator(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="The job file that all parties have.")],
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Where the parties' connections come in.")
+    ],
+    identity: Annotated[Path, typer.Option("--identity", metavar="FILE", help="The coordinator's private .key file.")],
+    out: RunOut,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Coordinate a job between companies: relay and aggregate what this process cannot read."""
+    from parties.identity import read_identity
+    from vfl.company import coordinate
+    from vfl.company_file import load_company, parse_address
+
+    company = load_company(job)
+    address = parse_address(listen, "--listen")
+    own = read_identity(identity)
+    with _watching(company, out, "coordinator", as_json=as_json) as watch:
+        watch.done(coordinate(company, own, address, out, watch, resume=resume))
+
+
+@app.command(epilog="Example: vfl join bank.toml --out runs/first")
+def join(
+    party: Annotated[Path, typer.Argument(metavar="PARTY", help="This party's own file.")],
+    out: RunOut,
+    resume: Resume = False,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Leave out 'active party alone'.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take part in a job between companies with this company's own CSV: dial the coordinator, and train."""
+    from vfl.arithmetic import choose_arithmetic
+    from vfl.company import join as join_run
+    from vfl.company_file import load_joining
+
+    joining = load_joining(party)
+    choose_arithmetic(joining.company.job.privacy.key_bits)
+    with _watching(joining.company, out, joining.spec.name, as_json=as_json) as watch:
+        watch.done(join_run(joining, out, watch, resume=resume, baseline=not no_baselines))
+
+
 @app.command(epilog="Example: vfl audit runs/first")
 def audit(
     directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that a run left behind.")],
@@ -183,6 +239,15 @@ def audit(
     from vfl.display import show_audit
 
     show_audit(read_ledger(directory / "ledger.jsonl"), Console())
+
+
+@contextmanager
+def _watching(company: Company, out: Path, role: str, *, as_json: bool) -> Iterator[Status]:
+    """Who watches a role of a job between companies."""
+    from vfl.status import Status
+
+    with Status(company.job, role, out, Console(stderr=as_json), as_json=as_json) as status:
+        yield status
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from parties.ledger import Entry
 from vfl.events import PHASES, Event
 from vfl.job import EXPECTED_ROUNDS, Job
-from vfl.report.summary import RunReport
+from vfl.report.summary import PartyPart, RunReport
 
 if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need
     from parties.identity import PublicIdentity
@@ -133,7 +133,7 @@ def show_summary(summary: RunReport, out: Path, console: Console) -> None:
     holder = "active party" if training.key_holder == "active" else "coordinator"
     _say(
         f"{summary.alignment.intersection:,} common rows of "
-        + ", ".join(f"{party.name} {party.rows:,}" for party in summary.parties)
+        + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
         + f"; {training.rounds} rounds{'' if training.converged else ' (not converged)'}, key at the {holder}; "
         f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "
         f"{_size(summary.training.bytes + summary.alignment.bytes)} sent",
@@ -144,6 +144,11 @@ def show_summary(summary: RunReport, out: Path, console: Console) -> None:
     for line in summary.warnings:
         _warn(line, console)
     _say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
+
+
+def _rows(summary: RunReport, party: PartyPart) -> int:
+    """Rows of a party's CSV, or the ids that it brought, where no more is known of it."""
+    return summary.alignment.rows[party.name] if party.rows is None else party.rows
 
 
 def _importance_line(summary: RunReport) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from parties.budget import Budget
 from parties.checkpoint import Keeper
 from parties.errors import Restarted, VflError
 from parties.frame import Frame
@@ -55,7 +56,7 @@ class Memory(Protocol):
     def standing(self, generation: int) -> Standing:
         """How far it is."""
 
-    def settle(self, agreed: Agreed) -> Keeper:
+    def settle(self, agreed: Agreed, generation: int) -> Keeper:
         """Note what was agreed, before anything else is done."""
 
     def saved(self) -> None:
@@ -69,7 +70,7 @@ class NoMemory:
         """At the beginning."""
         return Standing(generation)
 
-    def settle(self, agreed: Agreed) -> Keeper:
+    def settle(self, agreed: Agreed, generation: int) -> Keeper:
         """Keep nothing."""
         return Keeper()
 
@@ -91,6 +92,8 @@ class Part:
         The active party also fits its own columns alone.
     sealing : KeyPair
         A party's long-term key; ``pinned`` are those of the others.
+    budget : callable
+        Makes the party's counts for a run's id.
     """
 
     job: Job
@@ -102,6 +105,7 @@ class Part:
     loaded: Loaded | None = field(default=None, repr=False)
     sealing: KeyPair | None = field(default=None, repr=False)
     pinned: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    budget: Callable[[str], Budget] = field(default=lambda run: Budget(), repr=False)
 
 
 def role_types(job: Job) -> dict[str, type[Role]]:
@@ -141,8 +145,11 @@ def play_party(
         endpoint = Endpoint(spec.name, role_types(part.job), network, ledger, waiting=waiting)
         standing = part.memory.standing(generation)
         agreed = greet_as_party(endpoint, part.lines, sealing, part.pinned, standing)
-        endpoint.keeper = part.memory.settle(agreed)
-        result = session.play_party(endpoint, part.job, spec, loaded, part.folder, report, baseline=part.baseline)
+        endpoint.keeper = part.memory.settle(agreed, generation)
+        budget = part.budget(agreed.run)
+        result = session.play_party(
+            endpoint, part.job, spec, loaded, part.folder, report, baseline=part.baseline, budget=budget
+        )
         save(result)
         part.memory.saved()
         return result
@@ -164,7 +171,7 @@ def play_coordinator(
     def play(generation: int) -> RoleResult:
         endpoint = Endpoint(COORDINATOR, role_types(part.job), network, ledger, waiting=waiting)
         agreed = greet_as_coordinator(endpoint, part.lines, part.memory.standing(generation))
-        endpoint.keeper = part.memory.settle(agreed)
+        endpoint.keeper = part.memory.settle(agreed, generation)
         result = session.play_coordinator(endpoint, part.job, report)
         save(result)
         return result

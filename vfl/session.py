@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from parties.budget import Budget
 from parties.columns import EncodedLabels, check_classes_in_both_parts, encode_labels
 from parties.data import PartyTable
 from parties.link import Endpoint
@@ -77,7 +78,15 @@ def load_party(job: Job, spec: PartySpec, table: PartyTable) -> Loaded:
 
 
 def play_party(
-    endpoint: Endpoint, job: Job, spec: PartySpec, loaded: Loaded, folder: Path, report: Report, *, baseline: bool
+    endpoint: Endpoint,
+    job: Job,
+    spec: PartySpec,
+    loaded: Loaded,
+    folder: Path,
+    report: Report,
+    *,
+    baseline: bool,
+    budget: Budget | None = None,
 ) -> RoleResult:
     """Play a party to its end and write its folder.
 
@@ -87,13 +96,17 @@ def play_party(
         An existing directory of the party's own.
     baseline : bool
         The active party also fits its own columns alone, for comparison.
+    budget : Budget, optional
+        Counts of all runs on the alignment; by default of the present run alone.
     """
     table = loaded.table
     clock = Clock(endpoint.name, report)
-    guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
+    small_data = job.privacy.small_data and spec.policy.small_data
+    guards = Guards(enforce=job.privacy.enforce, small_data=small_data, budget=budget or Budget())
     check_consent_to_job(job, spec, guards)
     with clock.phase("aligning"):
         alignment = _align(endpoint, job, loaded.ids)
+        guards.budget.bind(alignment.digest)
     with clock.phase("preparing"):
         parts = split_rows(job, alignment.intersection)
         labels = aligned_labels(job, spec, table, alignment.rows, parts)

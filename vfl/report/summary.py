@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,19 +12,22 @@ from parties.ledger import Entry
 from parties.link import COORDINATOR
 from vfl import __version__
 from vfl.events import FeatureImportance, Metrics, Played, RoleResult
-from vfl.job import Scenario
+from vfl.job import Job, Scenario
+
+if TYPE_CHECKING:
+    from vfl.paillier import OperationCounts
 
 ALIGNMENT_PROTOCOLS = ("align", "ecdh")
 TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting")
 
 
 class PartyPart(msgspec.Struct, frozen=True):
-    """A party: rows of its CSV, and columns used before encoding."""
+    """A party: rows of its CSV, and columns used before encoding; null where whoever writes the report cannot know."""
 
     name: str
     role: str
-    rows: int
-    features: int
+    rows: int | None
+    features: int | None
 
 
 class AlignmentPart(msgspec.Struct, frozen=True):
@@ -99,27 +103,69 @@ def summarise(
     job = scenario.job
     lead, hub = played.results[job.active], played.results[COORDINATOR]
     names = [COORDINATOR, *(spec.name for spec in scenario.parties)]  # processes end in any order
+    report = _summarise(
+        job,
+        lead,
+        ledger,
+        total_seconds,
+        parties=[_party(spec.name, spec.role, played.results[spec.name]) for spec in scenario.parties],
+        crypto=CryptoPart("paillier", job.privacy.key_bits, played.kernel, played.encryptions, played.decryptions),
+        warnings=[line for name in names for line in played.results[name].warnings],
+        alignment_seconds=hub.seconds["aligning"],
+    )
+    return report if pooled is None else msgspec.structs.replace(report, metrics={**report.metrics, "pooled": pooled})
+
+
+def summarise_own(
+    job: Job, result: RoleResult, ledger: Sequence[Entry], counts: OperationCounts, kernel: str, total_seconds: float
+) -> RunReport:
+    """Build the report of one role's run between companies: what that role knows, and nothing else."""
+    unknown = {party.name: PartyPart(party.name, party.role, None, None) for party in job.parties}
+    own = {name: _party(name, part.role, result) for name, part in unknown.items() if name == result.role}
+    return _summarise(
+        job,
+        result,
+        ledger,
+        total_seconds,
+        parties=list((unknown | own).values()),
+        crypto=CryptoPart("paillier", job.privacy.key_bits, kernel, counts.encryptions, counts.decryptions),
+        warnings=result.warnings,
+        alignment_seconds=result.seconds["aligning"],
+    )
+
+
+def _summarise(
+    job: Job,
+    lead: RoleResult,
+    ledger: Sequence[Entry],
+    total_seconds: float,
+    *,
+    parties: list[PartyPart],
+    crypto: CryptoPart,
+    warnings: Sequence[str],
+    alignment_seconds: float,
+) -> RunReport:
+    """Build a report as ``lead`` knows the run."""
+    names = [COORDINATOR, *(party.name for party in job.parties)]
     metrics = {"joint": lead.joint or {}}
     if lead.active_only is not None:
         metrics["active_only"] = lead.active_only
-    if pooled is not None:
-        metrics["pooled"] = pooled
+    rows = {"train": lead.n_train, "test": lead.n_test}
     return RunReport(
         name=job.name,
         task=job.task,
         model=job.model,
         version=__version__,
         seed=job.seed,
-        parties=[_party(spec.name, spec.role, played.results[spec.name]) for spec in scenario.parties],
+        parties=parties,
         alignment=AlignmentPart(
             protocol=lead.protocol,
             rows=lead.sizes,
             intersection=lead.intersection,
-            seconds=round(hub.seconds["aligning"], 3),
+            seconds=round(alignment_seconds, 3),
             bytes=_bytes(ledger, ALIGNMENT_PROTOCOLS),
         ),
-        rows={"train": lead.n_train, "test": lead.n_test}
-        | ({"validation": lead.n_validation} if lead.n_validation else {}),
+        rows=rows | ({"validation": lead.n_validation} if lead.n_validation else {}),
         training=TrainingPart(
             key_holder=lead.key_holder,
             key_holder_reason=lead.key_holder_reason,
@@ -131,16 +177,16 @@ def summarise(
             messages=len(_of(ledger, TRAINING_PROTOCOLS)),
             validation_loss=lead.validation_losses,
         ),
-        crypto=CryptoPart("paillier", job.privacy.key_bits, played.kernel, played.encryptions, played.decryptions),
+        crypto=crypto,
         metrics=metrics,
         seconds={
             "total": round(total_seconds, 3),
-            "alignment": round(hub.seconds["aligning"], 3),
+            "alignment": round(alignment_seconds, 3),
             "training": round(lead.seconds["training"], 3),
             "evaluation": round(lead.seconds["evaluating"], 3),
         },
         disclosures=sorted(disclosures(ledger), key=lambda line: (names.index(line.to), names.index(line.source))),
-        warnings=list(dict.fromkeys(line for name in names for line in played.results[name].warnings)),
+        warnings=list(dict.fromkeys(warnings)),
         feature_importance=sorted(lead.importance, key=lambda line: -line.gain),
     )
 

@@ -1,0 +1,194 @@
+"""One role of a job between companies: a party that joins, or the coordinator that listens.
+
+Each runs on its own host with its own files. The run's folder is `vfl.run_folder`; when the process is killed, the same
+command goes on where all roles have a checkpoint. Files of the result are written before the others hear that this
+role has all it needs, so that nobody leaves while somebody may still have to be helped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from parties import tls
+from parties.budget import Budget
+from parties.connection import connect
+from parties.dial import PartyTransport
+from parties.durable import write_durably
+from parties.errors import ConfigError, PeerLost
+from parties.greeting import job_digest
+from parties.hub import HubTransport, listen
+from parties.identity import Identity
+from parties.ledger import Ledger, read_ledger
+from parties.link import COORDINATOR
+from parties.patience import Patience
+from vfl.company_file import Company, Joining
+from vfl.events import Event, RoleResult
+from vfl.job import Job
+from vfl.play import Part, play_coordinator, play_party
+from vfl.report.summary import RunReport, encode_report, summarise_own
+from vfl.role import own_folder
+from vfl.run_folder import RunFolder, digest_of_file, open_run_folder
+from vfl.watch import Watch
+
+REPORT, LEDGER, BUDGETS = "report.json", "ledger.jsonl", "budgets.json"
+
+
+def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, baseline: bool = True) -> RunReport | None:
+    """Play one party to the end of the run.
+
+    Parameters
+    ----------
+    out : Path
+        The run's folder; one that holds an unfinished run of the same job goes on with it.
+    resume : bool
+        Refuse to begin anew.
+    baseline : bool
+        The active party also fits its own columns alone.
+
+    Returns
+    -------
+    RunReport or None
+        None if the run had ended before.
+
+    Raises
+    ------
+    VflError
+        Whatever ended the run; ``PeerLost`` leaves a folder to go on with.
+    """
+    company, spec = joining.company, joining.spec
+    data = digest_of_file(Path(spec.data))
+    with open_run_folder(out, spec.name, job_digest(company.lines), data, resume=resume) as folder:
+        if folder.state.progress == "ended":
+            return None
+        watch.event(Event(spec.name, "starting"))
+        part = _party(joining, out, folder, baseline=baseline)
+        network = _dial(joining, folder, watch)
+        with _recorded(company.job, out, spec.name, folder, watch) as (ledger, save):
+            try:
+                play_party(network, ledger, part, watch.event, watch.waiting, save)
+            except PeerLost as error:
+                if folder.state.progress != "saved":
+                    raise
+                raise PeerLost(
+                    f"{error}; all files of '{spec.name}' are written, only the others' end is open"
+                ) from error
+        return folder.report
+
+
+def coordinate(
+    company: Company, identity: Identity, address: tuple[str, int], out: Path, watch: Watch, *, resume: bool = False
+) -> RunReport | None:
+    """Play the coordinator to the end of the run; ``address`` is where it listens. See `join`."""
+    own, pinned = identity.public.fingerprint, company.coordinator.fingerprint
+    if own != pinned:
+        raise ConfigError(
+            f"--identity, got {own}, expected {pinned}, which {company.file.name} pins as the coordinator's; take the "
+            "key that belongs to that .pub file"
+        )
+    with open_run_folder(out, COORDINATOR, job_digest(company.lines), "", resume=resume) as folder:
+        network = _listen(company, identity, address, folder, watch)
+        if folder.state.progress == "ended":
+            network.end()  # for those that came back to ask
+            return None
+        watch.event(Event(COORDINATOR, "starting"))
+        part = Part(job=company.job, lines=company.lines, memory=folder, folder=out)
+        with _recorded(company.job, out, COORDINATOR, folder, watch) as (ledger, save):
+            play_coordinator(network, ledger, part, watch.event, watch.waiting, save)
+        return folder.report
+
+
+def _party(joining: Joining, out: Path, folder: RunFolder, *, baseline: bool) -> Part:
+    """Everything that a party plays with; its data are read and checked."""
+    from parties.data import read_party
+    from vfl import session  # both take seconds to import, and a coordinator needs neither
+
+    company, spec = joining.company, joining.spec
+    return Part(
+        job=company.job,
+        lines=company.lines,
+        memory=folder,
+        folder=own_folder(out, spec.name),
+        baseline=baseline,
+        spec=spec,
+        loaded=session.load_party(company.job, spec, read_party(spec)),
+        sealing=joining.identity.sealing,
+        pinned={name: identity.sealing for name, identity in company.identities.items()},
+        budget=partial(_open_budget, joining.state),
+    )
+
+
+def _open_budget(state: Path, run: str) -> Budget:
+    """Counts of all runs of this party."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state {str(state)!r} cannot be made, got: {error.strerror}; name another folder") from None
+    return Budget.open(state / BUDGETS, run)
+
+
+def _dial(joining: Joining, folder: RunFolder, watch: Watch) -> PartyTransport:
+    company, name, patience = joining.company, joining.spec.name, _patience(joining.company)
+    context = tls.client_context(joining.identity, company.coordinator)
+    return PartyTransport(
+        name,
+        lambda: connect(company.host, company.port, context, patience.silence),
+        patience,
+        watch.network,
+        partial(tls.why_refused, peer=COORDINATOR, own=name),
+        ended=folder.end,
+    )
+
+
+def _listen(
+    company: Company, identity: Identity, address: tuple[str, int], folder: RunFolder, watch: Watch
+) -> HubTransport:
+    try:
+        listener = listen(*address)
+    except OSError as error:
+        raise ConfigError(
+            f"--listen, got {address[0]}:{address[1]}, where nobody can listen ({error.strerror}); choose a free port "
+            "and an address of this machine"
+        ) from None
+    return HubTransport(
+        listener,
+        tls.server_context(identity, company.identities.values()),
+        lambda certificate: tls.peer_name(certificate, company.identities),
+        list(company.identities),
+        _patience(company),
+        watch.network,
+        generation=folder.state.generation,
+        ended=folder.end,
+    )
+
+
+def _patience(company: Company) -> Patience:
+    return Patience(**msgspec.structs.asdict(company.network))
+
+
+@contextmanager
+def _recorded(
+    job: Job, out: Path, role: str, folder: RunFolder, watch: Watch
+) -> Iterator[tuple[Ledger, Callable[[RoleResult], None]]]:
+    """A ledger that goes on where it ended, and what writes the report once there is a result."""
+    from vfl.paillier import kernel_name, operation_counts
+
+    ledger, start = Ledger(out / LEDGER, observe=watch.entry), time.monotonic()
+
+    def save(result: RoleResult) -> None:
+        entries = read_ledger(out / LEDGER)
+        counts, kernel = operation_counts(), kernel_name(job.privacy.key_bits)
+        named = msgspec.structs.replace(result, warnings=[*result.warnings, *folder.warnings])
+        report = summarise_own(job, named, entries, counts, kernel, time.monotonic() - start)
+        write_durably(out / REPORT, encode_report(report))
+        folder.report = report
+
+    try:
+        yield ledger, save
+    finally:
+        ledger.close()
