@@ -42,6 +42,23 @@ def guarded(tmp_path: Path, guard: str) -> Companies:
         return lenient(make_companies(where, rows=900, columns=8, training={"max_iter": 3}), max_rounds=2)
     if guard == "policy models":
         return lenient(make_companies(where, rows=900, columns=8, training={"max_iter": 1}), models=["linear"])
+    if guard == "policy columns":
+        companies = make_companies(where, rows=900, columns=8, training={"max_iter": 1})
+        companies.parties["biller"]["features"] = ["x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7"]
+        lenient(companies)
+        companies.parties["biller"]["policy"] |= {"columns": ["x0", "x1", "x2", "x3", "x4", "x5", "x6"]}
+        return companies
+    if guard == "policy disclosures (glm_exact.score_sums)":
+        companies = make_companies(where, rows=900, columns=8, key_holder="active", training={"max_iter": 1})
+        return lenient(companies, disclosures=["[!g]*", "glm_exact.[!s]*", "glm_exact.s[!c]*"])
+    if guard == "policy label_dp_epsilon":
+        companies = make_companies(where, rows=900, columns=8, training={"max_iter": 1})
+        companies.sections["privacy"] |= {"label_dp_epsilon": 3.0}
+        return lenient(companies, label_dp_epsilon=2.0)
+    if guard == "policy label_dp_epsilon, no label DP":
+        return lenient(make_companies(where, rows=900, columns=8, training={"max_iter": 1}), label_dp_epsilon=2.0)
+    if guard == "policy scored_rows":
+        return lenient(make_companies(where, rows=900, columns=8, training={"max_iter": 1}), scored_rows=29)
     assert guard == "policy min_intersection"
     companies = make_companies(where, rows=900, columns=8, training={"max_iter": 1})
     return lenient(companies, min_intersection=700)
@@ -56,6 +73,11 @@ REFUSED = [
     "policy max_rounds",
     "policy models",
     "policy min_intersection",
+    "policy columns",
+    "policy disclosures (glm_exact.score_sums)",
+    "policy label_dp_epsilon",
+    "policy label_dp_epsilon, no label DP",
+    "policy scored_rows",
 ]
 
 
@@ -76,6 +98,7 @@ def test_warns_here_and_refuses_between_companies(vfl: Command, tmp_path: Path, 
         said = vfl("run", companies.folder, "--out", strict, "--in-process", "--json", *enforced)
         assert said.code == 2 and said.stdout == ""
         assert said.error.startswith(f"error: {name}: party '")
+        assert not name.startswith("policy ") or said.error.endswith(" policy"), "what to change, and where"
         assert not strict.exists()
 
 
