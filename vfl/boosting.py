@@ -22,6 +22,8 @@ Where both children of a node stay leaves their rows are not told, and of the de
 only their owner and A know the rows.
 Candidates of equal gain are all named, and the owner takes its smallest (column, bin), missing cells left: the same
 tree as on pooled data, whatever the order of the message. The first trees may be the active party's alone.
+Every party keeps its state when a round's trees are grown; C, which has none, notes the round when the next one is
+announced. A run that goes on from there begins with a new key.
 
 Leakage
 -------
@@ -53,6 +55,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from parties.checkpoint import Keeper
 from parties.errors import ConfigError, CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.wire import (
@@ -104,6 +107,7 @@ from vfl.trees.grow import (
 )
 from vfl.trees.grow import grow as grow_tree
 from vfl.trees.histograms import EncryptedColumns, candidate_sums, prepare_columns
+from vfl.trees.kept import restore_splits, splits_to_arrays
 from vfl.trees.levels import EncryptedLevel, EncryptedTree, Told, first_level, next_level
 from vfl.trees.objective import Objective
 from vfl.trees.rounds import Boosted, Labels, Progress, boost
@@ -214,7 +218,7 @@ def active(
             return grow_tree(task, [own, *remotes])
 
         columns = sum(terms.columns.values())
-        boosted = boost(objective, labels, job.boosting, job.seed, columns, grow, progress)
+        boosted = boost(objective, labels, job.boosting, job.seed, columns, grow, progress, endpoint.keeper, own.splits)
         hub.send(Wire.blocks, Control({"blocks": 0}))
         for link in passives:
             link.send(Wire.tree, Control({"go": False, "trees": len(boosted.trees)}))
@@ -252,16 +256,22 @@ def passive(
     layout = plan_gradients(key.bits, terms)
     columns = prepare_columns(features, codes[: terms.rows])
     first = list(terms.columns.values())[: list(terms.columns).index(endpoint.name)]
-    splits: list[Split] = []
+    keeper, kept = endpoint.keeper, endpoint.keeper.trained()
+    splits = [] if kept is None else restore_splits(kept)
+    per_round = _trees_per_round(terms)
+    trees = _rounds_behind(keeper, terms) * per_round
+    if trees > keeper.rounds * per_round:
+        keeper.save_round(trees // per_round, {}, splits_to_arrays(splits))
     with ObfuscatorPool(key, capacity=_CANDIDATE_POOL, towards_owner=True) as pool:
         run = _PassiveRun(terms, lead, hub, pool, layout, columns, codes, limits, sum(first))
-        trees = _trees_per_round(terms) if terms.job.boosting.first_tree_active_only else 0
         while True:
             told = lead.recv(Wire.tree).facts
             if told.get("go") is not True:
                 break
             splits += _follow_tree(run, *_announced(told, trees, terms, lead.peer))
             trees += 1
+            if trees % per_round == 0:
+                keeper.save_round(trees // per_round, {}, splits_to_arrays(splits))
         trees = _number(told, "trees", trees, lead.peer)
         splits = sorted((s for s in splits if s.tree < trees), key=lambda split: (split.tree, split.node))
         importance = importance_as_passive(lead, pool, splits, len(features), tell_columns=tell_columns)
@@ -272,16 +282,21 @@ def coordinator(endpoint: Endpoint, terms: Terms) -> None:
     """Play the coordinator: hand the gradients on to every passive party. It holds no key and reads nothing."""
     lead = endpoint.link(Coordinator, Active, terms.job.active)
     passives = [endpoint.link(Coordinator, Passive, name) for name in terms.job.passive]
+    per_round = _trees_per_round(terms)
+    trees = _rounds_behind(endpoint.keeper, terms) * per_round
     while True:
         blocks = lead.recv(Wire.blocks).facts.get("blocks")
         if type(blocks) is not int or blocks < 0:
             raise RemoteProtocolError(f"{lead.peer} announced gradients without a number of blocks")
+        if trees and trees % per_round == 0:
+            endpoint.keeper.save_round(trees // per_round, {}, {})
         if not blocks:
             return
         for _ in range(blocks):
             block = lead.recv(Wire.gradients)
             for link in passives:
                 link.send(Wire.gradients_copy, block)
+        trees += 1
 
 
 @dataclass(slots=True)
@@ -575,6 +590,11 @@ Facts = Mapping[str, bool | int | float | str | None]
 def _trees_per_round(terms: Terms) -> int:
     """One, or one per class."""
     return 1 if terms.job.boosting.multi_output else terms.outputs
+
+
+def _rounds_behind(keeper: Keeper, terms: Terms) -> int:
+    """Rounds that are done as far as others than the active party see: they hear nothing of a first one of its own."""
+    return max(keeper.rounds, int(terms.job.boosting.first_tree_active_only))
 
 
 def _announced(facts: Facts, following: int, terms: Terms, sender: str) -> tuple[int, int]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from parties.checkpoint import Keeper, Snapshot
 from vfl.job import Boosting
-from vfl.trees.forest import Tree, add_tree
+from vfl.trees.forest import Split, Tree, add_tree
 from vfl.trees.grow import PlainPart, TreeTask, grow
+from vfl.trees.kept import restore_splits, restore_trees, splits_to_arrays, trees_to_arrays
 from vfl.trees.objective import Objective
 from vfl.trees.sampling import draw_columns, draw_goss, draw_rows, fix_gradients
 from vfl.trees.splits import Floats, Integers, make_rules
@@ -63,6 +65,21 @@ class Labels:
         return len(self.y) - self.training
 
 
+@dataclass(slots=True)
+class _State:
+    """What the rounds so far have come to; ``ends`` counts the trees at the start and after every round."""
+
+    scores: Floats
+    losses: list[float]
+    watched: list[float]
+    trees: list[Tree] = field(default_factory=list)
+    ends: list[int] = field(default_factory=lambda: [0])
+
+    @property
+    def rounds(self) -> int:
+        return len(self.ends) - 1
+
+
 def boost(
     objective: Objective,
     labels: Labels,
@@ -71,8 +88,10 @@ def boost(
     columns: int,
     grow_tree: Callable[[int, TreeTask], tuple[Tree, Integers]],
     progress: Progress,
+    keeper: Keeper,
+    splits: list[Split],
 ) -> Boosted:
-    """Train.
+    """Train, or go on after the rounds that the keeper restores.
 
     Parameters
     ----------
@@ -80,45 +99,62 @@ def boost(
         All parties' columns, among which ``colsample_bytree`` draws.
     grow_tree : callable
         Grows a tree of the round given; see `vfl.trees.grow.grow`.
+    splits : list of Split
+        Where the splits of the active party's own columns are kept as trees are grown.
     """
     n = labels.training
     y, weights = labels.y[:n], None if labels.weights is None else labels.weights[:n]
     start = objective.start(y, weights, settings.base_score)
-    scores = np.tile(start, (len(labels.y), 1))
     rules = make_rules(settings, objective.max_delta_step)
-    trees: list[Tree] = []
-    ends: list[int] = [0]
-    losses = [objective.loss(scores[:n], y, weights)]
-    watched = [_validation_loss(objective, labels, scores)]
-    for round_number in range(settings.n_estimators):
-        g, h = objective.gradients(scores[:n], y)
+    kept = keeper.trained()
+    at = _begin(objective, labels, start) if kept is None else _restore(kept, splits)
+    while at.rounds < settings.n_estimators and not _enough(settings, at.watched):
+        g, h = objective.gradients(at.scores[:n], y)
         if weights is not None:
             g, h = g * weights[:, None], h * weights[:, None]
-        rows, factors = _drawn(settings, g, y, seed, round_number)
+        rows, factors = _drawn(settings, g, y, seed, at.rounds)
         g, h = g[rows] * factors[:, None], h[rows] * factors[:, None]
         together = settings.multi_output or objective.outputs == 1
         for output in [-1] if together else range(objective.outputs):
             own = slice(None) if together else slice(output, output + 1)
             task = TreeTask(
-                number=len(trees),
+                number=len(at.trees),
                 output=output,
                 gradients=fix_gradients(g[:, own], h[:, own], rows),
-                columns=draw_columns(columns, settings.colsample_bytree, seed, len(trees)),
+                columns=draw_columns(columns, settings.colsample_bytree, seed, len(at.trees)),
                 rules=rules,
                 max_depth=settings.max_depth,
                 rows=len(labels.y),
                 learning_rate=settings.learning_rate,
             )
-            tree, leaves = grow_tree(round_number, task)
-            trees.append(tree)
-            add_tree(scores, tree, leaves)
-        ends.append(len(trees))
-        losses.append(objective.loss(scores[:n], y, weights))
-        watched.append(_validation_loss(objective, labels, scores))
-        progress(round_number + 1, losses[-1])
-        if _enough(settings, watched):
-            break
-    return _best(settings, start, trees, ends, losses, watched, labels)
+            tree, leaves = grow_tree(at.rounds, task)
+            at.trees.append(tree)
+            add_tree(at.scores, tree, leaves)
+        at.ends.append(len(at.trees))
+        at.losses.append(objective.loss(at.scores[:n], y, weights))
+        at.watched.append(_validation_loss(objective, labels, at.scores))
+        _save(keeper, at, splits)
+        progress(at.rounds, at.losses[-1])
+    return _best(settings, start, at, labels)
+
+
+def _begin(objective: Objective, labels: Labels, start: Floats) -> _State:
+    n, weights = labels.training, labels.weights
+    scores = np.tile(start, (len(labels.y), 1))
+    loss = objective.loss(scores[:n], labels.y[:n], None if weights is None else weights[:n])
+    return _State(scores, [loss], [_validation_loss(objective, labels, scores)])
+
+
+def _save(keeper: Keeper, at: _State, splits: Sequence[Split]) -> None:
+    numbers = {"scores": at.scores, "losses": np.array(at.losses), "watched": np.array(at.watched)}
+    ends = {"ends": np.array(at.ends, dtype=np.int64)}
+    keeper.save_round(at.rounds, {}, {**numbers, **ends, **trees_to_arrays(at.trees), **splits_to_arrays(splits)})
+
+
+def _restore(kept: Snapshot, splits: list[Split]) -> _State:
+    splits[:] = restore_splits(kept)
+    losses, watched = kept.floats("losses").tolist(), kept.floats("watched").tolist()
+    return _State(kept.floats("scores"), losses, watched, restore_trees(kept), kept.integers("ends").tolist())
 
 
 def _drawn(
@@ -142,30 +178,26 @@ def _validation_loss(objective: Objective, labels: Labels, scores: Floats) -> fl
 
 def _enough(settings: Boosting, watched: Sequence[float]) -> bool:
     """Whether the validation loss has not fallen for ``early_stopping_rounds``."""
-    patience = settings.early_stopping_rounds
-    return patience is not None and len(watched) - 1 - int(np.argmin(watched[1:])) - 1 >= patience
+    patience, rounds = settings.early_stopping_rounds, len(watched) - 1
+    return patience is not None and rounds > 0 and rounds - int(np.argmin(watched[1:])) - 1 >= patience
 
 
 def _best(
     settings: Boosting,
     start: Floats,
-    trees: Sequence[Tree],
-    ends: Sequence[int],
-    losses: Sequence[float],
-    watched: Sequence[float],
+    at: _State,
     labels: Labels,
 ) -> Boosted:
     """Keep all rounds, or with early stopping those up to the best one."""
-    done = len(ends) - 1
-    kept = done if settings.early_stopping_rounds is None else int(np.argmin(watched[1:])) + 1
-    stopped = f"training stopped early after {done} rounds: the first {kept}, of least validation loss, are kept"
+    best = at.rounds if settings.early_stopping_rounds is None else int(np.argmin(at.watched[1:])) + 1
+    stopped = f"training stopped early after {at.rounds} rounds: the first {best}, of least validation loss, are kept"
     return Boosted(
         start=start,
-        trees=tuple(trees[: ends[kept]]),
-        losses=tuple(losses[: kept + 1]),
-        validation_losses=tuple(watched[: kept + 1]) if labels.validation else (),
-        rounds=kept,
-        warnings=(stopped,) if kept < done else (),
+        trees=tuple(at.trees[: at.ends[best]]),
+        losses=tuple(at.losses[: best + 1]),
+        validation_losses=tuple(at.watched[: best + 1]) if labels.validation else (),
+        rounds=best,
+        warnings=(stopped,) if best < at.rounds else (),
     )
 
 
@@ -187,7 +219,7 @@ def boost_plainly(
         alone = settings.first_tree_active_only and round_number == 0
         return grow(task, parts[:1] if alone else parts)
 
-    boosted = boost(objective, labels, settings, seed, columns, grow_tree, progress)
+    boosted = boost(objective, labels, settings, seed, columns, grow_tree, progress, Keeper(), [])
     for part in parts:
         part.splits[:] = [split for split in part.splits if split.tree < len(boosted.trees)]
     return boosted
