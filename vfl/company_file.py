@@ -221,6 +221,8 @@ def load_joining(path: Path) -> Joining:
         )
     spec = _spec(lines, member.role)
     check_party(spec, company.job, file)
+    if lines.state is not None and "\0" in lines.state:
+        raise ConfigError(f"state at the top of {file}, got a path with a zero byte, expected the path of a folder")
     identity = read_identity(folder / lines.identity)
     _check_own(identity, company, lines, file)
     return Joining(
