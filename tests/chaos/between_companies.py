@@ -1,0 +1,158 @@
+"""A job between companies on this machine: files, processes of all roles, and whoever restarts those that were killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parties.identity import make_identity, write_identity
+from parties.link import COORDINATOR
+from tests.runs.companies import VFL, Companies, toml
+
+PATIENT = {"heartbeat": 0.5, "notice": 3, "reconnect_timeout": 60}
+RESULTS = ("model.json", "model.npz", "ids.csv", "test_scores.csv")
+
+
+@dataclass
+class Job:
+    """The files of a job between companies; ``port`` is the coordinator's."""
+
+    folder: Path
+    names: list[str]
+    port: int
+
+    def copy(self, folder: Path) -> Job:
+        """The same files elsewhere: what the parties keep beside them, such as budgets, begins anew."""
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(".vfl"))
+        return Job(folder, self.names, self.port)
+
+    @property
+    def roles(self) -> list[str]:
+        return [COORDINATOR, *self.names]
+
+    def command(self, role: str, out: Path, *more: str) -> list[str]:
+        """The command that plays a role."""
+        if role == COORDINATOR:
+            key = str(self.folder / "coordinator.key")
+            listen = f"127.0.0.1:{self.port}"
+            return [VFL, "coordinator", str(self.folder / "job.toml"), "--listen", listen, "--identity", key, "--out",
+                    str(out / role), *more]  # fmt: skip
+        return [VFL, "join", str(self.folder / f"{role}.toml"), "--out", str(out / role), "--no-baselines", *more]
+
+
+def free_port() -> int:
+    """A port that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_job(companies: Companies, network: dict[str, object] | None = None, dial: int | None = None) -> Job:
+    """Write keys, job.toml, a file per party and its CSV; ``dial`` is the port that parties dial, if another one."""
+    companies.write()
+    folder, port = companies.folder, free_port()
+    for name in (COORDINATOR, *companies.parties):
+        if not (folder / f"{name}.key").exists():
+            write_identity(make_identity(name), folder)
+    lines = [f"{key} = {toml(value)}" for key, value in companies.top.items()]
+    sections = companies.sections | {
+        "coordinator": {"address": f"127.0.0.1:{dial or port}", "identity": "coordinator.pub"},
+        "network": network or PATIENT,
+    }
+    for name, section in sections.items():
+        lines += [f"[{name}]", *(f"{key} = {toml(value)}" for key, value in section.items() if key != "enforce")]
+    for name, party in companies.parties.items():
+        lines += ["[[party]]", f'name = "{name}"', f'role = "{party["role"]}"', f'identity = "{name}.pub"']
+        own = {key: value for key, value in party.items() if key not in ("role", "policy")}
+        text = [f'name = "{name}"', 'job = "job.toml"', f'identity = "{name}.key"']
+        text += [f"{key} = {toml(value)}" for key, value in own.items()]
+        text += ["[policy]", *(f"{key} = {toml(value)}" for key, value in dict(party.get("policy", {})).items())]
+        (folder / f"{name}.toml").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (folder / "job.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return Job(folder, list(companies.parties), port)
+
+
+@dataclass
+class Running:
+    """Processes of all roles, each started again when it was killed; what they said is kept."""
+
+    job: Job
+    out: Path
+    env: dict[str, str] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    codes: dict[str, int] = field(default_factory=dict)
+    restarts: int = 0
+
+    def start(self, role: str, **env: str) -> None:
+        """Start a role, or start it again."""
+        (self.out / role).parent.mkdir(parents=True, exist_ok=True)
+        with self.log(role).open("ab") as log:
+            self.processes[role] = subprocess.Popen(
+                self.job.command(role, self.out),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | self.env | env,
+            )
+
+    def start_all(self) -> None:
+        """Start every role."""
+        for role in self.job.roles:
+            self.start(role)
+
+    def kill(self, role: str) -> bool:
+        """Kill a role as the system does when memory is short; whether it still ran."""
+        process = self.processes[role]
+        process.send_signal(signal.SIGKILL)
+        return process.wait() == -signal.SIGKILL
+
+    def tend(self) -> None:
+        """Start again what was killed; note what has ended."""
+        for role, process in self.processes.items():
+            code = process.poll()
+            if code == -signal.SIGKILL:
+                self.restarts += 1
+                self.start(role)
+            elif code is not None:
+                self.codes[role] = code
+
+    def wait(self, seconds: float) -> dict[str, int]:
+        """Tend until every role has ended by itself; fails where that takes too long."""
+        deadline = time.monotonic() + seconds
+        while len(self.codes) < len(self.job.roles):
+            self.tend()
+            assert time.monotonic() < deadline, f"hangs: {set(self.job.roles) - set(self.codes)}\n{self.said()}"
+            time.sleep(0.02)
+        return self.codes
+
+    def log(self, role: str) -> Path:
+        return self.out / f"{role}.log"
+
+    def said(self) -> str:
+        """The last words of every role."""
+        return "\n".join(
+            f"{role}: " + " | ".join(self.log(role).read_text(errors="replace").splitlines()[-4:])
+            for role in self.job.roles
+        )
+
+    def end(self) -> None:
+        """Kill whatever is left."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+    def results(self) -> dict[str, bytes]:
+        """Every file of the result: models, ids and scores."""
+        found = {}
+        for name in self.job.names:
+            for file in RESULTS:
+                path = self.out / name / name / file
+                if path.exists():
+                    found[f"{name}/{file}"] = path.read_bytes()
+        return found
