@@ -24,7 +24,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,6 +34,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from parties.durable import write_durably
 from parties.errors import LocalProtocolError, PolicyError
 
 Kind = Literal["opened", "scored"]
@@ -343,23 +344,10 @@ def _read(path: Path) -> _File:
 
 
 def _write(path: Path, file: _File) -> None:
-    """Replace the file; it is on disk, name and content, when this returns."""
+    """Replace the file; it is on disk when this returns."""
     line = msgspec.json.encode(file)
-    content = line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
-    new = path.with_name(path.name + ".new")
     try:
-        with suppress(FileNotFoundError):
-            new.unlink()  # of a process that died here; whoever made it, its permissions are not ours
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        new.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n")
     except OSError as error:
         raise _unusable(path, error) from None
 

@@ -201,7 +201,9 @@ def test_a_process_that_dies_right_after_has_counted(path: Path) -> None:
 def test_only_its_owner_reads_it(path: Path) -> None:
     old = os.umask(0)
     try:
-        path.with_name("budget.json.new").write_text("left by a process that died")
+        left_behind = path.with_name("budget.json.new")  # by a process that died
+        left_behind.touch(0o600)
+        left_behind.write_text("half a budget")
         opened(path).spend_evaluation(1, weights(1))
     finally:
         os.umask(old)
