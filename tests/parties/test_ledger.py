@@ -1,5 +1,7 @@
 """Ledger files: what is written is read, broken lines are named, merged lines stand in the order of time."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,6 +78,33 @@ def test_a_second_process_start_appends(tmp_path):
         ledger.record(entry(time))
         ledger.close()
     assert [each.time for each in read_ledger(path)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("whole", [0, 1, 3])
+@pytest.mark.parametrize("kept", [1, 20, -1])
+def test_half_a_line_of_a_crash_is_cut_off(tmp_path, whole, kept):
+    path = tmp_path / "bank.jsonl"
+    write_ledger(path, [entry(float(number)) for number in range(whole + 1)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
+    with pytest.raises(DataError, match=f"line {whole + 1}") if kept > 0 else nullcontext():
+        read_ledger(path)
+    ledger = Ledger(path)
+    ledger.record(entry(9.0))
+    ledger.close()
+    assert [each.time for each in read_ledger(path)] == [*map(float, range(whole)), 9.0]
+
+
+@pytest.mark.parametrize("half", [0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 200_000])
+def test_half_a_line_of_any_length_is_cut_off(tmp_path, half):
+    path = tmp_path / "bank.jsonl"
+    write_ledger(path, [entry(1.0), entry(2.0)])
+    with path.open("ab") as file:
+        file.write(b"x" * half)
+    ledger = Ledger(path)
+    ledger.record(entry(3.0))
+    ledger.close()
+    assert [each.time for each in read_ledger(path)] == [1.0, 2.0, 3.0]
 
 
 def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
