@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from parties.checkpoint import Keeper
 from parties.data import PartyTable
 from parties.errors import ConfigError, DataError
 from parties.link import Endpoint
@@ -18,6 +19,7 @@ from parties.spec import PartySpec
 from vfl import boosting
 from vfl.boosting import ActiveFit, PassiveFit
 from vfl.boosting_scoring import score_as_active, score_as_passive
+from vfl.drawn_labels import drawn_once
 from vfl.events import FeatureImportance, Metrics
 from vfl.importance import Importance
 from vfl.job import Job
@@ -186,7 +188,7 @@ def _train_active(
     """Play the active party."""
     objective = objective_of(data.job, terms.outputs)
     own = own_part(data.spec, columns.features, columns.codes[: data.n_fit])
-    labels = Labels(_labels_to_fit(data, terms), row_weights(data), data.n_train)
+    labels = Labels(_labels_to_fit(data, terms, endpoint.keeper), row_weights(data), data.n_train)
     fit = boosting.active(endpoint, terms, own, objective, labels, progress)
     importance = [
         line
@@ -228,12 +230,12 @@ def _notes(data: Aligned) -> tuple[str, ...]:
     return () if epsilon is None else (note(epsilon),)
 
 
-def _labels_to_fit(data: Aligned, terms: Terms) -> Floats | Integers:
-    """The labels to train on: randomised where the job says so, those of the validation part too."""
+def _labels_to_fit(data: Aligned, terms: Terms, keeper: Keeper) -> Floats | Integers:
+    """The labels to train on: randomised where the job says so, once for a run; those of the validation part too."""
     y, epsilon = data.labels_to_fit, data.job.privacy.label_dp_epsilon
     if epsilon is None:
         return y
-    return randomise_labels(y, max(2, terms.outputs), epsilon)
+    return drawn_once(keeper, y, partial(randomise_labels, classes=max(2, terms.outputs), epsilon=epsilon))
 
 
 def row_weights(data: Aligned) -> Vector | None:

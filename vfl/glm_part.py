@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from parties.checkpoint import Keeper
 from parties.data import PartyTable
 from parties.errors import DataError
 from parties.leverage import leverage
@@ -15,6 +16,7 @@ from parties.link import Endpoint
 from parties.policy import Guards, label_rank, single_passive, small_batch
 from parties.spec import PartySpec
 from vfl import glm, glm_exact, glm_quadratic
+from vfl.drawn_labels import drawn_once
 from vfl.events import Metrics
 from vfl.exact import quantise
 from vfl.glm import Block, Fit
@@ -123,7 +125,7 @@ def _train(
     if data.labels is None:
         fit = (glm_exact.passive if exact else glm_quadratic.passive)(endpoint, terms, block, data.guards)
     else:
-        target = _target(data, terms)
+        target = _target(data, terms, endpoint.keeper)
         play = glm_exact.active if exact else glm_quadratic.active
         fit = play(endpoint, terms, block, target, data.guards, progress)
         if data.job.privacy.label_dp_epsilon is not None:
@@ -140,11 +142,11 @@ def _train(
     )
 
 
-def _target(data: Aligned, terms: Terms) -> glm.Target:
-    """The labels to train on: randomised where the job says so."""
+def _target(data: Aligned, terms: Terms, keeper: Keeper) -> glm.Target:
+    """The labels to train on: randomised where the job says so, once for a run."""
     y, epsilon = data.labels_to_fit, data.job.privacy.label_dp_epsilon
     if epsilon is not None:
-        y = randomise_labels(y, max(2, terms.outputs), epsilon)
+        y = drawn_once(keeper, y, partial(randomise_labels, classes=max(2, terms.outputs), epsilon=epsilon))
     return glm.make_target(data.job.model, y, data.weights, terms.outputs)
 
 
