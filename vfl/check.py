@@ -10,7 +10,7 @@ import numpy as np
 from parties.columns import encode_labels
 from parties.data import PartyTable, read_party
 from parties.errors import ConfigError, DataError
-from parties.policy import Guards, KeyHolder
+from parties.policy import Guards, KeyHolder, label_rank, small_batch
 from parties.spec import PartySpec
 from psi.ecdh import Limit, too_few
 from psi.ids import PreparedIds
@@ -122,22 +122,15 @@ def check_joining(joining: Joining) -> JoiningCheck:
 
 def _check_alone(job: Job, own: _Own, party: PartyCheck) -> None:
     """The guards on terms that hold whatever the others bring; sizes as if all the party's rows were common."""
-    spec = own.spec
-    terms = Terms(
-        job=job,
-        key_holder=_certain_holder(job) or spec.policy.key_holder[0],
-        reason="",
-        rows=split_rows(job, party.valid_ids).train,
-        outputs=1,
-        columns={spec.name: party.encoded},
-        consent=spec.policy.partial_scores,
-    )
-    if job.model == "boosting":
-        check_consent_to_trees(terms, spec, own.guards)
-    elif spec.role == "passive":
-        check_consent_to_terms(terms, spec, own.guards)
-    else:
-        check_key_holder_consent(terms, spec, own.guards)
+    spec, guards, rows = own.spec, own.guards, split_rows(job, party.valid_ids).train
+    holder = _certain_holder(job)
+    if holder is not None:
+        columns, consent = {spec.name: party.encoded}, spec.policy.partial_scores
+        terms = Terms(job=job, key_holder=holder, reason="", rows=rows, outputs=1, columns=columns, consent=consent)
+        (check_consent_to_trees if job.model == "boosting" else check_key_holder_consent)(terms, spec, guards)
+    if job.model != "boosting" and spec.role == "passive":
+        guards.heed(small_batch(guards, rows=rows, columns=party.encoded, party=spec.name))
+        guards.heed(label_rank(columns=party.encoded, rows=rows, party=spec.name))
 
 
 def _certain_holder(job: Job) -> KeyHolder | None:
@@ -152,6 +145,7 @@ def _read(job: Job, spec: PartySpec) -> _Own:
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards)
     table = read_party(spec)
+    check_consent_to_job(job, spec, guards, map(str, table.features))
     return _Own(spec, table, read_ids(job, spec, table), guards)
 
 

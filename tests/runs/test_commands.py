@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import vfl as package
+from parties.identity import make_identity, read_public, write_identity
 from tests.runs.companies import VFL, Companies, files_in, make_companies
 from tests.runs.conftest import Command
+from vfl.company_file import load_company
 
 QUICK = ("--in-process", "--no-baselines")
 
@@ -228,6 +230,121 @@ def test_check_refuses_too_few_common_rows(vfl: Command, companies: Companies) -
     said = vfl("check", companies.folder, "--set", "alignment.min_intersection=129")
     assert said.code == 2 and "got 120" in said.error
     assert "120 common rows" in said.stdout and "ready" not in said.stdout
+
+
+def test_keygen_writes_two_files_and_says_what_to_do_with_each(vfl: Command, tmp_path: Path) -> None:
+    said = vfl("keygen", "bank", "--out", tmp_path / "made" / "keys")
+    private, public = tmp_path / "made" / "keys" / "bank.key", tmp_path / "made" / "keys" / "bank.pub"
+    assert said.code == 0 and said.stderr == ""
+    first, second, third = said.stdout.splitlines()
+    assert first.startswith(f"{private} ") and "never share it" in first
+    assert second.startswith(f"{public} ") and "to share" in second
+    assert third.startswith(f"fingerprint {read_public(public, 'bank').fingerprint}, valid until ")
+    assert private.stat().st_mode & 0o777 == 0o600
+    lines = [line.split(" = ")[-1].strip('"') for line in private.read_text().splitlines()]
+    secrets = [line for line in lines if len(line) > 20 and line not in public.read_text()]
+    assert len(secrets) > 4 and not [secret for secret in secrets if secret in said.stdout]
+
+
+def test_keygen_into_the_current_directory(vfl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert vfl("keygen", "coordinator").code == 0
+    assert files_in(tmp_path) == {"coordinator.key", "coordinator.pub"}
+
+
+def test_keygen_replaces_nothing(vfl: Command, tmp_path: Path) -> None:
+    assert vfl("keygen", "bank", "--out", tmp_path).code == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    said = vfl("keygen", "bank", "--out", tmp_path)
+    assert said.code == 2 and said.stdout == "" and "never replaced" in said.error
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("Bank",), "name of an identity, got 'Bank'"),
+        (("../bank",), "name of an identity"),
+        (("bank", "--out", "file"), "cannot be made"),
+        (("bank", "shop"), "unexpected extra argument"),
+        ((), "NAME"),
+    ],
+)
+def test_keygen_refusals(
+    vfl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    said = vfl("keygen", *arguments)
+    assert said.code == 2 and said.stdout == "" and told in said.error
+    assert files_in(tmp_path) == {"file"}
+
+
+@pytest.fixture
+def between(companies: Companies) -> Path:
+    """The companies' scenario cut into a job file and party files, with identities."""
+    folder = companies.folder
+    lines = ['name = "trial"', 'model = "linear"', "[privacy]", "key_bits = 512", "insecure_test_mode = true"]
+    lines += ["[coordinator]", 'address = "[::1]:7700"', 'identity = "coordinator.pub"']
+    write_identity(make_identity("coordinator"), folder)
+    for name, party in companies.parties.items():
+        write_identity(make_identity(name), folder)
+        lines += ["[[party]]", f'name = "{name}"', f'role = "{party["role"]}"', f'identity = "{name}.pub"']
+        own = [f'{key} = "{value}"' for key, value in party.items() if key != "role"]
+        own += [f'name = "{name}"', 'job = "job.toml"', f'identity = "{name}.key"', "[policy]", "key_bits = 512"]
+        (folder / f"{name}.toml").write_text("\n".join(own))
+    (folder / "job.toml").write_text("\n".join(lines))
+    return folder
+
+
+def test_check_of_a_job_shows_what_to_compare(vfl: Command, between: Path) -> None:
+    said = vfl("check", between / "job.toml")
+    assert said.code == 0 and said.stderr == ""
+    company = load_company(between / "job.toml")
+    for name, identity in company.pinned.items():
+        assert f"{name}: {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}" in said.stdout
+    for key, value in company.lines.items():
+        assert f"{key} = {value}" in said.stdout or "identity" in key
+    assert company.fingerprint in said.stdout and "[::1]:7700" in said.stdout and "by phone" in said.stdout
+
+
+def test_check_warns_of_identities_that_soon_expire(vfl: Command, between: Path) -> None:
+    for suffix in ("key", "pub"):
+        (between / f"bank.{suffix}").unlink()
+    write_identity(make_identity("bank", days=20), between)
+    said = vfl("check", between / "job.toml")
+    assert said.code == 0 and "warning: the certificate of 'bank' expires within 30 days" in said.stdout
+    assert "of 'card-network' expires" not in said.stdout
+
+
+def test_check_of_a_party_touches_no_network(vfl: Command, between: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("socket.socket", forbidden)
+    monkeypatch.setattr("socket.getaddrinfo", forbidden)
+    before = files_in(between)
+    said = vfl("check", between / "bank.toml")
+    assert said.code == 0 and said.stderr == ""
+    for words in ("ready to join", "valid ids", "bank: SHA256:", "label"):
+        assert words in said.stdout
+    assert "ready to run" not in said.stdout and files_in(between) == before
+
+
+def test_check_of_a_party_enforces(vfl: Command, between: Path) -> None:
+    """With one passive party and the key at the active party, scores are that party's alone; 130 rows are few."""
+    said = vfl("check", between / "card-network.toml")
+    assert said.code == 2 and said.stdout == "" and "small data: party 'card-network'" in said.error
+    text = (between / "job.toml").read_text()
+    (between / "job.toml").write_text(text.replace("[privacy]", '[privacy]\nkey_holder = "active"'))
+    said = vfl("check", between / "card-network.toml")
+    assert said.code == 2 and "single passive party: party 'card-network'" in said.error
+
+
+@pytest.mark.parametrize("file", ["bank.toml", "job.toml"])
+def test_what_companies_agreed_on_is_not_overridden(vfl: Command, between: Path, file: str) -> None:
+    said = vfl("check", between / file, "--set", "seed=4")
+    assert said.code == 2 and said.stdout == "" and f"--set for {file}" in said.error
 
 
 def test_audit_says_who_learnt_what(vfl: Command, companies: Companies, tmp_path: Path) -> None:
