@@ -2,6 +2,11 @@
 
     D --> C   shape    columns after encoding; of the active party also scores per row; consent to opened scores
     C --> D   shapes   everybody's
+    P --> A   heard    SHA-256 of what it was told, sealed; every party also compares its own part
+    A --> P   agreed   all were told the same
+
+The last two are there because guards rest on these numbers: a party that was told too many columns of the others would
+let too many scores out.
 
 Leakage
 -------
@@ -17,9 +22,11 @@ the rows once they are known (`check_consent_to_rows`), and of the terms that al
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from parties.data import PartyTable
@@ -38,10 +45,12 @@ from parties.policy import (
     tree_limits,
 )
 from parties.spec import PartySpec
-from parties.wire import Coordinator, DataParty, Message, Revealed
+from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
 from vfl.job import COORDINATOR_MODELS, Job, check_key_holder, choose_key_holder
 from vfl.terms import Terms
+
+Facts = Mapping[str, bool | int | float | str | None]
 
 MAX_COLUMNS = 1 << 20
 
@@ -58,6 +67,8 @@ class Wire:
     shapes = Message(
         Coordinator, DataParty, Revealed, discloses="columns after encoding, scores per row, consent to opened scores"
     )
+    heard = Message(Passive, Active, Control)
+    agreed = Message(Active, Passive, Control)
 
 
 def id_rules(job: Job, spec: PartySpec) -> IdRules:
@@ -122,7 +133,8 @@ def exchange_shapes_as_party(
     Raises
     ------
     RemoteProtocolError
-        The coordinator hands round other facts than it was told; this party's consent is among them.
+        The coordinator hands round other facts than it was told (this party's consent is among them), or not the same
+        ones to all.
     """
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
     own = {"columns": columns, "outputs": outputs, "consent": spec.policy.partial_scores}
@@ -132,7 +144,26 @@ def exchange_shapes_as_party(
         told = facts.get(f"{spec.name} {key}")
         if type(told) is not type(value) or told != value:
             raise RemoteProtocolError(f"{judge.peer} hands round other {key} of '{spec.name}' than it was told")
-    return agree_terms(job, facts, rows, validation)
+    terms = agree_terms(job, facts, rows, validation)
+    _agree_on_shapes(endpoint, facts)
+    return terms
+
+
+def _agree_on_shapes(endpoint: Endpoint, facts: Facts) -> None:
+    """Every passive party tells the active one what it heard, past the coordinator."""
+    own = hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
+    if issubclass(endpoint.roles[endpoint.name], Passive):
+        lead = endpoint.link(Passive, Active, endpoint.peers(Active)[0])
+        lead.send(Wire.heard, Control({"shapes": own}))
+        same = lead.recv(Wire.agreed).facts.get("same")
+    else:
+        links = [endpoint.link(Active, Passive, name) for name in endpoint.peers(Passive)]
+        heard = [link.recv(Wire.heard).facts.get("shapes") for link in links]
+        same = all(text == own for text in heard)
+        for link in links:
+            link.send(Wire.agreed, Control({"same": same}))
+    if same is not True:
+        raise RemoteProtocolError(f"{COORDINATOR} told the parties different columns, or one of them says so")
 
 
 def exchange_shapes_as_coordinator(endpoint: Endpoint, job: Job, rows: int, validation: int = 0) -> Terms:
@@ -213,9 +244,7 @@ def _heed_objections(job: Job, spec: PartySpec, guards: Guards, holder: KeyHolde
         guards.heed(verdict)
 
 
-def agree_terms(
-    job: Job, facts: Mapping[str, bool | int | float | str | None], rows: int, validation: int = 0
-) -> Terms:
+def agree_terms(job: Job, facts: Facts, rows: int, validation: int = 0) -> Terms:
     """What all roles know, from the collected shapes; every role computes the same."""
     columns: dict[str, int] = {}
     for party in job.parties:

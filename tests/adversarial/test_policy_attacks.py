@@ -20,11 +20,11 @@ import pytest
 
 from parties.budget import Budget, left
 from parties.errors import PolicyError, RemoteProtocolError, VflError
-from parties.link import COORDINATOR, Delivery, Endpoint
+from parties.link import COORDINATOR, Delivery, Endpoint, Link
 from parties.local import run_local
 from parties.policy import Guards, Policy, single_passive
 from parties.spec import PartySpec
-from parties.wire import Active, Coordinator, Passive, Revealed
+from parties.wire import Active, Control, Coordinator, Passive, Revealed
 from psi import ecdh
 from psi.ecdh import Limit
 from tests.glm.federations import Federation, make_federation, tamper
@@ -86,6 +86,36 @@ def test_a_coordinator_that_hands_round_other_facts_is_refused(
     lie = lambda p: Revealed({**p.facts, fact: value}, p.values)  # noqa: E731
     tamper(monkeypatch, COORDINATOR, "prepare.shapes", lie)
     with pytest.raises(RemoteProtocolError, match=f"coordinator hands round other {fact.split()[1]} of 'shop' than"):
+        play(shapes())
+
+
+def test_a_coordinator_that_tells_one_party_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shop hears that the bank brings more columns: of passive ones, its score budget would grow."""
+    honest, told = Link.send, []
+
+    def send(self: Link[Any, Any], kind: Any, payload: Any) -> None:
+        if kind.name == "prepare.shapes" and self.peer == "shop":
+            told.append(payload.facts["bank columns"])
+            payload = Revealed({**payload.facts, "bank columns": 400}, payload.values)
+        honest(self, kind, payload)
+
+    monkeypatch.setattr(Link, "send", send)
+    with pytest.raises(RemoteProtocolError, match="coordinator told the parties different columns"):
+        play(shapes())
+    assert told == [4]
+
+
+@pytest.mark.parametrize("answer", [False, None, 1, "yes"])
+def test_an_active_party_that_does_not_agree_ends_the_run(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tamper(monkeypatch, "bank", "prepare.agreed", lambda _: Control({"same": answer}))
+    with pytest.raises(RemoteProtocolError, match="different columns"):
+        play(shapes())
+
+
+@pytest.mark.parametrize("heard", [{}, {"shapes": None}, {"shapes": "0" * 64}, {"shapes": True}])
+def test_a_passive_party_that_heard_otherwise_ends_the_run(heard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tamper(monkeypatch, "shop", "prepare.heard", lambda _: Control(heard))
+    with pytest.raises(RemoteProtocolError, match="different columns"):
         play(shapes())
 
 
