@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from parties.identity import make_identity, write_identity
-from tests.runs.companies import Companies, files_in, make_companies, toml
+from tests.runs.companies import Companies, files_in, make_boosted, make_companies, toml
 from tests.runs.conftest import Command
 
 Change = Callable[[Path], None]
@@ -375,3 +375,21 @@ def test_a_passive_party_refuses_small_data_before_anybody_talks(vfl: Command, f
     said = vfl("check", folder / "biller.toml")
     assert said.code == 2 and "small data: party 'biller'" in said.error
     assert vfl("check", folder / "bank.toml").code == 0  # whose labels are the others' matter
+
+
+@pytest.mark.parametrize(("task", "name"), [("binary", "bank"), ("binary", "biller"), ("multiclass", "bank")])
+def test_trees_between_companies(vfl: Command, tmp_path: Path, task: str, name: str) -> None:
+    classes = ("zq-no", "zq-yes", "zq-perhaps")[: 2 + (task == "multiclass")]
+    companies = make_boosted(tmp_path / "companies", task, classes=classes, rows=200)
+    for party in companies.parties.values():
+        del party["policy"]
+    companies.write()
+    write_company_files(companies)
+    said = vfl("check", companies.folder / f"{name}.toml")
+    assert said.code == 0 and "ready to join" in said.stdout, said.stderr
+    rewrite(companies.folder / "job.toml", "[training]", "[training]\nmin_node_rows = 3")
+    said = vfl("check", companies.folder / f"{name}.toml")
+    if name == "bank":
+        assert said.code == 0
+    else:
+        assert said.code == 2 and "min node rows: party 'biller'" in said.error
