@@ -23,12 +23,19 @@ from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.align import Alignment, AlignmentSettings, Joined, align_coordinator, align_party
 from psi.ids import PreparedIds
-from vfl import boosting, boosting_part, glm_exact, glm_part, glm_quadratic
+from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic
 from vfl.events import Event, Metrics, Report, RoleResult
 from vfl.glm import Fit
 from vfl.job import Job
 from vfl.optim import Vector
-from vfl.prepare import Parts, check_consent_to_job, exchange_shapes_as_coordinator, read_ids, split_rows
+from vfl.prepare import (
+    Parts,
+    check_consent_to_job,
+    check_consent_to_rows,
+    exchange_shapes_as_coordinator,
+    read_ids,
+    split_rows,
+)
 from vfl.scoring import score_as_coordinator
 from vfl.shard import save_ids, save_test_scores
 from vfl.terms import Integers, Terms
@@ -65,12 +72,13 @@ class Clock:
 
 
 def load_party(job: Job, spec: PartySpec, table: PartyTable) -> Loaded:
-    """Check a party's ids, labels and policy against the job: all that can be refused without the others.
+    """Check a party's policy, ids and labels against the job: all that can be refused without the others.
 
     Raises
     ------
     DataError, ConfigError, PolicyError
     """
+    check_consent_to_job(job, spec, _guards(job, spec), table.features.columns)
     ids = read_ids(job, spec, table)
     if table.labels is not None:
         encode_labels([table.labels[row] for row in ids.rows], job.task, spec.positive_text, spec.name)
@@ -101,14 +109,15 @@ def play_party(
     """
     table = loaded.table
     clock = Clock(endpoint.name, report)
-    small_data = job.privacy.small_data and spec.policy.small_data
-    guards = Guards(enforce=job.privacy.enforce, small_data=small_data, budget=budget or Budget())
-    check_consent_to_job(job, spec, guards)
+    guards = _guards(job, spec, budget)
+    check_consent_to_job(job, spec, guards, table.features.columns)
+    endpoint.consent = consent.of(job, spec, guards)
     with clock.phase("aligning"):
         alignment = _align(endpoint, job, loaded.ids)
         guards.budget.bind(alignment.digest)
     with clock.phase("preparing"):
         parts = split_rows(job, alignment.intersection)
+        check_consent_to_rows(parts, spec, guards)
         labels = aligned_labels(job, spec, table, alignment.rows, parts)
         data = Aligned(job, spec, table, alignment.rows, labels, guards, parts.train, parts.validation)
         prepared = (boosting_part if job.model == "boosting" else glm_part).prepare(endpoint, data)
@@ -219,6 +228,12 @@ def _coordinate(endpoint: Endpoint, terms: Terms, clock: Clock) -> Fit:
     if terms.key_holder == "active":
         return glm_exact.coordinator(endpoint, terms)
     return glm_quadratic.coordinator(endpoint, terms, clock.progress)
+
+
+def _guards(job: Job, spec: PartySpec, budget: Budget | None = None) -> Guards:
+    """A party's guards, as strict as the job says."""
+    small_data = job.privacy.small_data and spec.policy.small_data
+    return Guards(enforce=job.privacy.enforce, small_data=small_data, budget=budget or Budget())
 
 
 @dataclass(frozen=True, slots=True)
