@@ -1,19 +1,23 @@
 """Alignment over sockets, every role at its own pace: results, large lists, and refusals that all must read."""
 
-import socket
 import threading
 
 import pytest
 
+from parties import tls
+from parties.connection import connect
+from parties.dial import PartyTransport
 from parties.errors import ConfigError, DataError, VflError
-from parties.greeting import greet_as_coordinator, greet_as_party
+from parties.greeting import Standing, greet_as_coordinator, greet_as_party
+from parties.hub import HubTransport, listen
+from parties.identity import make_identity
 from parties.link import Endpoint
-from parties.process import HubTransport, PartyTransport
-from parties.sealing import KeyPair
+from parties.patience import Patience
 from parties.wire import Active, Coordinator, Passive
 from psi.align import AlignmentSettings, align_coordinator, align_party
 from psi.ids import IdRules, prepare_ids
 
+PATIENCE = Patience(heartbeat=2.0, notice=10.0, reconnect_timeout=0.0)
 NAMES = ["bank", "shop", "biller"]
 ROLES = {"bank": Active, "shop": Passive, "biller": Passive, "coordinator": Coordinator}
 
@@ -21,46 +25,51 @@ ROLES = {"bank": Active, "shop": Passive, "biller": Passive, "coordinator": Coor
 def run_over_sockets(plays):
     """What each role returned or raised; who raises tells the others with an abort, as a process does."""
     before = set(threading.enumerate())
-    pairs = {name: socket.socketpair() for name in NAMES}
-    transports = {name: PartyTransport(name, pairs[name][0]) for name in NAMES}
-    transports["coordinator"] = HubTransport({name: pairs[name][1] for name in NAMES})
-    keys = {name: KeyPair.fresh() for name in NAMES}
-    pinned = {name: pair.public for name, pair in keys.items()}
+    identities = {name: make_identity(name) for name in ROLES}
+    pinned = {name: identities[name].public for name in NAMES}
+    sealing = {name: identity.sealing for name, identity in pinned.items()}
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    context = tls.server_context(identities["coordinator"], pinned.values())
+    hub = HubTransport(listener, context, lambda der: tls.peer_name(der, pinned), NAMES, PATIENCE, lambda text: None)
+    transports = {name: party(identities[name], identities["coordinator"], port) for name in NAMES}
+    transports["coordinator"] = hub
     ended = {}
 
     def role(name):
-        endpoint = Endpoint(name, ROLES, transports[name])
+        transport = transports[name]
+        endpoint = Endpoint(name, ROLES, transport)
         try:
+            standing = Standing(transport.enter())
             if name == "coordinator":
-                greet_as_coordinator(endpoint, {})
+                greet_as_coordinator(endpoint, {}, standing)
             else:
-                greet_as_party(endpoint, {}, keys[name], pinned)
+                greet_as_party(endpoint, {}, identities[name].sealing, sealing, standing)
             ended[name] = plays[name](endpoint)
+            transport.finish()
         except VflError as error:
             ended[name] = error
-            transports[name].abort("stopped")
-        else:
-            transports[name].close()
+            transport.abort("stopped")
 
     threads = [threading.Thread(target=role, args=(name,)) for name in plays]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    close(transports, readers=set(threading.enumerate()) - before)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
     return ended
 
 
-def close(transports, readers):
-    """Wake the reader threads, wait for them, and close every socket and its stream."""
-    hub = transports.pop("coordinator")
-    connections = [*hub._connections.values(), *(transport._hub for transport in transports.values())]
-    for connection in connections:
-        connection.shut()
-    for reader in readers:
-        reader.join(10)
-    for connection in connections:
-        connection._stream.close()
+def party(identity, coordinator, port):
+    context = tls.client_context(identity, coordinator.public)
+    return PartyTransport(
+        identity.name,
+        lambda: connect("127.0.0.1", port, context, PATIENCE.silence),
+        PATIENCE,
+        lambda text: None,
+        lambda error: None,
+    )
 
 
 def alignment(columns, settings, rules=None):
