@@ -123,12 +123,16 @@ class FolderKeeper(Keeper):
         Made when something is first kept.
     run, job, party : str
         Run id, digest of the job, and the role; files of others are not used.
+    kept, told : callable
+        Told the step of every snapshot that is on disk, and every warning, as it happens.
     """
 
     folder: Path = field(kw_only=True)
     run: str = field(kw_only=True)
     job: str = field(kw_only=True)
     party: str = field(kw_only=True)
+    kept: Callable[[int], None] = field(default=lambda step: None, kw_only=True, repr=False)
+    told: Callable[[str], None] = field(default=lambda line: None, kw_only=True, repr=False)
     _step: int = field(default=0, init=False)
 
     def steps(self) -> list[int]:
@@ -256,6 +260,7 @@ class FolderKeeper(Keeper):
                 "interrupted it starts again from an older one"
             )
             return False
+        self.kept(step)
         return True
 
     def _write(self, path: Path, step: int, name: str, facts: Mapping[str, Fact], arrays: Arrays) -> None:
@@ -275,6 +280,7 @@ class FolderKeeper(Keeper):
     def _warn(self, line: str) -> None:
         if line not in self.warnings:
             self.warnings.append(line)
+            self.told(line)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from parties import tls
 from parties.budget import Budget
-from parties.connection import connect
+from parties.connection import Connection, connect
 from parties.dial import PartyTransport
 from parties.durable import write_durably
 from parties.errors import ConfigError, PeerLost
@@ -34,7 +34,7 @@ from vfl.play import Part, play_coordinator, play_party
 from vfl.report.summary import RunReport, encode_report, summarise_own
 from vfl.role import own_folder
 from vfl.run_folder import RunFolder, digest_of_file, open_run_folder
-from vfl.watch import Watch
+from vfl.watch import Awaited, Dialled, Network, Watch
 
 REPORT, LEDGER, BUDGETS = "report.json", "ledger.jsonl", "budgets.json"
 
@@ -63,15 +63,15 @@ def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, bas
     """
     company, spec = joining.company, joining.spec
     data = digest_of_file(Path(spec.data))
-    with open_run_folder(out, spec.name, job_digest(company.lines), data, resume=resume) as folder:
+    with open_run_folder(out, spec.name, job_digest(company.lines), data, watch, resume=resume) as folder:
         if folder.state.progress == "ended":
             return None
-        watch.event(Event(spec.name, "starting"))
+        watch(Event(spec.name, "starting"))
         part = _party(joining, out, folder, baseline=baseline)
         network = _dial(joining, folder, watch)
         with _recorded(company.job, out, spec.name, folder, watch) as (ledger, save):
             try:
-                play_party(network, ledger, part, watch.event, watch.waiting, save)
+                play_party(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
             except PeerLost as error:
                 if folder.state.progress != "saved":
                     raise
@@ -91,15 +91,15 @@ def coordinate(
             f"--identity, got {own}, expected {pinned}, which {company.file.name} pins as the coordinator's; take the "
             "key that belongs to that .pub file"
         )
-    with open_run_folder(out, COORDINATOR, job_digest(company.lines), "", resume=resume) as folder:
+    with open_run_folder(out, COORDINATOR, job_digest(company.lines), "", watch, resume=resume) as folder:
         network = _listen(company, identity, address, folder, watch)
         if folder.state.progress == "ended":
             network.end()  # for those that came back to ask
             return None
-        watch.event(Event(COORDINATOR, "starting"))
+        watch(Event(COORDINATOR, "starting"))
         part = Part(job=company.job, lines=company.lines, memory=folder, folder=out)
         with _recorded(company.job, out, COORDINATOR, folder, watch) as (ledger, save):
-            play_coordinator(network, ledger, part, watch.event, watch.waiting, save)
+            play_coordinator(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
         return folder.report
 
 
@@ -135,12 +135,23 @@ def _open_budget(state: Path, run: str) -> Budget:
 def _dial(joining: Joining, folder: RunFolder, watch: Watch) -> PartyTransport:
     company, name, patience = joining.company, joining.spec.name, _patience(joining.company)
     context = tls.client_context(joining.identity, company.coordinator)
+    explain = partial(tls.why_refused, peer=COORDINATOR, own=name)
+
+    def dial() -> Connection:
+        try:
+            connection = connect(company.host, company.port, context, patience.silence)
+        except (OSError, EOFError) as error:
+            watch(Dialled(explain(error) or "the connection breaks"))
+            raise
+        watch(Dialled(""))
+        return connection
+
     return PartyTransport(
         name,
-        lambda: connect(company.host, company.port, context, patience.silence),
+        dial,
         patience,
-        watch.network,
-        partial(tls.why_refused, peer=COORDINATOR, own=name),
+        lambda text: watch(Network(text)),
+        explain,
         ended=folder.end,
     )
 
@@ -161,7 +172,7 @@ def _listen(
         lambda certificate: tls.peer_name(certificate, company.identities),
         list(company.identities),
         _patience(company),
-        watch.network,
+        lambda text: watch(Network(text)),
         generation=folder.state.generation,
         ended=folder.end,
     )
@@ -178,7 +189,7 @@ def _recorded(
     """A ledger that goes on where it ended, and what writes the report once there is a result."""
     from vfl.paillier import kernel_name, operation_counts
 
-    ledger, start = Ledger(out / LEDGER, observe=watch.entry), time.monotonic()
+    ledger, start = Ledger(out / LEDGER, observe=watch), time.monotonic()
 
     def save(result: RoleResult) -> None:
         entries = read_ledger(out / LEDGER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from parties.ledger import Entry
@@ -50,17 +59,28 @@ _SCHEMES = {
     "Hello": "public key, job",
     "Roster": "public keys",
 }
+_FILES = {
+    "report.json": "this run as one object; docs/report.md",
+    "ledger.jsonl": "every message, and what it disclosed",
+    "log.jsonl": "what happened when",
+    "model.json": "this party's part of the model",
+    "model.npz": "its arrays",
+    "ids.csv": "the common rows in their order",
+    "test_scores.csv": "joint scores of the test rows",
+}
 
 
-class Display:
-    """Progress of a run: a live line per phase on a terminal, a plain line per phase elsewhere."""
+class Phases:
+    """The phases of a run, a line each: bars on a terminal, elsewhere the seconds of those that are over.
 
-    def __init__(self, job: Job, console: Console) -> None:
-        self._console = console
-        self._rounds = min(EXPECTED_ROUNDS.get(job.model, job.max_rounds), job.max_rounds)
-        self._phase = "starting"
-        self._since = time.monotonic()
-        self._progress = Progress(
+    Attributes
+    ----------
+    bars : Progress
+        To be shown on a terminal: finished phases with their seconds, the present one with round, loss and time left.
+    """
+
+    def __init__(self, job: Job, console: Console, starting: str = _TITLES["starting"]) -> None:
+        self.bars = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -69,45 +89,72 @@ class Display:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = (
-            None if not console.is_terminal else self._progress.add_task(_TITLES["starting"], total=None, detail="")
-        )
+        self.phase = ""
+        self.expected = min(EXPECTED_ROUNDS.get(job.model, job.max_rounds), job.max_rounds)
+        self._console = console
+        self._titles = _TITLES | {"starting": starting}
+        self._task: TaskID | None = None
+        self.begin("starting")
+
+    def begin(self, phase: str) -> None:
+        """A phase begins."""
+        self.phase, self._since = phase, time.monotonic()
+        if self._console.is_terminal:
+            self._task = self.bars.add_task(self._titles[phase], total=None, detail="")
+
+    def advance(self, rounds: int, loss: float | None) -> None:
+        """So many rounds of the present phase are done."""
+        if self._task is not None:
+            detail = round_text(rounds, loss)
+            self.bars.update(self._task, completed=rounds, total=max(self.expected, rounds + 1), detail=detail)
+
+    def finish(self) -> None:
+        """The present phase is over."""
+        if self._task is not None:
+            self.bars.update(self._task, total=1, completed=1)
+            self.bars.stop_task(self._task)
+        else:
+            seconds = time.monotonic() - self._since
+            self._console.print(f"{self._titles[self.phase]}: {seconds:.1f} s", highlight=False)
+
+    def forget(self) -> None:
+        """All phases begin again."""
+        for task in self.bars.task_ids:
+            self.bars.remove_task(task)
+
+
+def round_text(rounds: int, loss: float | None) -> str:
+    """How far a training is."""
+    return f"round {rounds}" + ("" if loss is None else f", loss {loss:.6g}")
+
+
+class Display:
+    """Progress of a run on one machine; the phase is that of the role furthest on."""
+
+    def __init__(self, job: Job, console: Console) -> None:
+        self._phases = Phases(job, console)
+        self._live = console.is_terminal
 
     def __enter__(self) -> Display:
-        if self._console.is_terminal:
-            self._progress.start()
+        if self._live:
+            self._phases.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._finish_phase()
-        if self._console.is_terminal:
-            self._progress.stop()
+            self._phases.finish()
+        if self._live:
+            self._phases.bars.stop()
 
     def report(self, event: Event) -> None:
-        """Show one event; the phase is that of the role furthest on."""
-        if PHASES.index(event.phase) > PHASES.index(self._phase):
-            self._finish_phase()
-            self._begin_phase(event.phase)
-        if event.round and event.phase == self._phase and self._task is not None:
-            detail = f"round {event.round}" + ("" if event.loss is None else f", loss {event.loss:.6g}")
-            total = max(self._rounds, event.round + 1)
-            self._progress.update(self._task, completed=event.round, total=total, detail=detail)
-
-    def _begin_phase(self, phase: str) -> None:
-        self._phase, self._since = phase, time.monotonic()
-        if self._console.is_terminal:
-            self._task = self._progress.add_task(_TITLES[phase], total=None, detail="")
-
-    def _finish_phase(self) -> None:
-        seconds = time.monotonic() - self._since
-        if self._task is not None:
-            self._progress.update(self._task, total=1, completed=1)
-            self._progress.stop_task(self._task)
-        else:
-            self._console.print(f"{_TITLES[self._phase]}: {seconds:.1f} s", highlight=False)
+        """Show one event."""
+        if PHASES.index(event.phase) > PHASES.index(self._phases.phase):
+            self._phases.finish()
+            self._phases.begin(event.phase)
+        if event.round and event.phase == self._phases.phase:
+            self._phases.advance(event.round, event.loss)
 
 
 def show_arithmetic(arithmetic: Arithmetic, console: Console) -> None:
@@ -119,6 +166,46 @@ def show_arithmetic(arithmetic: Arithmetic, console: Console) -> None:
 
 def show_summary(summary: RunReport, out: Path, console: Console) -> None:
     """The table of a run: active party alone, joint, pooled; then warnings and where everything lies."""
+    _show_metrics(summary, console)
+    _show_course(summary, console)
+    _say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
+
+
+def show_own_summary(summary: RunReport, role: str, out: Path, console: Console) -> None:
+    """The same of a run between companies, as far as one role knows it."""
+    _show_metrics(summary, console)
+    _show_own_part(summary, role, console)
+    _show_course(summary, console)
+    for path in sorted(
+        path for path in out.rglob("*") if path.is_file() and not path.relative_to(out).parts[0][0] == "."
+    ):
+        _say(f"  {path}  {_FILES.get(path.name, '')}".rstrip(), console)
+    _say(f"Who learnt what: vfl audit {shlex.quote(str(out))}", console)
+
+
+def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
+    """What a role without metrics has to say."""
+    own = next((party for party in summary.parties if party.name == role), None)
+    active = next(party.name for party in summary.parties if party.role == "active")
+    if role == active:
+        return
+    rows = summary.rows
+    table = Table(title=f"{escape(summary.name)}: {escape(role)}")
+    table.add_column("")
+    table.add_column("", justify="right")
+    if own is not None:
+        table.add_row("rows of the CSV", f"{own.rows:,}")
+        table.add_row("columns used", f"{own.features:,}")
+    table.add_row("common rows", f"{summary.alignment.intersection:,}")
+    table.add_row("training rows", f"{rows['train']:,}")
+    table.add_row("test rows", f"{rows['test']:,}")
+    table.add_row("rounds", f"{summary.training.rounds:,}")
+    console.print(table)
+    _say(f"Metrics and test scores are with the active party, {active}.", console)
+
+
+def _show_metrics(summary: RunReport, console: Console) -> None:
+    """The table of metrics, where there are any."""
     columns = [name for name in ("active_only", "joint", "pooled") if name in summary.metrics]
     titles = {"active_only": "active party alone", "joint": "joint", "pooled": "pooled"}
     table = Table(title=f"{summary.name}: {summary.rows['test']:,} test rows")
@@ -129,6 +216,10 @@ def show_summary(summary: RunReport, out: Path, console: Console) -> None:
         table.add_row(metric, *(_figure(summary.metrics[name].get(metric)) for name in columns))
     if summary.metrics["joint"]:
         console.print(table)
+
+
+def _show_course(summary: RunReport, console: Console) -> None:
+    """How the run went, and what it warned of."""
     training = summary.training
     holder = "active party" if training.key_holder == "active" else "coordinator"
     _say(
@@ -143,7 +234,6 @@ def show_summary(summary: RunReport, out: Path, console: Console) -> None:
         _say(_importance_line(summary), console)
     for line in summary.warnings:
         _warn(line, console)
-    _say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
 
 
 def _rows(summary: RunReport, party: PartyPart) -> int:

@@ -18,11 +18,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from parties.checkpoint import FolderKeeper, Keeper
+from parties.checkpoint import ALIGNED, FolderKeeper, Keeper
 from parties.durable import write_durably
 from parties.errors import ConfigError, DataError
 from parties.greeting import Agreed, Standing
 from vfl.report.summary import RunReport
+from vfl.watch import Began, Kept, Warned, Watch
 
 HIDDEN, STATE, LOCK, CHECKPOINTS = ".run", "state.json", "lock", "checkpoints"
 _DIGEST = r"^([0-9a-f]{64})?\Z"
@@ -44,10 +45,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @dataclass
 class RunFolder:
-    """What a role keeps beyond its process; a `vfl.play.Memory`."""
+    """What a role keeps beyond its process; a `vfl.play.Memory`. ``watch`` is told of generations and checkpoints."""
 
     out: Path
     state: State
+    watch: Watch
     warnings: list[str] = field(default_factory=list)
     report: RunReport | None = None
 
@@ -61,9 +63,7 @@ class RunFolder:
         if not self.state.run:
             return Standing(generation)
         keeper = self._keeper(self.state.run)
-        steps = tuple(keeper.steps())
-        self.warnings += [line for line in keeper.warnings if line not in self.warnings]
-        return Standing(generation, self.state.run, steps)
+        return Standing(generation, self.state.run, tuple(keeper.steps()))
 
     def settle(self, agreed: Agreed, generation: int) -> Keeper:
         """Note which run this is; checkpoints of another one are forgotten."""
@@ -72,6 +72,7 @@ class RunFolder:
         self._write(run=agreed.run, generation=generation, progress="running")
         keeper = self._keeper(agreed.run)
         keeper.resume_from(agreed.step)
+        self.watch(Began(generation, agreed.step - ALIGNED))
         return keeper
 
     def saved(self) -> None:
@@ -85,8 +86,15 @@ class RunFolder:
             self._keeper(self.state.run).forget()
 
     def _keeper(self, run: str) -> FolderKeeper:
-        state = self.state
-        return FolderKeeper(folder=self.hidden / CHECKPOINTS, run=run, job=state.job, party=state.role)
+        return FolderKeeper(
+            self.warnings,
+            folder=self.hidden / CHECKPOINTS,
+            run=run,
+            job=self.state.job,
+            party=self.state.role,
+            kept=lambda step: self.watch(Kept(step - ALIGNED)),
+            told=lambda line: self.watch(Warned(line)),
+        )
 
     def _write(self, **changes: object) -> None:
         self.state = msgspec.structs.replace(self.state, **changes)
@@ -94,8 +102,10 @@ class RunFolder:
 
 
 @contextmanager
-def open_run_folder(out: Path, role: str, job: bytes, data: str, *, resume: bool) -> Iterator[RunFolder]:
+def open_run_folder(out: Path, role: str, job: bytes, data: str, watch: Watch, *, resume: bool) -> Iterator[RunFolder]:
     """Take the folder of a run, a new one or one to go on with; nobody else can until it is given back.
+
+    A run that never began, because nobody agreed to it, binds to no job and to no CSV: all may still be corrected.
 
     Parameters
     ----------
@@ -124,13 +134,16 @@ def open_run_folder(out: Path, role: str, job: bytes, data: str, *, resume: bool
     with _locked(out, hidden / LOCK):
         if not found:
             _write_state(hidden, fresh)
-            yield RunFolder(out, fresh)
+            yield RunFolder(out, fresh, watch)
             return
         state = _read_state(out, hidden / STATE)
+        if state.role == role and not state.run and state.progress == "running":
+            state = fresh
+            _write_state(hidden, fresh)
         _refuse_other(out, state, fresh)
         if state.progress == "ended" and not resume:
             raise ConfigError(f"--out {out}: holds a run that has ended; choose another directory")
-        yield RunFolder(out, state)
+        yield RunFolder(out, state, watch)
 
 
 def digest_of_file(path: Path) -> str:

@@ -1,57 +1,193 @@
-"""The status of one role of a job between companies, on a terminal."""
+"""What the terminal of one role shows while a job between companies goes on, and when it is over.
+
+On a terminal the phases stand live, with one status line below them that says what the role waits for. Elsewhere, as
+under systemd, there is a plain line per phase, a round now and then, and a line for a wait that lasts.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
 
-from parties.ledger import Entry
-from vfl.display import show_summary
+from parties.errors import ConfigError
+from vfl.display import Phases, round_text, show_own_summary
 from vfl.events import Event
 from vfl.job import Job
 from vfl.report.summary import RunReport, encode_report
+from vfl.watch import Began, Kept, Moment, Network, Notice, Standstill, Warned
+
+REPORT = "report.json"
+SHOWN_AFTER = 1.0  # seconds of waiting
+ROUNDS_EVERY = 10.0  # seconds between two plain lines
+_TICK = 0.5
+_LINES_AT = (10.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds of waiting; then every hour
+_HOUR = 3600.0
 
 
 class Status:
-    """Says phases, rounds and what the network wants to be known."""
+    """The terminal of one role, a `vfl.watch.Watch` within its context.
 
-    def __init__(self, job: Job, role: str, out: Path, console: Console, *, as_json: bool) -> None:
+    Parameters
+    ----------
+    out : Path
+        The run's folder.
+    as_json : bool
+        The report goes to standard output, and nothing else does: ``console`` is on standard error.
+    """
+
+    def __init__(self, job: Job, role: str, out: Path, console: Console, *, as_json: bool = False) -> None:
+        self._role = role
         self._out = out
         self._console = console
         self._as_json = as_json
+        self._phases = Phases(job, console, starting="Meeting the others")
+        self._moment = Moment()
+        self._plain = not console.is_terminal
+        self._met = False
+        self._shown = 0
+        self._said = time.monotonic()
+        self._over = threading.Event()
+        self._order = threading.RLock()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=5)
+        self._ticker = threading.Thread(target=self._tick, name="status", daemon=True)
 
     def __enter__(self) -> Status:
+        if self._plain:
+            self._ticker.start()
+        else:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._stop()
 
-    def event(self, event: Event) -> None:
-        """A phase or a round begins."""
-        self._console.print(f"{event.phase} {event.round or ''}".strip(), highlight=False)
-
-    def waiting(self, text: str) -> None:
-        """What the role waits for."""
-
-    def network(self, text: str) -> None:
-        """What the user should know about connections."""
-        if text:
-            self._console.print(text, highlight=False)
-
-    def entry(self, entry: Entry) -> None:
-        """A message was sent or has arrived."""
+    def __call__(self, notice: Notice) -> None:
+        """Show one notice."""
+        self._moment(notice)
+        with self._order:
+            match notice:
+                case Event():
+                    self._follow(notice)
+                case Kept(rounds) if rounds > self._shown:
+                    self._advance(rounds, None)  # who learns no loss counts rounds by their checkpoints
+                case Began():
+                    self._begin_again(notice)
+                case Network(text) if "; " in text:
+                    self._say(text)
+                case Warned(text):
+                    self._console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def done(self, report: RunReport | None) -> None:
-        """The run has ended well."""
-        if report is None:
-            self._console.print("this run had ended before", highlight=False)
-            return
+        """The run has ended well; None: it had before."""
+        with self._order:
+            if report is not None:
+                self._phases.finish()
+            self._stop()
         if self._as_json:
-            sys.stdout.buffer.write(encode_report(report))
+            sys.stdout.buffer.write(_old_report(self._out) if report is None else encode_report(report))
             sys.stdout.buffer.flush()
-        show_summary(report, self._out, self._console)
+        if report is None:
+            self._say(f"This run has ended already. Results: {self._out}")
+        else:
+            show_own_summary(report, self._role, self._out, self._console)
+
+    def _stop(self) -> None:
+        """Show nothing any more that moves."""
+        self._over.set()
+        if self._plain:
+            self._ticker.join()
+        else:
+            self._live.stop()
+
+    def _follow(self, event: Event) -> None:
+        """Show a phase or a round."""
+        if event.phase != self._phases.phase:
+            self._phases.finish()
+            self._phases.begin(event.phase)
+        if event.round:
+            self._advance(event.round, event.loss)
+
+    def _advance(self, rounds: int, loss: float | None) -> None:
+        """Show so many rounds."""
+        if self._phases.phase != "training":
+            return
+        self._shown = rounds
+        self._phases.advance(rounds, loss)
+        if self._plain and time.monotonic() - self._said >= ROUNDS_EVERY:
+            self._said = time.monotonic()
+            self._say(f"Training: {round_text(rounds, loss)}")
+
+    def _begin_again(self, began: Began) -> None:
+        """Show that all are there, and where they go on from."""
+        first, self._met, self._shown = not self._met, True, max(began.rounds, 0)
+        if not first:
+            self._phases.forget()
+            self._phases.begin("starting")
+        if not first or began.rounds >= 0:
+            self._say(f"{'All are there' if first else 'All are back'}; the run {_where(began.rounds)}")
+
+    def _render(self) -> RenderableType:
+        """What stands on a terminal at the moment."""
+        if self._over.is_set():
+            return self._phases.bars
+        standstill = self._moment.standstill()
+        shown = str(standstill) if standstill and standstill.seconds >= SHOWN_AFTER else "working"
+        return Group(self._phases.bars, Text(f"  {shown}", style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _tick(self) -> None:
+        """Say what is waited for where that lasts."""
+        waits = Waits()
+        while not self._over.wait(_TICK):
+            standstill = self._moment.standstill()
+            if waits.due(standstill):
+                self._say(str(standstill))
+
+    def _say(self, line: str) -> None:
+        self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+class Waits:
+    """When a wait has lasted so long that another line about it is due."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._seconds = 0.0
+        self._said = 0
+
+    def due(self, standstill: Standstill | None) -> bool:
+        """Whether a line is due now; to be asked again and again."""
+        text, seconds = (standstill.text, standstill.seconds) if standstill else ("", 0.0)
+        if text != self._text or seconds < self._seconds:
+            self._said = 0
+        self._text, self._seconds = text, seconds
+        lines = sum(seconds >= at for at in _LINES_AT) + int(seconds // _HOUR)
+        due, self._said = lines > self._said, lines
+        return due
+
+
+def _where(rounds: int) -> str:
+    """Where a run goes on."""
+    if rounds < 0:
+        return "begins anew, for it had no checkpoint that all have"
+    return f"goes on after round {rounds}" if rounds else "goes on after the alignment"
+
+
+def _old_report(out: Path) -> bytes:
+    """The report of a run that had ended before."""
+    try:
+        return (out / REPORT).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out}: its run has ended, but {REPORT} cannot be read ({error.strerror}); restore it, or run anew "
+            "in another directory"
+        ) from None

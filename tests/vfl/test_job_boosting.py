@@ -15,7 +15,7 @@ from rich.console import Console
 from parties.errors import ConfigError
 from parties.greeting import job_digest
 from parties.wire import Payload
-from vfl.display import _SCHEMES, Display
+from vfl.display import _SCHEMES, Phases
 from vfl.job import Boosting, Job, Task, Training, check_job, job_fields, resolve_task
 from vfl.job_file import build_scenario, load_scenario
 from vfl.reference import reference
@@ -307,7 +307,7 @@ def test_most_rounds_of_a_job() -> None:
     ],
 )
 def test_progress_expects_every_tree_and_fewer_iterations(changed: Job, rounds: int) -> None:
-    assert Display(changed, Console(quiet=True))._rounds == rounds
+    assert Phases(changed, Console(quiet=True)).expected == rounds
 
 
 def test_every_payload_has_words_for_how_it_is_sent() -> None:
