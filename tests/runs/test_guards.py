@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs.companies import Companies, make_companies
+from tests.runs.companies import Companies, make_boosted, make_companies
 from tests.runs.conftest import Command
 
 WOULD = "guard: between companies this would be refused because "
@@ -158,3 +158,24 @@ def test_short_keys_are_refused_everywhere(vfl: Command, tmp_path: Path, bits: i
     for command in (("run", "--out", tmp_path / "out"), ("check",)):
         said = vfl(*command, companies.write())
         assert said.code == 2 and "key_bits" in said.error
+
+
+@pytest.mark.parametrize("model", ["logistic", "boosting"])
+@pytest.mark.parametrize(("key", "value"), [("columns", ["x0", "x1"]), ("scored_rows", 200)])
+def test_columns_and_rows_are_judged_where_they_are_known(
+    vfl: Command, tmp_path: Path, model: str, key: str, value: object
+) -> None:
+    """No line of the job or of a party's file says which columns a table has, or how many rows are in common."""
+    if model == "logistic":
+        companies = make_companies(tmp_path / "scenario", rows=900, columns=8, training={"max_iter": 1})
+    else:
+        companies = make_boosted(tmp_path / "scenario", rows=900, columns=8, training={"n_estimators": 1})
+    lenient(companies, min_node_rows=0, min_bin_gap=0)
+    companies.parties["biller"]["policy"] |= {key: value}
+    out, strict = tmp_path / "out", tmp_path / "strict"
+    assert vfl("run", companies.write(), "--out", out, "--in-process", "--no-baselines").code == 0
+    warnings = json.loads((out / "report.json").read_text())["warnings"]
+    assert [line.startswith(f"{WOULD}policy {key}: party 'biller'") for line in warnings].count(True) == 1, warnings
+    said = vfl("run", companies.folder, "--out", strict, "--in-process", "--json", "--strict")
+    assert said.code == 2 and said.stdout == ""
+    assert said.error.startswith(f"error: policy {key}: party 'biller'") and said.error.endswith(" policy")
