@@ -60,7 +60,7 @@ class Endpoint:
     waiting : callable, optional
         Told what this role waits for, "glm_exact.products from bank", and an empty text once it has it.
     consent : callable, optional
-        Called with every message that discloses something before it is sent; raises ``PolicyError`` to forbid it.
+        Called with every message before it is sent; raises ``PolicyError`` to forbid it.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Link(Generic[Me, Peer]):
         _check_direction(message, self._my_role, self._peer_role)
         if type(payload) is not message.payload:
             raise LocalProtocolError(f"{message.name} carries {message.payload.__name__}, not {type(payload).__name__}")
-        if message.discloses and self._endpoint.consent is not None:
+        if self._endpoint.consent is not None:
             self._endpoint.consent(message)
         started = now()  # before the first byte leaves, so that an answer is never older than its question
         data = memoryview(encode(payload))
