@@ -22,7 +22,7 @@ from vfl.trees.forest import Split, Tree
 from vfl.trees.grow import Limits
 from vfl.trees.kept import restore_splits, restore_trees, splits_to_arrays, trees_to_arrays
 
-ROWS = 80
+ROWS = 70
 CASES: dict[str, dict[str, Any]] = {
     "binary": {},
     "one passive party": {"parties": 2, "settings": {"max_depth": 3}},
@@ -64,7 +64,8 @@ def forests_of(case: str) -> Forests:
         validation=options.get("validation", 0),
         weights=np.random.default_rng(1).uniform(0.2, 3, ROWS) if "weighted" in options else None,
         limits=options.get("limits", Limits()),
-        settings={"n_estimators": 4, "max_depth": 2, "max_bin": 6, "min_child_weight": 0.1} | options["settings"],
+        key_bits=384,
+        settings={"n_estimators": 4, "max_depth": 2, "max_bin": 4, "min_child_weight": 0.1} | options["settings"],
     )
 
 
@@ -123,13 +124,13 @@ def test_many_kills_in_one_run(case: str, tmp_path: Path) -> None:
     assert max(story.resumed) > ALIGNED
 
 
-@pytest.mark.parametrize("role", [COORDINATOR, "bank", "shop-1", "shop-2"])
+@pytest.mark.parametrize("role", [COORDINATOR, "bank", "shop-1"])
 @pytest.mark.parametrize("case", ["binary", "one tree per class, first ones alone"])
 def test_a_role_that_dies_at_every_point_of_a_round(case: str, role: str, tmp_path: Path) -> None:
     plain = tell(case, tmp_path / "plain")
     points = [
         Kill(role, what, 1 + round(share * plain.actions[role][what] / grown(plain)))
-        for what, shares in (("send", (0.1, 0.5, 0.9)), ("receive", (0.0, 0.4, 0.8, 1.1)))
+        for what, shares in (("send", (0.1, 0.7)), ("receive", (0.0, 0.5, 1.1)))
         for share in shares
     ]
     points += [Kill(role, "save", 1), Kill(role, "saved", 1)]
