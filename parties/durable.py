@@ -1,10 +1,13 @@
-"""Files that are replaced whole or not at all, whenever the process or the machine stops."""
+"""Files that are replaced whole or not at all, or grow by whole lines, whenever the process or the machine stops."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
+
+_BLOCK = 1 << 16
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -31,3 +34,28 @@ def sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def open_to_append(path: Path, mode: int = 0o666) -> IO[bytes]:
+    """Open a file of lines at its end, unbuffered; the half line of a process that died while it wrote is cut off.
+
+    Parameters
+    ----------
+    mode : int
+        Of a file that is not there yet, less what the umask takes.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    file = os.fdopen(os.open(path, flags, mode), "ab+", buffering=0)
+    end = file.seek(0, os.SEEK_END)
+    whole = end
+    while whole > 0:
+        start = max(whole - _BLOCK, 0)
+        file.seek(start)
+        newline = file.read(whole - start).rfind(b"\n")
+        if newline >= 0:
+            whole = start + newline + 1
+            break
+        whole = start
+    if whole < end:
+        file.truncate(whole)
+    return file

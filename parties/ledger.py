@@ -6,7 +6,6 @@ senders are merged into one ``ledger.jsonl``.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,8 @@ from typing import IO
 
 import msgspec
 
+from parties.durable import open_to_append
 from parties.errors import DataError
-
-_BLOCK = 1 << 16
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +53,7 @@ class Ledger:
         if self.path is None:
             return
         if self._file is None:
-            self._file = _open_to_append(self.path)
+            self._file = open_to_append(self.path)
         self._file.write(msgspec.json.encode(entry) + b"\n")
 
     def close(self) -> None:
@@ -63,24 +61,6 @@ class Ledger:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _open_to_append(path: Path) -> IO[bytes]:
-    """Open a ledger at its end; the half line of a process that died while it wrote is cut off."""
-    file = path.open("ab+", buffering=0)
-    end = file.seek(0, os.SEEK_END)
-    whole = end
-    while whole > 0:
-        start = max(whole - _BLOCK, 0)
-        file.seek(start)
-        newline = file.read(whole - start).rfind(b"\n")
-        if newline >= 0:
-            whole = start + newline + 1
-            break
-        whole = start
-    if whole < end:
-        file.truncate(whole)
-    return file
 
 
 def now() -> float:

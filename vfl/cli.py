@@ -9,10 +9,10 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,7 +22,8 @@ from vfl import __version__
 
 if TYPE_CHECKING:
     from vfl.company_file import Company
-    from vfl.status import Status
+    from vfl.report.summary import RunReport
+    from vfl.watch import Watch
 
 app = typer.Typer(
     name="vfl",
@@ -184,6 +185,14 @@ RunOut = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, and refuse to begin a new one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print report.json on standard output, and nothing else there.")]
+Level = Literal["debug", "info", "warning", "error"]
+LogLevel = Annotated[
+    Level, typer.Option("--log-level", help="Least level of lines in DIR/log.jsonl; debug has every message.")
+]
+MetricsAt = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there; needs vfl[metrics]."),
+]
 
 
 @app.command(
@@ -198,17 +207,20 @@ def coordinator(
     out: RunOut,
     resume: Resume = False,
     as_json: AsJson = False,
+    log_level: LogLevel = "info",
+    metrics: MetricsAt = None,
 ) -> None:
     """Coordinate a job between companies: relay and aggregate what this process cannot read."""
     from parties.identity import read_identity
+    from parties.link import COORDINATOR
     from vfl.company import coordinate
     from vfl.company_file import load_company, parse_address
 
     company = load_company(job)
     address = parse_address(listen, "--listen")
     own = read_identity(identity)
-    with _watching(company, out, "coordinator", as_json=as_json) as watch:
-        watch.done(coordinate(company, own, address, out, watch, resume=resume))
+    seen = _Seen(f"coordinating {', '.join(company.identities)}, listening on {listen}", as_json, log_level, metrics)
+    _play(company, COORDINATOR, out, seen, lambda watch: coordinate(company, own, address, out, watch, resume=resume))
 
 
 @app.command(epilog="Example: vfl join bank.toml --out runs/first")
@@ -218,6 +230,8 @@ def join(
     resume: Resume = False,
     no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Leave out 'active party alone'.")] = False,
     as_json: AsJson = False,
+    log_level: LogLevel = "info",
+    metrics: MetricsAt = None,
 ) -> None:
     """Take part in a job between companies with this company's own CSV: dial the coordinator, and train."""
     from vfl.arithmetic import choose_arithmetic
@@ -225,9 +239,16 @@ def join(
     from vfl.company_file import load_joining
 
     joining = load_joining(party)
-    choose_arithmetic(joining.company.job.privacy.key_bits)
-    with _watching(joining.company, out, joining.spec.name, as_json=as_json) as watch:
-        watch.done(join_run(joining, out, watch, resume=resume, baseline=not no_baselines))
+    company, name = joining.company, joining.spec.name
+    choose_arithmetic(company.job.privacy.key_bits)
+    seen = _Seen(f"joining as {name}, coordinator at {company.address}", as_json, log_level, metrics)
+    _play(
+        company,
+        name,
+        out,
+        seen,
+        lambda watch: join_run(joining, out, watch, resume=resume, baseline=not no_baselines),
+    )
 
 
 @app.command(epilog="Example: vfl audit runs/first")
@@ -241,13 +262,49 @@ def audit(
     show_audit(read_ledger(directory / "ledger.jsonl"), Console())
 
 
-@contextmanager
-def _watching(company: Company, out: Path, role: str, *, as_json: bool) -> Iterator[Status]:
-    """Who watches a role of a job between companies."""
-    from vfl.status import Status
+class _Seen(NamedTuple):
+    """What users want to see of a role, and where."""
 
-    with Status(company.job, role, out, Console(stderr=as_json), as_json=as_json) as status:
-        yield status
+    doing: str
+    as_json: bool
+    log_level: Level
+    metrics: str | None
+
+
+def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[Watch], RunReport | None]) -> None:
+    """Play a role of a job between companies; the terminal, the log and, if asked for, the metrics watch it."""
+    from vfl.arithmetic import choose_arithmetic
+    from vfl.company_file import parse_address
+    from vfl.display import say, show_arithmetic, show_meeting
+    from vfl.log import LOG, Log
+    from vfl.metrics_endpoint import Metrics, serving
+    from vfl.role import internal_error
+    from vfl.status import Status
+    from vfl.watch import all_of
+
+    job, console = company.job, Console(stderr=seen.as_json)
+    way_on = f"the same command goes on with the run in {out}"
+    log = Log(out / LOG, role, job.name, seen.log_level)
+    watches: list[Watch] = [log]
+    with ExitStack() as stack:
+        if seen.metrics is not None:
+            counted = Metrics(role, job.name, list(company.identities))
+            stack.enter_context(serving(counted, *parse_address(seen.metrics, "--metrics")))
+            watches.append(counted)
+        show_meeting(company, seen.doing, console)
+        show_arithmetic(choose_arithmetic(job.privacy.key_bits), console)
+        status = stack.enter_context(Status(job, role, out, console, as_json=seen.as_json))
+        try:
+            report = play(all_of(status, *watches))
+        except BaseException as error:
+            log.end(error, str(internal_error(role, error)) if isinstance(error, Exception) else "")
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"interrupted; {way_on}") from None
+            if isinstance(error, SystemExit):
+                say(f"stopped; {way_on}", console)
+            raise
+        log.end()
+        status.done(report)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -274,8 +331,8 @@ def execute(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         describe = getattr(error, "format_message", error.__str__)
         return _fail(f"{describe().rstrip('.')}; see 'vfl --help'", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was left behind", 130)
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
+        return _fail(str(interrupt) or "interrupted; nothing was left behind", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -159,16 +159,16 @@ class Display:
 
 def show_arithmetic(arithmetic: Arithmetic, console: Console) -> None:
     """What the roles compute with, and what would be faster."""
-    _say(str(arithmetic), console)
+    say(str(arithmetic), console)
     if arithmetic.hint:
-        _say(f"hint: {arithmetic.hint}", console)
+        say(f"hint: {arithmetic.hint}", console)
 
 
 def show_summary(summary: RunReport, out: Path, console: Console) -> None:
     """The table of a run: active party alone, joint, pooled; then warnings and where everything lies."""
     _show_metrics(summary, console)
     _show_course(summary, console)
-    _say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
+    say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
 
 
 def show_own_summary(summary: RunReport, role: str, out: Path, console: Console) -> None:
@@ -179,8 +179,8 @@ def show_own_summary(summary: RunReport, role: str, out: Path, console: Console)
     for path in sorted(
         path for path in out.rglob("*") if path.is_file() and not path.relative_to(out).parts[0][0] == "."
     ):
-        _say(f"  {path}  {_FILES.get(path.name, '')}".rstrip(), console)
-    _say(f"Who learnt what: vfl audit {shlex.quote(str(out))}", console)
+        say(f"  {path}  {_FILES.get(path.name, '')}".rstrip(), console)
+    say(f"Who learnt what: vfl audit {shlex.quote(str(out))}", console)
 
 
 def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
@@ -201,7 +201,7 @@ def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
     table.add_row("test rows", f"{rows['test']:,}")
     table.add_row("rounds", f"{summary.training.rounds:,}")
     console.print(table)
-    _say(f"Metrics and test scores are with the active party, {active}.", console)
+    say(f"Metrics and test scores are with the active party, {active}.", console)
 
 
 def _show_metrics(summary: RunReport, console: Console) -> None:
@@ -222,7 +222,7 @@ def _show_course(summary: RunReport, console: Console) -> None:
     """How the run went, and what it warned of."""
     training = summary.training
     holder = "active party" if training.key_holder == "active" else "coordinator"
-    _say(
+    say(
         f"{summary.alignment.intersection:,} common rows of "
         + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
         + f"; {training.rounds} rounds{'' if training.converged else ' (not converged)'}, key at the {holder}; "
@@ -231,9 +231,9 @@ def _show_course(summary: RunReport, console: Console) -> None:
         console,
     )
     if summary.feature_importance:
-        _say(_importance_line(summary), console)
+        say(_importance_line(summary), console)
     for line in summary.warnings:
-        _warn(line, console)
+        warn(line, console)
 
 
 def _rows(summary: RunReport, party: PartyPart) -> int:
@@ -253,9 +253,9 @@ def show_check(check: Check, console: Console) -> None:
     """What every party would bring, and how many rows they have in common."""
     _show_parties(check.parties, check.job, console)
     for line in check.warnings:
-        _warn(line, console)
+        warn(line, console)
     limit = check.job.alignment.min_intersection
-    _say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
+    say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
     if check.enough:
         console.print("[green]✓[/] ready to run", highlight=False)
 
@@ -264,9 +264,9 @@ def show_joining(check: JoiningCheck, console: Console) -> None:
     """What one party would bring to a job between companies."""
     _show_parties([check.party], check.joining.company.job, console)
     for line in check.warnings:
-        _warn(line, console)
+        warn(line, console)
     least = check.joining.company.job.alignment.min_intersection
-    _say(f"alignment.min_intersection is {least:,}; how many rows are common shows when all meet", console)
+    say(f"alignment.min_intersection is {least:,}; how many rows are common shows when all meet", console)
     console.print("[green]✓[/] ready to join", highlight=False)
 
 
@@ -292,29 +292,35 @@ def _show_parties(parties: Sequence[PartyCheck], job: Job, console: Console) -> 
     console.print(table)
     for party in parties:
         for line in party.warnings:
-            _warn(f"{party.name}: {line}", console)
+            warn(f"{party.name}: {line}", console)
 
 
 def show_company(company: Company, console: Console) -> None:
     """A job between companies: its lines, everybody's fingerprint, and one over all, to compare by phone."""
     lines = {key: value for key, value in company.lines.items() if "identity" not in key.split(".")}
-    _say(f"{company.job.name}, coordinator at {company.address}", console)
+    say(f"{company.job.name}, coordinator at {company.address}", console)
     for key, value in lines.items():
-        _say(f"  {key} = {value}", console)
+        say(f"  {key} = {value}", console)
     soon = datetime.now(UTC) + timedelta(days=_EXPIRES_SOON)
     for name, identity in company.pinned.items():
-        _say(f"{name}: {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}", console)
+        say(f"{name}: {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}", console)
         if identity.expires < soon:
-            _warn(f"the certificate of '{name}' expires within {_EXPIRES_SOON} days; make a new identity", console)
-    _say(f"the job and all identities: {company.fingerprint}", console)
-    _say("Everybody must see the same; compare the fingerprints by phone before the first run.", console)
+            warn(f"the certificate of '{name}' expires within {_EXPIRES_SOON} days; make a new identity", console)
+    say(f"the job and all identities: {company.fingerprint}", console)
+    say("Everybody must see the same; compare the fingerprints by phone before the first run.", console)
+
+
+def show_meeting(company: Company, doing: str, console: Console) -> None:
+    """What a role is about to do, and the one text by which all can tell that they mean the same."""
+    say(f"{company.job.name}: {doing}", console)
+    say(f"the job and all identities: {company.fingerprint}, as everybody must see it", console)
 
 
 def show_identity(identity: PublicIdentity, private: Path, public: Path, console: Console) -> None:
     """Where the two files of a new identity lie, and what to do with each."""
-    _say(f"{private}  private: keep it where '{identity.name}' runs; never share it", console)
-    _say(f"{public}  to share: send it to everybody in the job, who compare its fingerprint with you by phone", console)
-    _say(f"fingerprint {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}", console)
+    say(f"{private}  private: keep it where '{identity.name}' runs; never share it", console)
+    say(f"{public}  to share: send it to everybody in the job, who compare its fingerprint with you by phone", console)
+    say(f"fingerprint {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}", console)
 
 
 def show_audit(entries: Sequence[Entry], console: Console) -> None:
@@ -342,7 +348,7 @@ def show_audit(entries: Sequence[Entry], console: Console) -> None:
         protocol, _, name = message.partition(".")
         sent.add_row(f"{escape(name)}\n[dim]{escape(protocol)}[/]", senders, receivers, _how(group[0]), count, size)
     console.print(sent)
-    _say(
+    say(
         f"{len(entries):,} messages, {_size(sum(entry.bytes for entry in entries))} over all hops. Between two parties "
         "everything is sealed end to end; the coordinator passes it on unread.",
         console,
@@ -372,11 +378,13 @@ def _totals(group: Sequence[Entry]) -> tuple[str, str, str]:
     )
 
 
-def _say(line: str, console: Console) -> None:
+def say(line: str, console: Console) -> None:
+    """One line as it stands, however long."""
     console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _warn(line: str, console: Console) -> None:
+def warn(line: str, console: Console) -> None:
+    """One warning."""
     console.print(f"[yellow]warning:[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 

@@ -14,11 +14,10 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from parties.errors import ConfigError
-from vfl.display import Phases, round_text, show_own_summary
+from vfl.display import Phases, round_text, say, show_own_summary, warn
 from vfl.events import Event
 from vfl.job import Job
 from vfl.report.summary import RunReport, encode_report
@@ -52,7 +51,7 @@ class Status:
         self._moment = Moment()
         self._plain = not console.is_terminal
         self._met = False
-        self._shown = 0
+        self._told = False  # rounds, by the training itself
         self._said = time.monotonic()
         self._over = threading.Event()
         self._order = threading.RLock()
@@ -78,14 +77,14 @@ class Status:
             match notice:
                 case Event():
                     self._follow(notice)
-                case Kept(rounds) if rounds > self._shown:
+                case Kept(rounds) if rounds and not self._told:
                     self._advance(rounds, None)  # who learns no loss counts rounds by their checkpoints
                 case Began():
                     self._begin_again(notice)
                 case Network(text) if "; " in text:
                     self._say(text)
                 case Warned(text):
-                    self._console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+                    warn(text, self._console)
 
     def done(self, report: RunReport | None) -> None:
         """The run has ended well; None: it had before."""
@@ -115,13 +114,13 @@ class Status:
             self._phases.finish()
             self._phases.begin(event.phase)
         if event.round:
+            self._told = True
             self._advance(event.round, event.loss)
 
     def _advance(self, rounds: int, loss: float | None) -> None:
         """Show so many rounds."""
         if self._phases.phase != "training":
             return
-        self._shown = rounds
         self._phases.advance(rounds, loss)
         if self._plain and time.monotonic() - self._said >= ROUNDS_EVERY:
             self._said = time.monotonic()
@@ -129,7 +128,7 @@ class Status:
 
     def _begin_again(self, began: Began) -> None:
         """Show that all are there, and where they go on from."""
-        first, self._met, self._shown = not self._met, True, max(began.rounds, 0)
+        first, self._met = not self._met, True
         if not first:
             self._phases.forget()
             self._phases.begin("starting")
@@ -153,7 +152,7 @@ class Status:
                 self._say(str(standstill))
 
     def _say(self, line: str) -> None:
-        self._console.print(escape(line), highlight=False, soft_wrap=True)
+        say(line, self._console)
 
 
 class Waits:

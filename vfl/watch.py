@@ -65,6 +65,7 @@ Watch = Callable[[Notice], None]
 
 JOINING = re.compile(r"waiting for (.+) to join\Z")
 RECONNECTING = re.compile(r"(\S+) is reconnecting\Z")
+COME_BACK = re.compile(r"(\S+) has come back; ")
 LASTING = re.compile(r", (\d+) s\Z")
 
 
