@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from parties.checkpoint_file import Arrays as Arrays
 from parties.checkpoint_file import Fact as Fact
-from parties.checkpoint_file import Header, entries, read_arrays, read_header, sync_folder, write_checkpoint
+from parties.checkpoint_file import Header, entries, read_arrays, read_header, write_checkpoint
+from parties.durable import sync_folder
 from parties.errors import DataError, LocalProtocolError
 
 ALIGNED = 1

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from parties.durable import sync_folder
 from parties.errors import LocalProtocolError
 
 Fact = bool | int | float | str | None | list["Fact"] | dict[str, "Fact"]
@@ -85,15 +86,6 @@ def write_checkpoint(path: Path, header: Header, arrays: Arrays) -> None:
             new.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renamed and removed files of a directory durable."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def read_header(file: BinaryIO) -> Header:

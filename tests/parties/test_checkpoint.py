@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept comes back bit for bit, what is damaged is not used, and a kill leaves the old or the new."""
+"""Checkpoints: what is kept comes back bit for bit, what is damaged is not used, a kill leaves the old or the new."""
 
 from __future__ import annotations
 
