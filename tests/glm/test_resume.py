@@ -39,6 +39,11 @@ CASES: dict[str, dict[str, Any]] = {
     "exact, labels alone": {"cuts": (0, 2, 2)},
     "exact, more rounds than pairs": {"model": "softmax", "training": {"max_iter": 6}, "memory": 2},
     "exact, no intercept": {"training": {"fit_intercept": False}},
+    "exact, scores rounded from the fourth evaluation on": {
+        "training": {"max_iter": 6},
+        "cuts": (2, 3, 1),
+        "enforce": True,
+    },
     "quadratic, logistic": QUADRATIC,
     "quadratic, Newton": QUADRATIC | {"training": {"newton_steps": 2, "tol": 3e-4, "max_iter": 20}},
     "quadratic, by row": QUADRATIC | {"training": {"newton_steps": 1, "curvature": "row", "tol": 1e-4, "max_iter": 9}},
@@ -61,6 +66,7 @@ def federation_of(case: str) -> Federation:
     options = {"model": "logistic", "cuts": (2, 2, 1), "key_holder": "active", "training": {}} | CASES[case]
     federation = make_federation(options["model"], ROWS, options["cuts"], seed=3, key_holder=options["key_holder"])
     federation.training, federation.key_bits = {"max_iter": 4} | options["training"], 256
+    federation.enforce = "enforce" in options
     if "weighted" in options:
         federation.weights = np.random.default_rng(1).uniform(0.2, 3, ROWS)
     if "epsilon" in options:
