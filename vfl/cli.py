@@ -262,6 +262,12 @@ def audit(
     show_audit(read_ledger(directory / "ledger.jsonl"), Console())
 
 
+class Interrupted(VflError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
 class _Seen(NamedTuple):
     """What users want to see of a role, and where."""
 
@@ -283,7 +289,7 @@ def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[W
     from vfl.watch import all_of
 
     job, console = company.job, Console(stderr=seen.as_json)
-    way_on = f"the same command goes on with the run in {out}"
+    way_on = f"the same command goes on with the run in {out}; the others wait {company.network.reconnect_timeout:g} s for it"
     log = Log(out / LOG, role, job.name, seen.log_level)
     watches: list[Watch] = [log]
     with ExitStack() as stack:
@@ -299,7 +305,7 @@ def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[W
         except BaseException as error:
             log.end(error, str(internal_error(role, error)) if isinstance(error, Exception) else "")
             if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(f"interrupted; {way_on}") from None
+                raise Interrupted(f"interrupted; {way_on}") from None
             if isinstance(error, SystemExit):
                 say(f"stopped; {way_on}", console)
             raise
@@ -331,8 +337,8 @@ def execute(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         describe = getattr(error, "format_message", error.__str__)
         return _fail(f"{describe().rstrip('.')}; see 'vfl --help'", 2)
-    except (KeyboardInterrupt, typer.Abort) as interrupt:
-        return _fail(str(interrupt) or "interrupted; nothing was left behind", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = Interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -340,6 +346,8 @@ def execute(arguments: list[str] | None = None) -> int:
         from vfl.role import internal_error
 
         return _fail(str(internal_error("vfl", error)), 1)
+    if code == Interrupted.exit_code:  # as some versions of typer return it
+        return _fail("interrupted; nothing was left behind", code)
     return code if isinstance(code, int) else 0
 
 

@@ -190,7 +190,7 @@ def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
     if role == active:
         return
     rows = summary.rows
-    table = Table(title=f"{escape(summary.name)}: {escape(role)}")
+    table = _titled(f"{summary.name}: {role}")
     table.add_column("")
     table.add_column("", justify="right")
     if own is not None:
@@ -201,14 +201,20 @@ def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
     table.add_row("test rows", f"{rows['test']:,}")
     table.add_row("rounds", f"{summary.training.rounds:,}")
     console.print(table)
-    say(f"Metrics and test scores are with the active party, {active}.", console)
+    if rows["test"]:
+        say(f"Metrics and test scores are with the active party, {active}.", console)
+
+
+def _titled(title: str) -> Table:
+    """A table that is as wide as its title at least."""
+    return Table(title=escape(title), min_width=len(title) + 2)
 
 
 def _show_metrics(summary: RunReport, console: Console) -> None:
     """The table of metrics, where there are any."""
     columns = [name for name in ("active_only", "joint", "pooled") if name in summary.metrics]
     titles = {"active_only": "active party alone", "joint": "joint", "pooled": "pooled"}
-    table = Table(title=f"{summary.name}: {summary.rows['test']:,} test rows")
+    table = _titled(f"{summary.name}: {summary.rows['test']:,} test rows")
     table.add_column("")
     for name in columns:
         table.add_column(titles[name], justify="right", style="bold" if name == "joint" else "")
