@@ -289,7 +289,8 @@ def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[W
     from vfl.watch import all_of
 
     job, console = company.job, Console(stderr=seen.as_json)
-    way_on = f"the same command goes on with the run in {out}; the others wait {company.network.reconnect_timeout:g} s for it"
+    patience = f"{company.network.reconnect_timeout:g} s"
+    way_on = f"the same command goes on with the run in {out}; the others wait {patience} for it"
     log = Log(out / LOG, role, job.name, seen.log_level)
     watches: list[Watch] = [log]
     with ExitStack() as stack:
