@@ -3,6 +3,9 @@
 Whoever sends writes to the connection at once. One thread per connection, the pump, first sends again what the other
 end lacks, and then says "alive" at every heartbeat, and what has been received. No thread that reads ever writes to the
 connection that it reads from: two ends that both send much still read.
+
+A new connection ends the one before it, of whose break this end may not have heard yet. Its frames wait until the last
+one of the old connection is done with: they stay in order.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from parties.connection import Connection
 from parties.errors import RemoteProtocolError
@@ -29,8 +31,11 @@ class Hop:
         self.served = False
         self._header = Header(me, peer)
         self._heartbeat = heartbeat
-        self._order = threading.Lock()
-        self._live: Connection | None = None
+        self._order = threading.Lock()  # of what is sent
+        self._reading = threading.Lock()  # of what is received, from one connection after the other
+        self._change = threading.Lock()  # of the connection
+        self._newest: Connection | None = None
+        self._live: Connection | None = None  # once the other end has been sent what it lacks
         self._hurry = threading.Event()
         self._closed = False
 
@@ -72,24 +77,40 @@ class Hop:
         RemoteProtocolError
             What arrives is no frame, or not in order.
         """
-        pump = threading.Thread(target=self._pump, args=(connection, received), daemon=True)
-        self.lost_since, self.served = None, True
-        pump.start()
+        if not self._attach(connection):
+            return
         try:
-            self._read(connection, sort)
+            self.lane.lacking(received)  # refuses what cannot be
+            pump = threading.Thread(target=self._pump, args=(connection, received), daemon=True)
+            pump.start()
+            with self._reading:
+                self._read(connection, sort)
         except (EOFError, OSError, ValueError):  # ValueError: it was closed here
             pass
         finally:
             self._detach(connection)
-            pump.join(self._heartbeat)
+        pump.join(self._heartbeat)
 
     def close(self) -> None:
         """Use no connection any more."""
-        self._closed = True
-        live = self._live
-        if live is not None:
-            live.shut()
+        with self._change:
+            self._closed = True
+            newest = self._newest
+        if newest is not None:
+            newest.shut()
         self._hurry.set()
+
+    def _attach(self, connection: Connection) -> bool:
+        """Take a connection for the present one, and end the one before; whether it is to be used."""
+        with self._change:
+            closed, before = self._closed, self._newest
+            if not closed:
+                self._newest, self.lost_since, self.served = connection, None, True
+        if closed:
+            connection.shut()
+        elif before is not None:
+            before.shut()
+        return not closed
 
     def _read(self, connection: Connection, sort: Callable[[Frame, int], bool]) -> None:
         going_on = True
@@ -108,7 +129,8 @@ class Hop:
             with self._order:
                 for data in self.lane.lacking(received):
                     connection.write(data)
-                self._live = connection
+                if self._newest is connection:
+                    self._live = connection
             while not self._closed and self._live is connection:
                 self._hurry.wait(self._heartbeat)
                 self._hurry.clear()
@@ -130,8 +152,10 @@ class Hop:
 
     def _detach(self, connection: Connection) -> None:
         connection.shut()
-        with self._order, suppress(AttributeError):
+        with self._change:
+            if self._newest is connection:
+                self._newest, self.lost_since = None, time.monotonic()
+        with self._order:
             if self._live is connection:
                 self._live = None
-        self.lost_since = time.monotonic()
         self._hurry.set()
