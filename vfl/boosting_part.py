@@ -179,7 +179,8 @@ def _train_passive(
 
 
 def _help_score(data: Aligned, terms: Terms, columns: BinnedColumns, fit: PassiveFit, endpoint: Endpoint) -> None:
-    score_as_passive(endpoint, terms, fit.splits, columns.features, columns.codes[data.n_fit :])
+    codes = columns.codes[data.n_fit :]
+    score_as_passive(endpoint, terms, fit.splits, columns.features, codes, data.guards, data.spec.policy)
 
 
 def _train_active(

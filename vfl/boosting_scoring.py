@@ -103,8 +103,8 @@ def score_as_passive(
     splits: Sequence[Split],
     features: Sequence[Feature],
     codes: Codes,
-    guards: Guards | None = None,
-    policy: Policy | None = None,
+    guards: Guards,
+    policy: Policy,
 ) -> None:
     """Answer for this party's splits, once the rows are counted; ``codes`` are the bins of the rows to be scored.
 
@@ -113,7 +113,7 @@ def score_as_passive(
     PolicyError
         More rows than ``scored_rows`` of the policy allows, and guards are enforced; nothing was sent.
     """
-    if guards is not None and policy is not None and len(codes):
+    if len(codes):
         content = [msgspec.json.encode(splits), codes.tobytes()]
         spend_rows(guards, policy, party=endpoint.name, rows=len(codes), content=content)
     lead = endpoint.link(Passive, Active, terms.job.active)

@@ -185,6 +185,8 @@ def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards
         products = _opened_scalars(run, "gradient", round_number, Wire.gradient_sums, basis_products(at.pairs, g, Pg))
         coefficients, slope = lbfgs_direction(products, len(at.pairs))
         stop = _verdict(target, terms, guards, losses, slope, round_number, z)
+        if not stop:
+            glm.spend(terms, guards, round_number + 1)
         _tell_direction(run, coefficients, stop)
         if stop:
             break

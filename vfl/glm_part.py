@@ -155,7 +155,7 @@ def _score(data: Aligned, terms: Terms, block: Block, fit: Fit, endpoint: Endpoi
     if not data.n_test:
         return None
     if data.labels is None:
-        score_as_passive(endpoint, terms, block, fit)
+        score_as_passive(endpoint, terms, block, fit, data.guards, data.spec.policy)
         return None
     from vfl.losses import FAMILIES
 

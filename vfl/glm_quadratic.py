@@ -482,6 +482,7 @@ def _open_scores(
 ) -> Vector:
     """Scores reached, own and summed passive ones: a disclosure, counted in the score budget."""
     guards.heed(glm.budget(terms, guards, newton + 1))
+    glm.spend(terms, guards, newton + 1)
     total = masks.open_scores(f"scores|{newton}", hub.recv(Wire.training_sums), terms.rows)
     return glm.to_scores(glm.forward(block, w) + total[:, None])
 

@@ -41,14 +41,7 @@ def score_as_active(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit) ->
     return np.ldexp(glm.to_scores(fixed + others.reshape(fixed.shape)), fit.label_bits)
 
 
-def score_as_passive(
-    endpoint: Endpoint,
-    terms: Terms,
-    block: Block,
-    fit: Fit,
-    guards: Guards | None = None,
-    policy: Policy | None = None,
-) -> None:
+def score_as_passive(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit, guards: Guards, policy: Policy) -> None:
     """Send this party's masked partial scores, once they are counted.
 
     Raises
@@ -58,9 +51,8 @@ def score_as_passive(
     """
     fixed = glm.forward(block, fit.weights, slice(block.rows, None)).ravel()
     check_scores(fixed, len(terms.passive_columns))
-    if guards is not None and policy is not None:
-        rows = len(block.integers) - block.rows
-        spend_rows(guards, policy, party=endpoint.name, rows=rows, content=[fit.weights.tobytes(), fixed.tobytes()])
+    rows = len(block.integers) - block.rows
+    spend_rows(guards, policy, party=endpoint.name, rows=rows, content=[fit.weights.tobytes(), fixed.tobytes()])
     masks = pairwise_masks(endpoint, "scoring")
     endpoint.link(Passive, Coordinator, COORDINATOR).send(Wire.partial, masks.scores("test rows", fixed))
 

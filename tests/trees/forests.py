@@ -9,6 +9,7 @@ import pandas as pd
 from parties.ledger import Ledger
 from parties.link import COORDINATOR
 from parties.local import run_local
+from parties.policy import Guards, Policy
 from parties.wire import Active, Coordinator, Passive
 from vfl import boosting
 from vfl.boosting_scoring import score_as_active, score_as_passive
@@ -210,7 +211,8 @@ class Forests:
             return score_as_active(endpoint, terms, fits["bank"], *parts["bank"])
 
         def passive(endpoint):
-            score_as_passive(endpoint, terms, fits[endpoint.name].splits, *parts[endpoint.name])
+            guards = Guards(enforce=True, small_data=True)
+            score_as_passive(endpoint, terms, fits[endpoint.name].splits, *parts[endpoint.name], guards, Policy())
 
         roles = {COORDINATOR: Coordinator, "bank": Active} | dict.fromkeys(self.names[1:], Passive)
         plays = {COORDINATOR: lambda _: None, "bank": active} | dict.fromkeys(self.names[1:], passive)
