@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -50,6 +51,7 @@ class _Session:
         self.hop = Hop(name, COORDINATOR, heartbeat)
         self.inbox = Inbox()
         self.closed = threading.Event()
+        self.shown = False  # the user was told that there is no connection
         self.last = 0  # number of the coordinator's last word, acknowledged once that is noted
 
 
@@ -100,6 +102,7 @@ class PartyTransport:
         generation = session.inbox.wait_for_start()
         if not generation:
             self._note_end()
+            session.hop.deliver(session.last, 0)
             self._leave()
         return generation
 
@@ -141,7 +144,7 @@ class PartyTransport:
 
     def _stay(self, session: _Session) -> None:
         """Keep a session connected until it is over."""
-        pause, shown = _FIRST_PAUSE, False
+        pause = _FIRST_PAUSE
         hop, last = session.hop, ""
         lost_since = time.monotonic()
         while not session.closed.is_set() and not session.inbox.over:
@@ -151,6 +154,9 @@ class PartyTransport:
                 session.inbox.fail(str(error), kind=type(error))
             except (OSError, EOFError, ValueError) as error:
                 last = self._why(session, error)
+            except BaseException:
+                session.inbox.fail("the connection to the coordinator could not be read")
+                raise
             if session.closed.is_set() or session.inbox.over:
                 break
             if hop.lost_since is not None and hop.lost_since > lost_since:
@@ -159,10 +165,10 @@ class PartyTransport:
             if away >= self._patience.reconnect_timeout:
                 session.inbox.fail(self._lost(session, away, last))
             elif away >= self._patience.notice:
-                shown = self._show(shown, f"reconnecting to the coordinator, {away:.0f} s")
+                self._show(session, f"reconnecting to the coordinator, {away:.0f} s")
             session.closed.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        self._show(shown, "")
+        self._show(session, "")
 
     def _why(self, session: _Session, error: Exception) -> str:
         """What is wrong with the connection; where a certificate is refused, the session fails."""
@@ -171,10 +177,11 @@ class PartyTransport:
             session.inbox.fail(reason, kind=ConfigError)
         return reason
 
-    def _show(self, shown: bool, text: str) -> bool:
-        if text or shown:
+    def _show(self, session: _Session, text: str) -> None:
+        """Tell the user, and once that it is over."""
+        if text or session.shown:
+            session.shown = bool(text)
             self._tell(text)
-        return bool(text)
 
     def _lost(self, session: _Session, away: float, last: str) -> str:
         if not self._patience.reconnect_timeout:
@@ -189,13 +196,15 @@ class PartyTransport:
         greeting = Greeting(session.id, hop.lane.received, session.inbox.started)
         try:
             hello = Frame(HELLO, Header(self._name, COORDINATOR), msgspec.msgpack.encode(greeting))
-            connection.write(write_frame(hello))
+            with suppress(OSError):  # one who refuses this end hangs up; why is there to be read
+                connection.write(write_frame(hello))
             welcome = _read_welcome(connection, session.inbox)
             if welcome is None:
                 return
             if not welcome.known:
                 session.inbox.restart()
                 return
+            self._show(session, "")
             hop.serve(connection, welcome.received, lambda frame, size: self._sort(session, frame, size))
         except RemoteProtocolError as error:
             raise PeerLost(f"the coordinator's connection broke: {error}") from error
@@ -212,6 +221,8 @@ class PartyTransport:
         elif frame.kind == BYE:
             session.last = frame.number if sender == COORDINATOR else session.last
             inbox.leave(sender)
+            if sender == COORDINATOR and not inbox.started:
+                inbox.start(0)
         elif frame.kind == AGAIN:
             inbox.restart()
             return False

@@ -134,12 +134,11 @@ class HubTransport:
 
     def send(self, frame: Frame) -> None:
         """Send a frame to a party; waits while too much is on its way there."""
-        inbox = self._inbox
-        inbox.check()
-        with self._changed:
+        with self._changed:  # so that the seat is one of the generation that this frame belongs to
+            inbox = self._inbox
+            inbox.check()
             seat = self._seats.get(frame.header.receiver)
         if seat is None:
-            inbox.check()
             raise PeerLost(f"{frame.header.receiver} is gone")
         while not seat.hop.lane.wait_for_room(1.0):
             inbox.check()
@@ -223,7 +222,7 @@ class HubTransport:
             seat = self._seats.get(name)
             if seat is not None and seat.session == greeting.session:
                 return seat
-            if not self._ended and greeting.started:
+            if not self._ended and (greeting.started or greeting.received):
                 answer = _welcome(name, known=False, received=0)
             else:
                 if self._running and not self._ended:
@@ -241,6 +240,7 @@ class HubTransport:
         """End the generation: a party has come back after a crash."""
         self._tell(f"{name} has come back; all go on from the last checkpoint")
         seats, self._seats, self._running = list(self._seats.values()), {}, False
+        self._gathering_since = time.monotonic()
         self._inbox.restart()
         for seat in seats:
             threading.Thread(target=_send_away, args=(seat,), daemon=True).start()
@@ -264,18 +264,18 @@ class HubTransport:
         with self._changed:
             if self._seats.get(name) is not seat:
                 return False
-            to = self._seats.get(receiver)
+            to, inbox = self._seats.get(receiver), self._inbox  # both of this generation
         if frame.header.sender != name:
             self._stop_of(seat, LOST, "sent a frame under another name")
         elif frame.kind == ABORT:
             self._stop_of(seat, ABORT, frame.header.message)
         elif frame.kind == BYE:
-            self._inbox.leave(name)
+            inbox.leave(name)
             self._tell_all(Frame(BYE, Header(name, "")), self._others(seat))
             seat.hop.deliver(frame.number, size)
             return True
         elif frame.kind == MESSAGE and receiver == COORDINATOR:
-            self._inbox.put(frame)
+            inbox.put(frame)
             seat.hop.deliver(frame.number, size)
             return True
         elif frame.kind == MESSAGE and to is not None and to is not seat:

@@ -47,6 +47,8 @@ class Relay:
         self.port: int = self._server.getsockname()[1]
         self.refuses = self.holds = False
         self.passed = 0  # bytes, in both directions
+        self.connections = 0
+        self._frozen: set[socket.socket] = set()
         self.cut_at: list[int] = []  # at so many bytes, in rising order
         self.cuts = 0
         self.bytes_per_second = 0  # 0: as many as come
@@ -67,6 +69,11 @@ class Relay:
             _end(party)
             if not unheard_by_hub:
                 _end(hub)
+
+    def freeze(self) -> None:
+        """Let what there is bring nothing any more, and say nothing of it; the next connection is a good one."""
+        with self._lock:
+            self._frozen.update(end for pair in self._pairs for end in pair)
 
     def close(self) -> None:
         self.refuses = True
@@ -97,6 +104,7 @@ class Relay:
                 hub.settimeout(None)
                 with self._lock:
                     self._pairs.append((party, hub))
+                self.connections += 1
                 self._start(self._serve, party, hub)
 
     def _serve(self, party: socket.socket, hub: socket.socket) -> None:
@@ -114,7 +122,8 @@ class Relay:
                     time.sleep(0.01)
                 if self.bytes_per_second:
                     time.sleep(len(data) / self.bytes_per_second)
-                target.sendall(data[: self._may_pass(len(data))])
+                if target not in self._frozen:
+                    target.sendall(data[: self._may_pass(len(data))])
         if target not in self._unheard:
             _end(target)
 
