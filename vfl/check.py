@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from parties.budget import Left, left
 from parties.columns import encode_labels
 from parties.data import PartyTable, read_party
 from parties.errors import ConfigError, DataError
@@ -97,6 +98,7 @@ class JoiningCheck:
     joining: Joining
     party: PartyCheck
     warnings: tuple[str, ...]
+    budgets: tuple[Left, ...]
 
 
 def check_joining(joining: Joining) -> JoiningCheck:
@@ -117,7 +119,8 @@ def check_joining(joining: Joining) -> JoiningCheck:
             f"alignment.min_intersection = {least}; bring more rows, or agree on a lower one in the job"
         )
     _check_alone(job, own, party)
-    return JoiningCheck(joining, party, tuple(own.guards.warnings))
+    budgets = left(joining.budgets, joining.spec.policy.scored_rows)
+    return JoiningCheck(joining, party, tuple(own.guards.warnings), budgets)
 
 
 def _check_alone(job: Job, own: _Own, party: PartyCheck) -> None:

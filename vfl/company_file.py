@@ -156,6 +156,11 @@ class Joining:
     identity: Identity
     state: Path
 
+    @property
+    def budgets(self) -> Path:
+        """The file of `parties.budget.Budget`."""
+        return self.state / "budgets.json"
+
 
 def kind_of(document: Mapping[str, object]) -> Literal["scenario", "job", "party"]:
     """Which file this is: a party file has a job, a job file a coordinator."""

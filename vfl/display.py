@@ -29,6 +29,7 @@ from vfl.job import EXPECTED_ROUNDS, Job
 from vfl.report.summary import PartyPart, RunReport
 
 if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need
+    from parties.budget import Left
     from parties.identity import PublicIdentity
     from vfl.arithmetic import Arithmetic
     from vfl.check import Check, JoiningCheck, PartyCheck
@@ -273,7 +274,19 @@ def show_joining(check: JoiningCheck, console: Console) -> None:
         warn(line, console)
     least = check.joining.company.job.alignment.min_intersection
     say(f"alignment.min_intersection is {least:,}; how many rows are common shows when all meet", console)
+    for budget in check.budgets:
+        say(_budget_line(budget), console)
     console.print("[green]✓[/] ready to join", highlight=False)
+
+
+def _budget_line(budget: Left) -> str:
+    """What runs on one alignment have spent, and what is left of it."""
+    left = "" if budget.equations_left is None else f", {budget.equations_left:,} left"
+    rows = "" if budget.rows_left is None else f", {budget.rows_left:,} left"
+    return (
+        f"Spent by {budget.runs:,} {'run' if budget.runs == 1 else 'runs'} on alignment {budget.alignment[:8]}: "
+        f"{budget.equations:,} opened scores per row{left}; {budget.rows:,} rows scored{rows}"
+    )
 
 
 def _show_parties(parties: Sequence[PartyCheck], job: Job, console: Console) -> None:

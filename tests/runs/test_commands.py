@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import vfl as package
+from parties.budget import Budget
 from parties.identity import make_identity, read_public, write_identity
 from tests.runs.companies import VFL, Companies, files_in, make_companies
 from tests.runs.conftest import Command
@@ -329,6 +330,17 @@ def test_check_of_a_party_touches_no_network(vfl: Command, between: Path, monkey
     for words in ("ready to join", "valid ids", "bank: SHA256:", "label"):
         assert words in said.stdout
     assert "ready to run" not in said.stdout and files_in(between) == before
+
+
+def test_check_of_a_party_says_what_its_runs_have_spent(vfl: Command, between: Path) -> None:
+    folder = between / ".vfl" / "bank"
+    folder.mkdir(parents=True)
+    budget = Budget.open(folder / "budgets.json", "first")
+    budget.bind("ab" * 32)
+    for number in (1, 2, 3):
+        budget.spend_evaluation(number, columns=9)
+    said = vfl("check", between / "bank.toml")
+    assert "Spent by 1 run on alignment abababab: 3 opened scores per row, 5 left; 0 rows scored" in said.stdout
 
 
 def test_check_of_a_party_enforces(vfl: Command, between: Path) -> None:
