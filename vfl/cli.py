@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
 import typer
 from rich.console import Console
 
-from parties.errors import ConfigError, VflError
+from parties.errors import ConfigError, PeerLost, VflError
 from vfl import __version__
 
 if TYPE_CHECKING:
@@ -305,6 +305,8 @@ def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[W
             report = play(all_of(status, *watches))
         except BaseException as error:
             log.end(error, str(internal_error(role, error)) if isinstance(error, Exception) else "")
+            if isinstance(error, PeerLost):
+                raise PeerLost(f"{error}; to go on, start the same command again, with --resume") from None
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(f"interrupted; {way_on}") from None
             if isinstance(error, SystemExit):

@@ -113,6 +113,7 @@ class Status:
         if event.phase != self._phases.phase:
             self._phases.finish()
             self._phases.begin(event.phase)
+            self._said = time.monotonic()
         if event.round:
             self._told = True
             self._advance(event.round, event.loss)
