@@ -325,7 +325,7 @@ class Puppet:
         self.sent = 0
         if greet:
             body = msgspec.msgpack.encode(Greeting(session, received, started))
-            self.say(Frame(HELLO, Header(says or name, COORDINATOR), body))
+            self.say(Frame(HELLO, Header(name if says is None else says, COORDINATOR), body))
 
     def welcome(self) -> Welcome:
         """The coordinator's answer."""
