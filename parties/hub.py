@@ -227,6 +227,8 @@ class HubTransport:
             else:
                 if self._running and not self._ended:
                     self._begin_anew(name)
+                if seat is not None:
+                    seat.hop.close()  # of a process that is no more
                 seat = _Seat(name, greeting.session, Hop(COORDINATOR, name, self._patience.heartbeat))
                 self._seats[name] = seat
                 self._changed.notify_all()
@@ -357,6 +359,10 @@ class HubTransport:
             time.sleep(0.02)
         self._closed.set()
         _drop(self._listener)
+        with self._changed:
+            strangers = list(self._strangers)
+        for raw in strangers:
+            _drop(raw)
         for seat in seats:
             seat.hop.close()
 
