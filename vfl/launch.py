@@ -145,6 +145,8 @@ def _collect(processes: Mapping[str, subprocess.Popen[bytes]], report: Report) -
             outcomes[name] = line.outcome
         elif line.event is not None:
             report(line.event)
+        if any(_rank(outcome) == 0 for outcome in outcomes.values()):
+            break  # a cause of its own: nobody knows better
         if deadline is None and any(outcome.error for outcome in outcomes.values()):
             deadline = time.monotonic() + GRACE_SECONDS
     if any(outcome.error for outcome in outcomes.values()):
@@ -171,16 +173,16 @@ def _died(name: str, process: subprocess.Popen[bytes]) -> Outcome:
 
 def _first_cause(outcomes: Mapping[str, Outcome]) -> VflError:
     """The error that explains the others: a role's own before a death, a death before a lost peer."""
-
-    def rank(item: tuple[str, Outcome]) -> int:
-        outcome = item[1]
-        if outcome.error == "PeerLost":
-            return 1 if outcome.died else 3
-        return 2 if outcome.error == "bug" else 0
-
-    _, outcome = min(((name, outcome) for name, outcome in outcomes.items() if outcome.error), key=rank)
+    outcome = min((outcome for outcome in outcomes.values() if outcome.error), key=_rank)
     kind: type[VflError] = getattr(errors, outcome.error, VflError)  # a bug is a VflError
     return kind(outcome.text)
+
+
+def _rank(outcome: Outcome) -> int:
+    """How much an outcome explains, 0 the most; of one without an error, the least."""
+    if outcome.error == "PeerLost":
+        return 1 if outcome.died else 3
+    return 2 if outcome.error == "bug" else 0 if outcome.error else 4
 
 
 def _end_all(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:

@@ -150,16 +150,9 @@ def _play_to(out: IO[bytes]) -> int:
 
 
 def _play(orders: Orders, write: Callable[[Line], None]) -> Outcome:
-    """Load, play, and tell the others if anything goes wrong on the way."""
+    """Load, and play."""
     network = _network(orders)  # it serves while the imports take their time
-    try:
-        part = _prepare(orders)
-    except VflError as error:
-        network.abort(f"stopped ({type(error).__name__})")
-        raise
-    except Exception:
-        network.abort("stopped (internal error)")
-        raise
+    part = _prepare(orders)
 
     def report(event: Event) -> None:
         write(Line(event=event))
