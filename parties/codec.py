@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import cache
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -95,15 +96,15 @@ def decode(kind: type[P], data: bytes | bytearray | memoryview) -> P:
 
 def _read_array(annotation: Any, entry: Any, view: memoryview, at: int) -> NDArray[Any]:
     """View one array inside the message, after checking that all of it is there."""
-    dtype = _dtype_of(annotation)
+    dtype, name = _dtype_of(annotation)
     well_formed = (
         isinstance(entry, list)
         and 2 <= len(entry) <= 1 + _MAX_DIMENSIONS
-        and entry[0] == dtype.name
+        and entry[0] == name
         and all(type(size) is int and 0 <= size < 1 << 48 for size in entry[1:])
     )
     if not well_formed:
-        raise ValueError(f"expected an array of {dtype.name}")
+        raise ValueError(f"expected an array of {name}")
     if 0 in entry[2:] and entry[1]:  # rows that cost the sender nothing, and whoever loops over them a lot
         raise ValueError("array of rows without columns")
     size = math.prod(entry[1:]) * dtype.itemsize
@@ -114,8 +115,10 @@ def _read_array(annotation: Any, entry: Any, view: memoryview, at: int) -> NDArr
     return array
 
 
-def _dtype_of(annotation: Any) -> np.dtype[Any]:
-    """``NDArray[np.uint8]`` -> dtype uint8."""
+@cache
+def _dtype_of(annotation: Any) -> tuple[np.dtype[Any], str]:
+    """``NDArray[np.uint8]`` -> dtype uint8 and its name."""
     (scalar,) = get_args(get_args(annotation)[1])
     dtype: np.dtype[Any] = np.dtype(scalar).newbyteorder("<")
-    return dtype
+    return dtype, dtype.name
+
