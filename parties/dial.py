@@ -51,6 +51,7 @@ class _Session:
         self.hop = Hop(name, COORDINATOR, heartbeat)
         self.inbox = Inbox()
         self.closed = threading.Event()
+        self.thread: threading.Thread | None = None
         self.shown = False  # the user was told that there is no connection
         self.last = 0  # number of the coordinator's last word, acknowledged once that is noted
 
@@ -68,6 +69,8 @@ class PartyTransport:
         Says in words why such an error came about; None where that is not known.
     ended : callable
         Called when the run has ended well for everybody, before this party confirms that it knows: to note it durably.
+    heard : callable
+        Called when the coordinator has hung up after that.
     """
 
     def __init__(
@@ -79,8 +82,9 @@ class PartyTransport:
         explain: Callable[[Exception], str | None],
         *,
         ended: Callable[[], None] = lambda: None,
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
-        self._note_end = ended
+        self._note_end, self._note_heard = ended, heard
         self._name = name
         self._dial = dial
         self._explain = explain
@@ -98,12 +102,15 @@ class PartyTransport:
         """
         self._leave()
         session = self._session = _Session(self._name, self._patience.heartbeat)
-        threading.Thread(target=self._stay, args=(session,), name=f"network of {self._name}", daemon=True).start()
+        name = f"network of {self._name}"
+        session.thread = threading.Thread(target=self._stay, args=(session,), name=name, daemon=True)
+        session.thread.start()
         generation = session.inbox.wait_for_start()
         if not generation:
             self._note_end()
             session.hop.deliver(session.last, 0)
-            self._leave()
+            if self._leave(heard=True):
+                self._note_heard()
         return generation
 
     def send(self, frame: Frame) -> None:
@@ -125,22 +132,32 @@ class PartyTransport:
         session.inbox.wait_for_farewells({COORDINATOR})
         self._note_end()
         session.hop.deliver(session.last, 0)
-        self._leave()
+        if self._leave(heard=True):
+            self._note_heard()
 
     def abort(self, reason: str) -> None:
         """Tell the others that this role stops; ``reason`` follows its name: "stopped (DataError)"."""
         session = self._session
-        if not session.inbox.over:
+        tells = not session.inbox.over
+        if tells:
             session.hop.send(Frame(ABORT, Header(self._name, COORDINATOR, short(reason))))
-        self._leave()
+        self._leave(heard=tells)
 
-    def _leave(self) -> None:
-        """End the present session; what was received is acknowledged."""
+    def _leave(self, *, heard: bool = False) -> bool:
+        """End the present session; what was received is acknowledged.
+
+        ``heard``: the coordinator hangs up once it has heard the last word, and is waited for: a connection that is
+        closed with bytes unread loses what was on its way. Returns whether it has.
+        """
         session = self._session
         session.closed.set()
         if session.hop.connected:
             session.hop.say(PING)
+        if heard and session.thread is not None:
+            session.thread.join(GRACE_SECONDS)
+        hung_up = session.thread is not None and not session.thread.is_alive()
         session.hop.close()
+        return hung_up
 
     def _stay(self, session: _Session) -> None:
         """Keep a session connected until it is over."""
@@ -200,6 +217,9 @@ class PartyTransport:
                 connection.write(write_frame(hello))
             welcome = _read_welcome(connection, session.inbox)
             if welcome is None:
+                session.closed.wait()  # until the end is noted
+                connection.write(write_frame(Frame(PING, Header(self._name, COORDINATOR))))
+                connection.read()
                 return
             if not welcome.known:
                 session.inbox.restart()

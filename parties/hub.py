@@ -16,9 +16,10 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -33,6 +34,7 @@ from parties.frame import (
     LOST,
     MESSAGE,
     NEWS,
+    PING,
     START,
     WELCOME,
     Frame,
@@ -77,6 +79,10 @@ class HubTransport:
         The last one before the coordinator itself came back after a crash.
     ended : callable
         Called when every party has all it needs, before any party hears so: to note it durably.
+    heard : callable
+        Called with the name of every party that has confirmed that it knows so: to note it durably.
+    knowing : collection of str
+        Parties that had confirmed it before the coordinator itself came back.
     """
 
     def __init__(
@@ -90,6 +96,8 @@ class HubTransport:
         *,
         generation: int = 0,
         ended: Callable[[], None] = lambda: None,
+        heard: Callable[[str], None] = lambda name: None,
+        knowing: Collection[str] = (),
     ) -> None:
         self._listener = listener
         self._context = context
@@ -103,7 +111,8 @@ class HubTransport:
         self._strangers: deque[socket.socket] = deque()
         self._generation = generation
         self._begun = False
-        self._note_end = ended
+        self._note_end, self._note_heard = ended, heard
+        self._knowing = set(knowing)
         self._gathering_since = time.monotonic()
         self._running = self._ended = False
         self._closed = threading.Event()
@@ -155,17 +164,24 @@ class HubTransport:
         self.end()
 
     def end(self) -> None:
-        """Tell every party that the run has ended well, those too that come back to ask; then leave."""
+        """Tell every party that the run has ended well, those too that come back to ask, until all confirm it."""
         with self._changed:
             self._ended = True
             seats = list(self._seats.values())
-        self._tell_all(Frame(BYE, Header(COORDINATOR, "")), seats)
-        deadline = time.monotonic() + self._patience.notice
-        while time.monotonic() < deadline and not all(self._knows(name) for name in self._parties):
+        self._tell_all(Frame(BYE, Header(COORDINATOR, "")), seats, lambda seat: self._hear(seat.name, seat))
+        patience = self._patience
+        start, shown = time.monotonic(), False
+        while missing := [name for name in self._parties if name not in self._knowing]:
+            away = time.monotonic() - start
+            if not patience.reconnect_timeout and not any(seat.hop.connected for seat in seats):
+                break
+            if away >= max(patience.reconnect_timeout, patience.notice):
+                break
+            if away >= patience.notice and not shown:
+                shown = True
+                self._tell(f"the run has ended; waiting for {', '.join(missing)} to hear so")
             with self._changed:
                 self._changed.wait(0.02)
-            if not self._patience.reconnect_timeout and not any(seat.hop.connected for seat in seats):
-                break
         self._release()
 
     def abort(self, reason: str) -> None:
@@ -173,10 +189,15 @@ class HubTransport:
         self._stop_all(ABORT, COORDINATOR, reason)
         self._release()
 
-    def _knows(self, name: str) -> bool:
-        """Whether a party knows that the run has ended."""
-        seat = self._seats.get(name)
-        return seat is not None and seat.hop.lane.in_flight == 0
+    def _hear(self, name: str, seat: _Seat | None = None) -> None:
+        """Note that a party knows of the end of the run; it waits for its connection to be closed."""
+        with self._changed:
+            if name not in self._knowing:
+                self._note_heard(name)
+            self._knowing.add(name)
+            self._changed.notify_all()
+        if seat is not None:
+            seat.hop.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -191,7 +212,7 @@ class HubTransport:
                 self._strangers.append(raw)
                 oldest = self._strangers.popleft() if len(self._strangers) > MAX_STRANGERS else None
             if oldest is not None:
-                _drop(oldest)
+                _hang_up(oldest)
             threading.Thread(target=self._admit, args=(raw,), daemon=True).start()
 
     def _admit(self, raw: socket.socket) -> None:
@@ -211,7 +232,9 @@ class HubTransport:
             seat = self._seat_of(name, greeting, connection)
             if seat is not None:
                 self._serve(seat, connection, greeting)
-        except (OSError, EOFError, ValueError):
+            elif self._ended and connection.read().kind == PING:
+                self._hear(name)
+        except (OSError, EOFError, ValueError, RemoteProtocolError):
             pass
         finally:
             connection.shut()
@@ -222,19 +245,19 @@ class HubTransport:
             seat = self._seats.get(name)
             if seat is not None and seat.session == greeting.session:
                 return seat
-            if not self._ended and (greeting.started or greeting.received):
+            if self._ended:
+                answer = write_frame(Frame(BYE, Header(COORDINATOR, name)))
+            elif greeting.started or greeting.received:
                 answer = _welcome(name, known=False, received=0)
             else:
-                if self._running and not self._ended:
+                if self._running:
                     self._begin_anew(name)
                 if seat is not None:
                     seat.hop.close()  # of a process that is no more
                 seat = _Seat(name, greeting.session, Hop(COORDINATOR, name, self._patience.heartbeat))
                 self._seats[name] = seat
                 self._changed.notify_all()
-                if not self._ended:
-                    return seat
-                answer = write_frame(Frame(BYE, Header(COORDINATOR, name)))
+                return seat
         connection.write(answer)
         return None
 
@@ -337,14 +360,19 @@ class HubTransport:
         """Tell everybody the first failure and no later one."""
         with self._stopping:
             inbox = self._inbox
-            if not inbox.over and inbox.fail(f"{name} {short(how)}", grace):
+            if not self._ended and not inbox.over and inbox.fail(f"{name} {short(how)}", grace):
                 with self._changed:
                     seats = list(self._seats.values())
                 self._tell_all(Frame(kind, Header(name, "", short(how))), seats)
 
-    def _tell_all(self, frame: Frame, seats: list[_Seat]) -> None:
+    def _tell_all(
+        self, frame: Frame, seats: list[_Seat], delivered: Callable[[_Seat], None] = lambda seat: None
+    ) -> None:
         """Send to all at once, so that one which takes nothing does not keep the news from the others."""
-        tellers = [threading.Thread(target=seat.hop.send, args=(frame,), daemon=True) for seat in seats]
+        tellers = [
+            threading.Thread(target=seat.hop.send, args=(frame, partial(delivered, seat)), daemon=True)
+            for seat in seats
+        ]
         for teller in tellers:
             teller.start()
         end = time.monotonic() + _NEWS_SECONDS
@@ -362,7 +390,7 @@ class HubTransport:
         with self._changed:
             strangers = list(self._strangers)
         for raw in strangers:
-            _drop(raw)
+            _hang_up(raw)
         for seat in seats:
             seat.hop.close()
 
@@ -373,9 +401,14 @@ def _send_away(seat: _Seat) -> None:
 
 
 def _drop(raw: socket.socket) -> None:
+    _hang_up(raw)
+    raw.close()
+
+
+def _hang_up(raw: socket.socket) -> None:
+    """Wake whoever uses a socket; that one closes it, for another may get its number at once."""
     with suppress(OSError):  # it may be gone already
         raw.shutdown(socket.SHUT_RDWR)
-    raw.close()
 
 
 def _welcome(name: str, *, known: bool, received: int) -> bytes:

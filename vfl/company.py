@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from parties.budget import Budget
 from parties.connection import Connection, connect
 from parties.dial import PartyTransport
 from parties.durable import write_durably
-from parties.errors import ConfigError, PeerLost
+from parties.errors import ConfigError, PeerLost, VflError
 from parties.greeting import job_digest
 from parties.hub import HubTransport, listen
 from parties.identity import Identity
@@ -65,10 +66,12 @@ def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, bas
     data = digest_of_file(Path(spec.data))
     with open_run_folder(out, spec.name, job_digest(company.lines), data, watch, resume=resume) as folder:
         if folder.state.progress == "ended":
+            if spec.name not in folder.state.knowing:
+                _confirm(joining, folder, watch)
             return None
         watch(Event(spec.name, "starting"))
         part = _party(joining, out, folder, baseline=baseline)
-        network = _dial(joining, folder, watch)
+        network = _dial(joining, folder, watch, _patience(company))
         with _recorded(company.job, out, spec.name, folder, watch) as (ledger, save):
             try:
                 play_party(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
@@ -92,14 +95,18 @@ def coordinate(
             "key that belongs to that .pub file"
         )
     with open_run_folder(out, COORDINATOR, job_digest(company.lines), "", watch, resume=resume) as folder:
-        network = _listen(company, identity, address, folder, watch)
         if folder.state.progress == "ended":
-            network.end()  # for those that came back to ask
             return None
-        watch(Event(COORDINATOR, "starting"))
-        part = Part(job=company.job, lines=company.lines, memory=folder, folder=out)
-        with _recorded(company.job, out, COORDINATOR, folder, watch) as (ledger, save):
-            play_coordinator(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
+        network = _listen(company, identity, address, folder, watch)
+        if folder.state.progress == "saved":
+            network.end()  # for those that come back to ask
+        else:
+            watch(Event(COORDINATOR, "starting"))
+            part = Part(job=company.job, lines=company.lines, memory=folder, folder=out)
+            with _recorded(company.job, out, COORDINATOR, folder, watch) as (ledger, save):
+                play_coordinator(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
+        if set(company.identities) <= set(folder.state.knowing):
+            folder.end()
         return folder.report
 
 
@@ -132,8 +139,15 @@ def _open_budget(state: Path, run: str) -> Budget:
     return Budget.open(state / BUDGETS, run)
 
 
-def _dial(joining: Joining, folder: RunFolder, watch: Watch) -> PartyTransport:
-    company, name, patience = joining.company, joining.spec.name, _patience(joining.company)
+def _confirm(joining: Joining, folder: RunFolder, watch: Watch) -> None:
+    """Say once more that this party knows of the end: it was killed before it could; the coordinator may have left."""
+    patience = _patience(joining.company)
+    with suppress(VflError):
+        _dial(joining, folder, watch, replace(patience, reconnect_timeout=patience.notice)).enter()
+
+
+def _dial(joining: Joining, folder: RunFolder, watch: Watch, patience: Patience) -> PartyTransport:
+    company, name = joining.company, joining.spec.name
     context = tls.client_context(joining.identity, company.coordinator)
     explain = partial(tls.why_refused, peer=COORDINATOR, own=name)
 
@@ -153,6 +167,7 @@ def _dial(joining: Joining, folder: RunFolder, watch: Watch) -> PartyTransport:
         lambda text: watch(Network(text)),
         explain,
         ended=folder.end,
+        heard=partial(folder.heard, name),
     )
 
 
@@ -162,9 +177,10 @@ def _listen(
     try:
         listener = listen(*address)
     except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]  # what follows names the address once more
         raise ConfigError(
-            f"--listen, got {address[0]}:{address[1]}, where nobody can listen ({error.strerror}); choose a free port "
-            "and an address of this machine"
+            f"--listen, got {address[0]}:{address[1]}, where nobody can listen ({why}); choose a free port and an "
+            "address of this machine"
         ) from None
     return HubTransport(
         listener,
@@ -174,7 +190,9 @@ def _listen(
         _patience(company),
         lambda text: watch(Network(text)),
         generation=folder.state.generation,
-        ended=folder.end,
+        ended=folder.saved,
+        heard=folder.heard,
+        knowing=folder.state.knowing,
     )
 
 
@@ -198,6 +216,7 @@ def _recorded(
         report = summarise_own(job, named, entries, counts, kernel, time.monotonic() - start)
         write_durably(out / REPORT, encode_report(report))
         folder.report = report
+        watch(Awaited("farewell from the others"))
 
     try:
         yield ledger, save

@@ -2,7 +2,8 @@
 
 ``.run/state.json`` says which run it is and how far: *running*, *saved* (this role has all it needs) or *ended*
 (everybody has). It is replaced whole and is on disk before anything else happens. A process that starts in a folder
-whose run has not ended goes on with it; two processes cannot use one folder at a time.
+whose run has not ended goes on with it; two processes cannot use one folder at a time. The coordinator tells the end to
+the parties that come back to ask for it, until it has heard of all that they know.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from parties.checkpoint import ALIGNED, FolderKeeper, Keeper
 from parties.durable import write_durably
 from parties.errors import ConfigError, DataError
 from parties.greeting import Agreed, Standing
+from parties.link import COORDINATOR
 from vfl.report.summary import RunReport
 from vfl.watch import Began, Kept, Warned, Watch
 
@@ -33,6 +35,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What the state file says.
 
     ``job`` is the digest of all that was agreed, ``data`` that of the party's CSV; empty at the coordinator.
+    ``knowing`` are the parties that know of the end and of which the coordinator has heard so.
     """
 
     role: str
@@ -41,6 +44,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     run: Annotated[str, msgspec.Meta(max_length=64)] = ""
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
     progress: Literal["running", "saved", "ended"] = "running"
+    knowing: list[Annotated[str, msgspec.Meta(max_length=64)]] = []
 
 
 @dataclass
@@ -76,12 +80,20 @@ class RunFolder:
         return keeper
 
     def saved(self) -> None:
-        """Note that this role has all it needs."""
+        """Note that this role has all it needs; at the coordinator, that everybody has."""
         self._write(progress="saved")
+
+    def heard(self, party: str) -> None:
+        """Note that a party knows of the end."""
+        self._write(knowing=sorted({*self.state.knowing, party}))
 
     def end(self) -> None:
         """Note that everybody has, and drop the checkpoints."""
         self._write(progress="ended")
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the checkpoints."""
         if self.state.run:
             self._keeper(self.state.run).forget()
 
@@ -141,9 +153,12 @@ def open_run_folder(out: Path, role: str, job: bytes, data: str, watch: Watch, *
             state = fresh
             _write_state(hidden, fresh)
         _refuse_other(out, state, fresh)
-        if state.progress == "ended" and not resume:
-            raise ConfigError(f"--out {out}: holds a run that has ended; choose another directory")
-        yield RunFolder(out, state, watch)
+        folder = RunFolder(out, state, watch)
+        if state.progress == "ended":
+            folder.forget()  # of a process that was killed before it came to that
+            if not resume and (role == COORDINATOR or role in state.knowing):
+                raise ConfigError(f"--out {out}: holds a run that has ended; choose another directory")
+        yield folder
 
 
 def digest_of_file(path: Path) -> str:

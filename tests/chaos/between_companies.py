@@ -1,4 +1,4 @@
-"""A job between companies on this machine: files, processes of all roles, and whoever restarts those that were killed."""
+"""A job between companies on this machine: its files, the processes of all roles, and whoever restarts the killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tests.runs.companies import VFL, Companies, toml
 
 PATIENT = {"heartbeat": 0.5, "notice": 3, "reconnect_timeout": 60}
 RESULTS = ("model.json", "model.npz", "ids.csv", "test_scores.csv")
+DOOMED = Path(__file__).with_name("doomed.py")
 
 
 @dataclass
@@ -80,25 +83,34 @@ def write_job(companies: Companies, network: dict[str, object] | None = None, di
 
 @dataclass
 class Running:
-    """Processes of all roles, each started again when it was killed; what they said is kept."""
+    """Processes of all roles, each started again when it was killed; what they said is kept.
+
+    ``dooms`` are moments at which a role's process kills itself (`tests.chaos.doomed`), one per process that it has;
+    ``together`` names who dies with it.
+    """
 
     job: Job
     out: Path
     env: dict[str, str] = field(default_factory=dict)
+    dooms: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    together: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
-    restarts: int = 0
+    killed: list[str] = field(default_factory=list)
 
     def start(self, role: str, **env: str) -> None:
         """Start a role, or start it again."""
         (self.out / role).parent.mkdir(parents=True, exist_ok=True)
+        doom = self.dooms[role].pop(0) if self.dooms[role] else ""
+        notes = {"VFL_TEST_DOOM": doom, "VFL_TEST_NOTES": str(self.notes(role)), "OPENBLAS_NUM_THREADS": "1"}
+        root = {"PYTHONPATH": str(DOOMED.parents[2])}
         with self.log(role).open("ab") as log:
             self.processes[role] = subprocess.Popen(
-                self.job.command(role, self.out),
+                [sys.executable, str(DOOMED), *self.job.command(role, self.out)[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | self.env | env,
+                env=os.environ | notes | root | self.env | env,
             )
 
     def start_all(self) -> None:
@@ -110,16 +122,18 @@ class Running:
         """Kill a role as the system does when memory is short; whether it still ran."""
         process = self.processes[role]
         process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+        return process.wait() == -signal.SIGKILL and role not in self.codes
 
     def tend(self) -> None:
         """Start again what was killed; note what has ended."""
+        dead = [role for role, process in self.processes.items() if process.poll() == -signal.SIGKILL]
+        dead += [other for role in dead if (other := self.together.pop(role, "")) and self.kill(other)]
+        for role in dict.fromkeys(dead):
+            self.killed.append(role)
+            self.start(role)
         for role, process in self.processes.items():
             code = process.poll()
-            if code == -signal.SIGKILL:
-                self.restarts += 1
-                self.start(role)
-            elif code is not None:
+            if code is not None and code != -signal.SIGKILL:
                 self.codes[role] = code
 
     def wait(self, seconds: float) -> dict[str, int]:
@@ -133,6 +147,14 @@ class Running:
 
     def log(self, role: str) -> Path:
         return self.out / f"{role}.log"
+
+    def notes(self, role: str) -> Path:
+        """What `tests.chaos.doomed` wrote of the role's processes."""
+        return self.out / f"{role}.notes"
+
+    def noted(self, role: str) -> list[list[str]]:
+        """The same, word by word."""
+        return [line.split() for line in self.notes(role).read_text().splitlines()]
 
     def said(self) -> str:
         """The last words of every role."""
