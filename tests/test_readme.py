@@ -11,6 +11,14 @@ import pytest
 from vfl import JointModel
 
 ROOT = Path(__file__).parents[1]
+PAGES = [
+    "README.md",
+    "SECURITY.md",
+    "docs/protocols/README.md",
+    "docs/report.md",
+    "docs/operating.md",
+    "scenarios/three_companies/README.md",
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -49,7 +57,7 @@ def test_scenario_example_is_a_scenario() -> None:
     assert [party["role"] for party in tomllib.loads(text)["party"]] == ["active", "passive"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/protocols/README.md", "docs/report.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
