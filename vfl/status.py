@@ -27,6 +27,7 @@ REPORT = "report.json"
 SHOWN_AFTER = 1.0  # seconds of waiting
 ROUNDS_EVERY = 10.0  # seconds between two plain lines
 _TICK = 0.5
+_ECHO = 4  # columns that are left for "^C", which would wrap the line
 _LINES_AT = (10.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds of waiting; then every hour
 _HOUR = 3600.0
 
@@ -142,7 +143,9 @@ class Status:
             return self._phases.bars
         standstill = self._moment.standstill()
         shown = str(standstill) if standstill and standstill.seconds >= SHOWN_AFTER else "working"
-        return Group(self._phases.bars, Text(f"  {shown}", style="dim", no_wrap=True, overflow="ellipsis"))
+        line = Text(f"  {shown}", style="dim", no_wrap=True)
+        line.truncate(max(self._console.width - _ECHO, 10), overflow="ellipsis")
+        return Group(self._phases.bars, line)
 
     def _tick(self) -> None:
         """Say what is waited for where that lasts."""
