@@ -28,6 +28,8 @@ class Connection:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         self._state = threading.Lock()  # of the TLS object
         self._order = threading.Lock()  # of what is sent
+        self._count = threading.Lock()  # of the two below
+        self._users, self._over = 0, False
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._handshake(time.monotonic() + HANDSHAKE_SECONDS)
         raw.settimeout(silence)
@@ -53,7 +55,7 @@ class Connection:
         """End it; whoever waits on it wakes."""
         with suppress(OSError):  # the other end was faster
             self._raw.shutdown(socket.SHUT_RDWR)
-        self._raw.close()
+        self._leave(0)
 
     def _read_exactly(self, count: int) -> bytes:
         data = bytearray(count)
@@ -79,7 +81,11 @@ class Connection:
 
     def _feed(self) -> None:
         """Wait for bytes of the socket and hand them to TLS."""
-        sealed = self._raw.recv(_PIECE)
+        self._enter()
+        try:
+            sealed = self._raw.recv(_PIECE)
+        finally:
+            self._leave()
         if not sealed:
             raise EOFError
         with self._state:
@@ -109,8 +115,27 @@ class Connection:
     def _send_all(self, sealed: bytes) -> None:
         """Send everything; the time limit is on progress, not on the whole."""
         view = memoryview(sealed)
-        while view:
-            view = view[self._raw.send(view) :]
+        self._enter()
+        try:
+            while view:
+                view = view[self._raw.send(view) :]
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        """Begin to use the socket."""
+        with self._count:
+            if self._over:
+                raise OSError("the connection was shut")
+            self._users += 1
+
+    def _leave(self, users: int = 1) -> None:
+        """End so many uses; 0: all are to end. The last one closes: another socket may get the number at once."""
+        with self._count:
+            self._users -= users
+            self._over = self._over or not users
+            if self._over and not self._users:
+                self._raw.close()
 
 
 def connect(host: str, port: int, context: ssl.SSLContext, silence: float) -> Connection:
