@@ -2,7 +2,8 @@
 
 The TLS state (`ssl.SSLObject`) is fed from memory under a lock of its own and the socket is used outside of it, so that
 one thread can wait for bytes while another one sends: OpenSSL does not promise that for one object, nor does Python.
-A connection on which nothing comes for ``silence`` seconds, or nothing can be sent, counts as broken.
+A connection on which nothing comes for ``silence`` seconds, or nothing can be sent, counts as broken; so does one on
+which bytes come and TLS makes nothing of them: a damaged length would have it wait for signs of life to fill a record.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from parties.frame import Frame, read_frame
 
 _PIECE = 1 << 18  # bytes read from the socket at once
 HANDSHAKE_SECONDS = 10.0
+_RECORD_SILENCES = 4  # the silences that a TLS record of at most 16 KiB may take to arrive
 
 
 class Connection:
@@ -33,6 +35,7 @@ class Connection:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._handshake(time.monotonic() + HANDSHAKE_SECONDS)
         raw.settimeout(silence)
+        self._patience = _RECORD_SILENCES * silence
 
     @property
     def certificate(self) -> bytes | None:
@@ -60,14 +63,18 @@ class Connection:
     def _read_exactly(self, count: int) -> bytes:
         data = bytearray(count)
         view, at = memoryview(data), 0
+        deadline = time.monotonic() + self._patience
         while at < count:
             arrived = self._open_into(view[at:])
             if arrived is None:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("what arrives is nothing that TLS can open")
                 self._feed()
             elif not arrived:
                 raise EOFError  # the other end closed
             else:
                 at += arrived
+                deadline = time.monotonic() + self._patience
         return bytes(data)
 
     def _open_into(self, view: memoryview) -> int | None:
