@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parties.errors import ConfigError, RemoteProtocolError, VflError
-from parties.greeting import Wire, greet_as_coordinator, greet_as_party, job_digest
+from parties.greeting import Agreed, Standing, Wire, greet_as_coordinator, greet_as_party, job_digest
 from parties.link import COORDINATOR, Endpoint
 from parties.local import LocalNetwork
 from parties.sealing import KeyPair
@@ -14,8 +14,11 @@ ROLES = {"bank": Active, "shop": Passive, COORDINATOR: Coordinator}
 JOB = {"training.l2": "0.001", "task": "binary"}
 
 
-def greet(*, jobs=None, judge=None, pins=None, then=None):
-    """What each role raised, each over its own end; ``judge`` plays the coordinator."""
+def greet(*, jobs=None, judge=None, pins=None, then=None, standings=None, agreed=None):
+    """What each role raised, each over its own end; ``judge`` plays the coordinator.
+
+    ``standings`` says how far a role is, ``agreed`` takes what each of them agreed on.
+    """
     network = LocalNetwork(list(ROLES))
     static = {name: KeyPair.fresh() for name in ("bank", "shop")}
     pinned = {name: pair.public for name, pair in static.items()} if pins is None else pins
@@ -24,13 +27,17 @@ def greet(*, jobs=None, judge=None, pins=None, then=None):
     def role(name):
         end = Endpoint(name, ROLES, network.transport(name))
         job = (jobs or {}).get(name, JOB)
+        standing = (standings or {}).get(name, Standing())
 
         def start():
             try:
                 if name == COORDINATOR:
-                    (judge or greet_as_coordinator)(end, job)
+                    found = judge(end, job) if judge else greet_as_coordinator(end, job, standing)
                 else:
-                    greet_as_party(end, job, static[name], pinned)
+                    found = greet_as_party(end, job, static[name], pinned, standing)
+                if agreed is not None:
+                    agreed[name] = found
+                if name != COORDINATOR:
                     if then is not None:
                         then(end)
             except VflError as error:
@@ -128,3 +135,120 @@ def test_the_digest_depends_on_lines_and_not_on_their_order():
     assert job_digest(JOB) == job_digest(dict(reversed(JOB.items())))
     others = [{}, {"task": "binary"}, JOB | {"task": "count"}, {"training.l2": "binary", "task": "0.001"}]
     assert len({job_digest(job) for job in [JOB, *others]}) == 5
+
+
+# Which run goes on, and from where
+
+
+def agree(**standings):
+    """What all agree on, which must be one thing."""
+    agreed = {}
+    _, raised = greet(standings=standings, agreed=agreed)
+    assert not raised and len(set(agreed.values())) == 1
+    return agreed["bank"]
+
+
+def test_without_anything_kept_a_new_run_begins():
+    first, second = agree(), agree()
+    assert first.step == second.step == 0
+    assert len(first.run) == 32 and first.run != second.run
+
+
+@pytest.mark.parametrize(
+    ("bank", "shop", "coordinator", "step"),
+    [
+        ((1, 2, 3), (1, 2, 3), (1, 2, 3), 3),
+        ((1, 2, 3), (2, 3, 4), (3, 4), 3),
+        ((2, 3), (1, 2), (1, 2, 3), 2),
+        ((5, 1), (1, 5), (5,), 5),
+        ((1,), (2,), (1, 2), 0),
+        ((1, 2), (), (1, 2), 0),
+        ((), (), (), 0),
+    ],
+)
+def test_all_go_on_from_the_highest_step_that_all_keep(bank, shop, coordinator, step):
+    standings = {"bank": bank, "shop": shop, COORDINATOR: coordinator}
+    agreed = agree(**{name: Standing(2, "a run", steps) for name, steps in standings.items()})
+    assert agreed == Agreed("a run", step)
+
+
+@pytest.mark.parametrize("odd", list(ROLES))
+@pytest.mark.parametrize("run", ["another run", ""])
+def test_another_run_at_one_role_begins_a_new_run(odd, run):
+    standings = {name: Standing(2, "a run", (1, 2, 3)) for name in ROLES}
+    agreed = agree(**standings | {odd: Standing(2, run, (1, 2, 3) if run else ())})
+    assert agreed.step == 0
+    assert agreed.run not in ("a run", "another run", "")
+
+
+def claiming(agreed, *, other=None, keys=lambda keys: keys):
+    """A coordinator that says what to go on from, and something else to the shop."""
+
+    def judge(end, job):
+        links = [end.link(Coordinator, DataParty, name) for name in end.peers(DataParty)]
+        shown = {link.peer: link.recv(Wire.hello).ephemeral for link in links}
+        for link in links:
+            run, step = other if other is not None and link.peer == "shop" else agreed
+            link.send(Wire.verdict, Control({"differs": None}))
+            link.send(Wire.roster, Roster(keys(shown), run, step))
+
+    return judge
+
+
+@pytest.mark.parametrize("claimed", [("a run", 4), ("another run", 2), ("", 1), ("a run", 10**9)])
+def test_a_coordinator_that_goes_on_from_what_a_party_does_not_keep_is_refused(claimed):
+    standings = dict.fromkeys(("bank", "shop"), Standing(2, "a run", (1, 2, 3)))
+    _, raised = greet(judge=claiming(claimed), standings=standings)
+    assert set(raised) == {"bank", "shop"}
+    for error in raised.values():
+        with pytest.raises(RemoteProtocolError, match="a checkpoint that this party does not keep"):
+            raise error
+
+
+def talk(end):
+    peer = end.link(DataParty, DataParty, end.peers(DataParty)[0])
+    peer.send(Talk.share, Masked(np.zeros((1, 1), np.uint64)))
+    peer.recv(Talk.share)
+
+
+@pytest.mark.parametrize("other", [("a run", 2), ("a run", 0), ("another run", 0)], ids=["step", "beginning", "run"])
+def test_parties_that_are_told_other_steps_or_runs_cannot_open_each_others_seals(other):
+    standings = dict.fromkeys(("bank", "shop"), Standing(2, "a run", (1, 2, 3)))
+    _, raised = greet(judge=claiming(("a run", 3), other=other), standings=standings, then=talk)
+    assert set(raised) == {"bank", "shop"}
+    for error in raised.values():
+        with pytest.raises(RemoteProtocolError, match="does not open"):
+            raise error
+
+
+def test_parties_of_other_generations_cannot_open_each_others_seals():
+    """One that is fed an older generation's greeting."""
+    standings = {"bank": Standing(2), "shop": Standing(3)}
+    _, raised = greet(judge=claiming(("a run", 0)), standings=standings, then=talk)
+    assert set(raised) == {"bank", "shop"}
+    for error in raised.values():
+        with pytest.raises(RemoteProtocolError, match="does not open"):
+            raise error
+
+
+def test_told_the_same_they_open_each_others_seals():
+    """So that the refusals above are due to what differs."""
+    standings = dict.fromkeys(("bank", "shop"), Standing(2, "a run", (1, 2, 3)))
+    _, raised = greet(judge=claiming(("a run", 3)), standings=standings, then=talk)
+    assert not raised
+
+
+def test_a_roster_that_swaps_two_partys_keys_makes_the_first_seal_fail():
+    swapped = claiming(("a run", 0), keys=lambda keys: {"bank": keys["shop"], "shop": keys["bank"]})
+    _, raised = greet(judge=swapped, then=talk)
+    assert set(raised) == {"bank", "shop"}
+
+
+def test_a_roster_of_an_earlier_greeting_makes_the_first_seal_fail():
+    """Fresh keys of a run before: their private halves are gone."""
+    earlier = {name: KeyPair.fresh().public for name in ("bank", "shop")}
+    _, raised = greet(judge=claiming(("a run", 0), keys=lambda keys: earlier), then=talk)
+    assert set(raised) == {"bank", "shop"}
+    for error in raised.values():
+        with pytest.raises(RemoteProtocolError, match="does not open"):
+            raise error

@@ -1,10 +1,14 @@
 """Sealed channels against a relay that alters, repeats, moves, swaps and impersonates."""
 
+import hashlib
+import hmac
 import itertools
 
 import msgspec
 import pytest
+from nacl import bindings
 
+from parties import sealing
 from parties.errors import CryptoError
 from parties.frame import SEAL_BYTES, Header
 from parties.sealing import KeyPair, open_channel
@@ -194,3 +198,75 @@ def test_secrets_are_not_shown(pair):
 def test_a_key_pair_is_read_back():
     pair = KeyPair.fresh()
     assert KeyPair.from_private_bytes(pair.private.private_bytes_raw()).public == pair.public
+
+
+# Known answers, and the same once more by other means
+
+
+def test_diffie_hellman_of_rfc_7748() -> None:
+    """Section 6.1: Bob's keys, Alice's public key, and what they share."""
+    bob = KeyPair.from_private_bytes(bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"))
+    alice = bytes.fromhex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a")
+    shared = bytes.fromhex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742")
+    assert bob.public == bytes.fromhex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")
+    assert bob.agree(alice) == shared
+
+
+def hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869, sections 2.2 and 2.3."""
+    key = hmac.digest(salt, secret, "sha256")
+    block = output = b""
+    for number in range(1, -(-length // 32) + 1):
+        block = hmac.digest(key, block + info + bytes([number]), "sha256")
+        output += block
+    return output[:length]
+
+
+def test_key_derivation_of_rfc_5869() -> None:
+    """Appendix A, cases 1 and 3: the second one is fit for the engine's, which takes text for ``info``."""
+    first = hkdf(b"\x0b" * 22, bytes(range(13)), bytes(range(0xF0, 0xFA)), 42)
+    assert first.hex() == "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
+    third = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d"
+    assert hkdf(b"\x0b" * 22, b"", b"", 32).hex() == third
+    assert sealing._derive(b"\x0b" * 22, b"", "").hex() == third
+
+
+def text(value: str) -> bytes:
+    """A short text in msgpack."""
+    return bytes([0xA0 | len(value)]) + value.encode()
+
+
+def blob(value: bytes) -> bytes:
+    return bytes([0xC4, len(value)]) + value
+
+
+def test_a_channel_against_another_implementation() -> None:
+    """Every byte from the docstring, with the primitives of libsodium and of the standard library."""
+    secrets = {name: bytes(range(start, start + 32)) for name, start in [("bank", 0), ("shop", 40)]}
+    fresh = {name: bytes(range(start, start + 32)) for name, start in [("bank", 90), ("shop", 150)]}
+    public = {name: bindings.crypto_scalarmult_base(secret) for name, secret in secrets.items()}
+    shown = {name: bindings.crypto_scalarmult_base(secret) for name, secret in fresh.items()}
+    together = b"".join(
+        [
+            bindings.crypto_scalarmult(fresh["bank"], shown["shop"]),  # ee
+            bindings.crypto_scalarmult(fresh["bank"], public["shop"]),  # es
+            bindings.crypto_scalarmult(secrets["bank"], shown["shop"]),  # se
+            bindings.crypto_scalarmult(secrets["bank"], public["shop"]),  # ss
+        ]
+    )
+    bound = [blob(b"vfl sealing 1"), blob(JOB), text("bank"), text("shop")]
+    bound += [blob(key) for key in (public["bank"], public["shop"], shown["bank"], shown["shop"])]
+    salt = hashlib.sha256(b"\x98" + b"".join(bound)).digest()
+    for me, peer in (("bank", "shop"), ("shop", "bank")):
+        pairs = [KeyPair.from_private_bytes(secret[me]) for secret in (secrets, fresh)]
+        channel = open_channel(me, peer, *pairs, public[peer], shown[peer], JOB)
+        assert channel.secret("masks") == hkdf(hkdf(together, salt, b"root", 32), b"", b"shared|masks", 32)
+        key = hkdf(together, salt, f"from|{me}".encode(), 32)
+        for count in range(3):
+            header = Header(me, peer, "glm.share", 5, count, count == 2)
+            place = (
+                b"\x96" + text(me) + text(peer) + text("glm.share") + bytes([5, count, 0xC3 if count == 2 else 0xC2])
+            )
+            nonce = count.to_bytes(12, "little")
+            expected = bindings.crypto_aead_aes256gcm_encrypt(b"chunk %d" % count, place, nonce, key)
+            assert channel.seal(header, b"chunk %d" % count) == expected
