@@ -52,8 +52,14 @@ class _Session:
         self.inbox = Inbox()
         self.closed = threading.Event()
         self.thread: threading.Thread | None = None
+        self.until = 0.0  # though closed, it connects again until then, for its last word may not have been heard
         self.shown = False  # the user was told that there is no connection
         self.last = 0  # number of the coordinator's last word, acknowledged once that is noted
+
+    def goes_on(self) -> bool:
+        """Whether a connection is of use."""
+        closed = self.closed.is_set() and time.monotonic() >= self.until
+        return not closed and not self.inbox.over
 
 
 class PartyTransport:
@@ -140,6 +146,7 @@ class PartyTransport:
         session = self._session
         tells = not session.inbox.over
         if tells:
+            session.until = time.monotonic() + GRACE_SECONDS
             session.hop.send(Frame(ABORT, Header(self._name, COORDINATOR, short(reason))))
         self._leave(heard=tells)
 
@@ -164,7 +171,7 @@ class PartyTransport:
         pause = _FIRST_PAUSE
         hop, last = session.hop, ""
         lost_since = time.monotonic()
-        while not session.closed.is_set() and not session.inbox.over:
+        while session.goes_on():
             try:
                 self._meet(session, self._dial())
             except VflError as error:
@@ -174,7 +181,7 @@ class PartyTransport:
             except BaseException:
                 session.inbox.fail("the connection to the coordinator could not be read")
                 raise
-            if session.closed.is_set() or session.inbox.over:
+            if not session.goes_on():
                 break
             if hop.lost_since is not None and hop.lost_since > lost_since:
                 lost_since, pause = hop.lost_since, _FIRST_PAUSE
@@ -183,7 +190,8 @@ class PartyTransport:
                 session.inbox.fail(self._lost(session, away, last))
             elif away >= self._patience.notice:
                 self._show(session, f"reconnecting to the coordinator, {away:.0f} s")
-            session.closed.wait(pause)
+            if session.closed.wait(pause):
+                time.sleep(_FIRST_PAUSE)
             pause = min(2 * pause, _LONGEST_PAUSE)
         self._show(session, "")
 
@@ -192,6 +200,8 @@ class PartyTransport:
         reason = self._explain(error) or ""
         if is_final(error):
             session.inbox.fail(reason, kind=ConfigError)
+        if isinstance(error, ConnectionRefusedError):
+            session.until = 0.0  # nobody is there to hear it
         return reason
 
     def _show(self, session: _Session, text: str) -> None:
@@ -223,6 +233,9 @@ class PartyTransport:
                 return
             if not welcome.known:
                 session.inbox.restart()
+                return
+            if session.closed.is_set() and not hop.lane.lacking(welcome.received):
+                session.until = 0.0  # the last word was heard
                 return
             self._show(session, "")
             hop.serve(connection, welcome.received, lambda frame, size: self._sort(session, frame, size))
