@@ -431,5 +431,7 @@ def _read_greeting(connection: Connection, name: str) -> Greeting:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen on an address; raises ``OSError`` where that cannot be."""
-    return socket.create_server((host, port), backlog=512)
+    """Listen on an address, IPv4 or IPv6; raises ``OSError`` where that cannot be."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    return socket.create_server(address, family=family, backlog=512)

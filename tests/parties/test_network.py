@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from parties.errors import PeerLost
 from parties.frame import CHUNK
+from parties.hub import listen
 from parties.link import COORDINATOR
 from parties.patience import Patience
 from tests.parties.networks import (
@@ -465,3 +467,14 @@ def test_garbage_from_the_coordinator_is_named_and_its_writer_does_not_block() -
         ended = star.play(bank=awaits("shop"), shop=nothing, biller=nothing, coordinator=garbage)
     assert ended["bank"].startswith("the coordinator's connection broke: what arrived is no frame")
     assert all(ended[name].startswith("bank is gone") for name in ("shop", "biller", COORDINATOR)), ended
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_listening_on_any_kind_of_address(host):
+    try:
+        listener = listen(host, 0)
+    except OSError:
+        assert host == "::1"  # a machine without IPv6
+        return
+    with listener, socket.create_connection((host, listener.getsockname()[1]), timeout=10):
+        assert listener.getsockname()[1]
