@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 
 Arrays = dict[str, NDArray[Any]]
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What reading a file raises that is not as it was written."""
 
 
 def save_shard(folder: Path, terms: Terms, spec: PartySpec, columns: Columns, fit: Fit, classes: list[str]) -> None:
@@ -121,7 +125,7 @@ def load_shard(folder: Path) -> Shard:
             preprocessor=Preprocessor.from_dict(state["preprocessor"]),
             kept=arrays["kept"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise _unreadable(folder, error) from None
 
 
@@ -138,10 +142,40 @@ def read_shard(folder: Path) -> tuple[dict[str, Any], Arrays]:
         data = (folder / "model.npz").read_bytes()
         if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
             raise ValueError("model.npz is not the one that model.json names")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return state, {name: np.asarray(arrays[name]) for name in arrays}
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        if not isinstance(state, dict):
+            raise ValueError("model.json is no table")
+        return state, _read_arrays(data)
+    except (*UNREADABLE, OSError, zipfile.BadZipFile, struct.error, EOFError, NotImplementedError) as error:
         raise _unreadable(folder, error) from None
+
+
+def _read_arrays(data: bytes) -> Arrays:
+    """Arrays as ``np.savez`` writes them; no size is believed that the bytes do not bear out."""
+    arrays: Arrays = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 or member.file_size > len(data):
+                raise ValueError("model.npz holds something else than plain arrays")
+            arrays[member.filename.removesuffix(".npy")] = _read_array(archive.read(member))
+    return arrays
+
+
+def _read_array(raw: bytes) -> NDArray[Any]:
+    """One array in numpy's format."""
+    stream = io.BytesIO(raw)
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+        version
+    )
+    if read_header is None:
+        raise ValueError("an array of another version of numpy's format")
+    shape, fortran, dtype = read_header(stream)
+    rest = len(raw) - stream.tell()
+    if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != rest:
+        raise ValueError("an array that is not of the size that it names")
+    array = np.empty(shape, dtype, order="F" if fortran else "C")
+    array.reshape(-1, order="A").view(np.uint8)[...] = np.frombuffer(raw, np.uint8, rest, stream.tell())
+    return array
 
 
 def _unreadable(folder: Path, error: Exception) -> DataError:

@@ -17,7 +17,7 @@ import numpy as np
 from parties.errors import DataError
 from parties.spec import PartySpec
 from vfl.events import FeatureImportance
-from vfl.shard import Arrays, read_shard, write_shard
+from vfl.shard import UNREADABLE, Arrays, read_shard, write_shard
 from vfl.terms import Terms
 from vfl.trees.bins import Binning, Feature
 from vfl.trees.forest import Split, Tree
@@ -75,7 +75,7 @@ def load_tree_shard(folder: Path) -> TreeShard:
         trees = _from_arrays(arrays)
         start = _start(arrays["start"], trees)
         _check_splits(binning.features, splits, trees)
-    except (KeyError, TypeError, ValueError, IndexError, msgspec.ValidationError) as error:
+    except (*UNREADABLE, msgspec.ValidationError) as error:
         raise DataError(f"model shard {folder}: cannot be read ({error}); run the training again") from None
     return TreeShard(binning, splits, start, trees, classes, importance)
 
