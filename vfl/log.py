@@ -142,7 +142,7 @@ class Log:
             return
         before, self._trouble = self._trouble, plain
         if not plain:
-            self._write("info", "network", text="all is well again" if before else "all is well")
+            self._write("info", "network", text="all have joined" if JOINING.match(before) else "all is well again")
         elif away := RECONNECTING.match(plain):
             self._write("warning", "peer lost", peer=away[1], text=text)
         elif back := COME_BACK.match(plain):

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from parties.identity import make_identity, write_identity
 from tests.chaos.between_companies import free_port
 from tests.runs.companies import VFL
+from vfl.company_file import load_joining
 
 ROOT = Path(__file__).parents[2]
 SCENARIO = ROOT / "scenarios" / "three_companies"
@@ -220,6 +222,17 @@ def check_results(world: World) -> None:
     assert "All are back; the run goes on after round" in world.screen("bank").read_text()
 
 
+def test_the_files_are_a_job(tmp_path: Path) -> None:
+    """They fit together once everybody has an identity."""
+    folder = shutil.copytree(SCENARIO, tmp_path / "job")
+    for who in PEOPLE:
+        write_identity(make_identity(who), folder)
+    for who in PARTIES:
+        joining = load_joining(folder / f"{who}.toml")
+        assert joining.company.address == "coordinator.example:7700"
+        assert Path(joining.spec.data).is_file()
+
+
 @pytest.mark.slow
 def test_the_readme_over_loopback(loopback: World) -> None:
     loopback.follow_readme()
@@ -233,3 +246,16 @@ def test_the_readme_between_network_namespaces(namespaces: World) -> None:
         assert not reaches(namespaces, who, other)
     namespaces.follow_readme()
     check_results(namespaces)
+
+
+@pytest.mark.slow
+def test_all_of_it_on_one_machine(tmp_path: Path) -> None:
+    command, env = [str(SCENARIO / "try_it.sh"), str(tmp_path / "people")], os.environ | {"PORT": str(free_port())}
+    env["PATH"] = f"{Path(VFL).parent}:{env['PATH']}"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for who in PEOPLE:
+        assert (tmp_path / "people" / who / "run" / "report.json").is_file()
+        assert len(list((tmp_path / "people" / who).glob("*.key"))) == 1
+    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert again.returncode == 2 and "is not empty" in again.stderr

@@ -465,7 +465,11 @@ def test_a_passive_party_has_no_monotone_constraints() -> None:
     assert "the active party only" in message
 
 
-@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in SCENARIOS.glob("*/*.toml") if path.parent.name != "three_companies"),
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
 def test_scenarios_of_this_repository(path: Path) -> None:
     built = load_scenario(path).job
     assert msgspec.json.decode(msgspec.json.encode(built), type=Job) == built
