@@ -45,8 +45,10 @@ from parties.hop import Hop
 from parties.inbox import Inbox, short
 from parties.link import COORDINATOR
 from parties.patience import Patience
+from parties.tls import is_final, why_refused
 
 MAX_STRANGERS = 256  # connections whose TLS handshake is not done
+MAX_REFUSALS = 20  # that are told of
 _NEWS_SECONDS = 2.0  # who takes no news by then holds up nobody
 _TICK = 0.5
 
@@ -81,6 +83,8 @@ class HubTransport:
         Called when every party has all it needs, before any party hears so: to note it durably.
     heard : callable
         Called with the name of every party that has confirmed that it knows so: to note it durably.
+    refused : callable
+        Told in words of certificates that are nobody's.
     knowing : collection of str
         Parties that had confirmed it before the coordinator itself came back.
     """
@@ -97,6 +101,7 @@ class HubTransport:
         generation: int = 0,
         ended: Callable[[], None] = lambda: None,
         heard: Callable[[str], None] = lambda name: None,
+        refused: Callable[[str], None] = lambda text: None,
         knowing: Collection[str] = (),
     ) -> None:
         self._listener = listener
@@ -111,8 +116,10 @@ class HubTransport:
         self._strangers: deque[socket.socket] = deque()
         self._generation = generation
         self._begun = False
-        self._note_end, self._note_heard = ended, heard
+        self._note_end, self._note_heard, self._note_refused = ended, heard, refused
+        self._refusals: set[str] = set()
         self._knowing = set(knowing)
+        self._missing = ""  # who has not joined yet, in words
         self._gathering_since = time.monotonic()
         self._running = self._ended = False
         self._closed = threading.Event()
@@ -131,8 +138,10 @@ class HubTransport:
                 inbox.check()
                 if shown != (shown := f"waiting for {', '.join(missing)} to join"):
                     self._tell(shown)
+                self._missing = shown
                 self._changed.wait(_TICK)
             inbox.check()
+            self._missing = ""
             self._generation += 1
             self._running = self._begun = True
             seats = list(self._seats.values())
@@ -222,7 +231,8 @@ class HubTransport:
             connection = Connection(raw, self._context, server=True, silence=self._patience.silence)
             name = self._identify(connection.certificate)
             greeting = _read_greeting(connection, name)
-        except (OSError, EOFError, ValueError, RemoteProtocolError):
+        except (OSError, EOFError, ValueError, RemoteProtocolError) as error:
+            self._refuse(raw, error)
             _drop(raw)
             return
         finally:
@@ -238,6 +248,17 @@ class HubTransport:
             pass
         finally:
             connection.shut()
+
+    def _refuse(self, raw: socket.socket, error: Exception) -> None:
+        """Let the user know of certificates that are nobody's, once per host and reason."""
+        if not is_final(error):
+            return
+        with suppress(OSError):  # it is gone already
+            host = str(raw.getpeername()[0])
+            text = f"refused a connection from {host}: {why_refused(error, peer=host, own=COORDINATOR)}"
+            if text not in self._refusals and len(self._refusals) < MAX_REFUSALS:
+                self._refusals.add(text)
+                self._note_refused(text)
 
     def _seat_of(self, name: str, greeting: Greeting, connection: Connection) -> _Seat | None:
         """The seat that a connection belongs to, a new one if need be; None where it has none and was told why."""
@@ -323,19 +344,21 @@ class HubTransport:
                 seats = list(self._seats.values())
                 gathering = self._begun and not self._running and not self._ended
                 missing = [name for name in self._parties if name not in self._seats] if gathering else []
-                away = time.monotonic() - self._gathering_since
+                away, news = time.monotonic() - self._gathering_since, self._missing
             for seat in seats:
                 self._check_lost(seat)
+                if news and seat.hop.connected:
+                    seat.hop.say(NEWS, news)
             if missing and away >= self._patience.reconnect_timeout:
                 self._stop_all(LOST, missing[0], f"did not come back for {away:.0f} s")
 
     def _check_lost(self, seat: _Seat) -> None:
         """End the run if a party has been without a connection for too long; show it before that."""
-        since = seat.hop.lost_since
+        served, since = seat.hop.served, seat.hop.lost_since  # in this order: one may just arrive for the first time
         if since is None or self._ended or self._closed.is_set():
             return
         away = time.monotonic() - since
-        if away >= self._patience.reconnect_timeout and (seat.hop.served or self._patience.reconnect_timeout):
+        if away >= self._patience.reconnect_timeout and (served or self._patience.reconnect_timeout):
             lasting = f": no connection for {away:.0f} s" if self._patience.reconnect_timeout else ""
             self._stop_of(seat, LOST, f"is gone{lasting}")
         elif away >= self._patience.notice and not seat.noticed:
@@ -344,9 +367,11 @@ class HubTransport:
     def _note(self, seat: _Seat, *, back: bool) -> None:
         """Show everybody that a party has no connection, or has one again."""
         seat.noticed = not back
-        text = "" if back else f"{seat.name} is reconnecting"
+        others = self._others(seat)
+        away = [other.name for other in (seat, *others) if other.noticed]
+        text = f"{away[0]} is reconnecting" if away else ""
         self._tell(text)
-        for other in self._others(seat):
+        for other in others:
             other.hop.say(NEWS, text)
 
     def _stop_of(self, seat: _Seat, kind: int, how: str) -> None:

@@ -464,7 +464,7 @@ def test_garbage_from_the_coordinator_is_named_and_its_writer_does_not_block() -
         transport.receive("bank", "m")
 
     with Star(patience=AT_ONCE) as star:
-        ended = star.play(bank=awaits("shop"), shop=nothing, biller=nothing, coordinator=garbage)
+        ended = star.play(bank=awaits("shop"), shop=awaits("bank"), biller=nothing, coordinator=garbage)
     assert ended["bank"].startswith("the coordinator's connection broke: what arrived is no frame")
     assert all(ended[name].startswith("bank is gone") for name in ("shop", "biller", COORDINATOR)), ended
 
