@@ -86,7 +86,7 @@ class Running:
     """Processes of all roles, each started again when it was killed; what they said is kept.
 
     ``dooms`` are moments at which a role's process kills itself (`tests.chaos.doomed`), one per process that it has;
-    ``together`` names who dies with it.
+    ``together`` names who dies with it. ``programs`` are other programs that play a role.
     """
 
     job: Job
@@ -94,6 +94,7 @@ class Running:
     env: dict[str, str] = field(default_factory=dict)
     dooms: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     together: dict[str, str] = field(default_factory=dict)
+    programs: dict[str, Path] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     killed: list[str] = field(default_factory=list)
@@ -106,7 +107,7 @@ class Running:
         root = {"PYTHONPATH": str(DOOMED.parents[2])}
         with self.log(role).open("ab") as log:
             self.processes[role] = subprocess.Popen(
-                [sys.executable, str(DOOMED), *self.job.command(role, self.out)[1:]],
+                [sys.executable, str(self.programs.get(role, DOOMED)), *self.job.command(role, self.out)[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
