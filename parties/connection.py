@@ -3,7 +3,7 @@
 The TLS state (`ssl.SSLObject`) is fed from memory under a lock of its own and the socket is used outside of it, so that
 one thread can wait for bytes while another one sends: OpenSSL does not promise that for one object, nor does Python.
 A connection on which nothing comes for ``silence`` seconds, or nothing can be sent, counts as broken; so does one on
-which bytes come and TLS makes nothing of them: a damaged length would have it wait for signs of life to fill a record.
+which bytes come and TLS makes nothing of them, or no frame: a damaged length would wait for signs of life to fill it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from parties.frame import Frame, read_frame
 _PIECE = 1 << 18  # bytes read from the socket at once
 HANDSHAKE_SECONDS = 10.0
 _RECORD_SILENCES = 4  # the silences that a TLS record of at most 16 KiB may take to arrive
+_FRAME_SILENCES = 16  # and a frame of at most 1 MiB
 
 
 class Connection:
@@ -35,7 +36,8 @@ class Connection:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._handshake(time.monotonic() + HANDSHAKE_SECONDS)
         raw.settimeout(silence)
-        self._patience = _RECORD_SILENCES * silence
+        self._silence = silence
+        self._begun: float | None = None  # since when the frame arrives that is read
 
     @property
     def certificate(self) -> bytes | None:
@@ -52,6 +54,7 @@ class Connection:
 
     def read(self) -> Frame:
         """Read one frame; raises ``EOFError`` or ``OSError`` when the connection breaks."""
+        self._begun = None
         return read_frame(self._read_exactly)
 
     def shut(self) -> None:
@@ -63,19 +66,27 @@ class Connection:
     def _read_exactly(self, count: int) -> bytes:
         data = bytearray(count)
         view, at = memoryview(data), 0
-        deadline = time.monotonic() + self._patience
+        last = time.monotonic()
         while at < count:
             arrived = self._open_into(view[at:])
             if arrived is None:
-                if time.monotonic() > deadline:
-                    raise TimeoutError("what arrives is nothing that TLS can open")
+                self._check_progress(last)
                 self._feed()
             elif not arrived:
                 raise EOFError  # the other end closed
             else:
                 at += arrived
-                deadline = time.monotonic() + self._patience
+                last = time.monotonic()
+                self._begun = self._begun or last
         return bytes(data)
+
+    def _check_progress(self, last: float) -> None:
+        """Raise if bytes come and make no record, or records and make no frame."""
+        now = time.monotonic()
+        if now > last + _RECORD_SILENCES * self._silence:
+            raise TimeoutError("what arrives is nothing that TLS can open")
+        if self._begun is not None and now > self._begun + _FRAME_SILENCES * self._silence:
+            raise TimeoutError("a frame does not come to its end")
 
     def _open_into(self, view: memoryview) -> int | None:
         """Move what TLS has in the clear; None if it wants more of the socket."""

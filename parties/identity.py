@@ -53,6 +53,8 @@ _MALFORMED = (
     InvalidSignature,
     x509.DuplicateExtension,
     x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
 )
 """What the cryptography package raises on bytes that are no key or no certificate."""
 

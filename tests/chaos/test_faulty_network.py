@@ -95,13 +95,13 @@ class Broken(Connection):
         super().write(data)
 
     def _harm(self, data: bytes) -> bytes:
-        at = self.rng.randrange(len(data))
-        kind = self.rng.choice(["flip", "twice", "cut", "none", "noise", "length"])
+        at = self.rng.randrange(1, len(data))
+        kind = self.rng.choice(["flip", "twice", "cut", "noise", "length"])
         if kind == "flip":
             return data[:at] + bytes([data[at] ^ (1 << self.rng.randrange(8))]) + data[at + 1 :]
         if kind == "length":
             return data[:8] + self.rng.randbytes(4) + data[12:]
-        return {"twice": data + data, "cut": data[:at], "none": b"", "noise": self.rng.randbytes(len(data))}[kind]
+        return {"twice": data + data, "cut": data[:at], "noise": self.rng.randbytes(len(data))}[kind]
 
 
 @dataclass

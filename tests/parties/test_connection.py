@@ -192,6 +192,27 @@ def test_a_record_that_signs_of_life_fill_for_ever_breaks_the_connection() -> No
     ends.shut()
 
 
+def test_a_frame_that_signs_of_life_fill_for_ever_breaks_the_connection() -> None:
+    """Of a peer that names a length which it does not send."""
+    ends = shake(*stream_pair(), silence=0.1)
+    over = threading.Event()
+    cut = write_frame(frame(bytes(CHUNK)))[:100]
+
+    def live() -> None:
+        with contextlib.suppress(OSError):
+            ends.server.write(cut)
+            while not over.wait(0.02):
+                ends.server.write(bytes(10))
+
+    thread, raised = in_thread(live)
+    with pytest.raises(TimeoutError, match="does not come to its end"):
+        ends.client.read()
+    over.set()
+    thread.join(20)
+    assert not raised
+    ends.shut()
+
+
 def test_the_other_end_closes(ends: Ends) -> None:
     ends.server.write(write_frame(frame(b"last words")))
     ends.server.shut()
