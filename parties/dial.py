@@ -54,6 +54,7 @@ class _Session:
         self.thread: threading.Thread | None = None
         self.until = 0.0  # though closed, it connects again until then, for its last word may not have been heard
         self.shown = False  # the user was told that there is no connection
+        self.news = ""
         self.last = 0  # number of the coordinator's last word, acknowledged once that is noted
 
     def goes_on(self) -> bool:
@@ -260,7 +261,9 @@ class PartyTransport:
             inbox.restart()
             return False
         elif frame.kind == NEWS:
-            self._tell(text)
+            if text != session.news:
+                session.news = text
+                self._tell(text)
         else:
             orderly = frame.kind == ABORT and sender != COORDINATOR
             inbox.fail(f"{sender} {text}", GRACE_SECONDS if orderly else 0.0)

@@ -35,7 +35,7 @@ from vfl.play import Part, play_coordinator, play_party
 from vfl.report.summary import RunReport, encode_report, summarise_own
 from vfl.role import own_folder
 from vfl.run_folder import RunFolder, digest_of_file, open_run_folder
-from vfl.watch import Awaited, Dialled, Network, Watch
+from vfl.watch import Awaited, Dialled, Network, Warned, Watch
 
 REPORT, LEDGER, BUDGETS = "report.json", "ledger.jsonl", "budgets.json"
 
@@ -192,6 +192,7 @@ def _listen(
         generation=folder.state.generation,
         ended=folder.saved,
         heard=folder.heard,
+        refused=lambda text: watch(Warned(text)),
         knowing=folder.state.knowing,
     )
 

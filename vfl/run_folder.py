@@ -140,7 +140,8 @@ def open_run_folder(out: Path, role: str, job: bytes, data: str, watch: Watch, *
     try:
         found = (hidden / STATE).exists()
         _refuse_strangers(out, found=found, resume=resume)
-        hidden.mkdir(parents=True, exist_ok=True, mode=0o700)
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)  # ids and scores of people lie in it
+        hidden.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); choose another directory") from None
     with _locked(out, hidden / LOCK):

@@ -203,6 +203,9 @@ def test_one_who_is_rejected_is_told_so_at_once(identity: Any, said: str) -> Non
                 bank.enter()
             assert said in str(raised.value)
             assert time.monotonic() - started < star.patience.reconnect_timeout / 2
+        wait_until(lambda: star.refused)
+    assert len(star.refused) == 1, "the coordinator hears of it once"
+    assert star.refused[0].startswith("refused a connection from 127.0.0.1: the certificate of '127.0.0.1'")
 
 
 def test_a_pinned_certificate_that_has_expired_is_said_so() -> None:

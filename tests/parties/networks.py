@@ -165,6 +165,7 @@ class Star:
         self.patience = patience
         self.pinned = PUBLIC if pinned is None else pinned
         self.told: dict[str, list[str]] = {name: [] for name in EVERYONE}
+        self.refused: list[str] = []  # what the coordinator was told of strangers
         self.ends: list[str] = []  # who noted the end, in order
         self.at: dict[str, Any] = {}
         self.relays: dict[str, Relay] = {}
@@ -190,6 +191,7 @@ class Star:
             self.told[COORDINATOR].append,
             generation=generation,
             ended=lambda: self.ends.append(COORDINATOR),
+            refused=self.refused.append,
         )
         return hub
 

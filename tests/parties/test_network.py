@@ -469,6 +469,17 @@ def test_garbage_from_the_coordinator_is_named_and_its_writer_does_not_block() -
     assert all(ended[name].startswith("bank is gone") for name in ("shop", "biller", COORDINATOR)), ended
 
 
+def test_who_is_there_hears_who_is_missing():
+    with Star(raw=["biller"]) as star:
+        running = star.begin(bank=nothing, shop=nothing, coordinator=nothing)
+        for name in ("bank", "shop", COORDINATOR):
+            wait_until(lambda name=name: "waiting for biller to join" in star.told[name])
+        star.start_party("biller")
+        star.begin(biller=nothing).ended("biller")
+        running.ended("bank", "shop", COORDINATOR)
+        assert star.told["bank"].count("waiting for biller to join") == 1
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_listening_on_any_kind_of_address(host):
     try:
