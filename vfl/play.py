@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from parties.budget import Budget
 from parties.checkpoint import Keeper
-from parties.errors import Restarted, VflError
+from parties.errors import ConfigError, Restarted, VflError
 from parties.frame import Frame
 from parties.greeting import Agreed, Standing, greet_as_coordinator, greet_as_party
 from parties.ledger import Ledger
@@ -194,6 +194,13 @@ def _until_the_end(network: Network, play: Callable[[int], T]) -> T | None:
         except VflError as error:
             network.abort(f"stopped ({type(error).__name__})")
             raise
+        except OSError as error:  # of a file: the network's own have become others
+            network.abort("stopped (a file of its run cannot be used)")
+            file, reason = error.filename or "a file of the run", error.strerror or type(error).__name__
+            raise ConfigError(
+                f"{file}: cannot be used ({reason}); make room, or put right what is in the way, and run the same "
+                "command again: between companies the run goes on from its last checkpoint"
+            ) from error
         except Exception:
             network.abort("stopped (internal error)")
             raise

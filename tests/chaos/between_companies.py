@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,7 +87,8 @@ class Running:
     """Processes of all roles, each started again when it was killed; what they said is kept.
 
     ``dooms`` are moments at which a role's process kills itself (`tests.chaos.doomed`), one per process that it has;
-    ``together`` names who dies with it. ``programs`` are other programs that play a role.
+    ``together`` names who dies with it. ``programs`` are other programs that play a role. ``lying_dead`` is called
+    with the name of a role between its death and its return.
     """
 
     job: Job
@@ -95,6 +97,7 @@ class Running:
     dooms: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     together: dict[str, str] = field(default_factory=dict)
     programs: dict[str, Path] = field(default_factory=dict)
+    lying_dead: Callable[[str], None] = lambda role: None
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     killed: list[str] = field(default_factory=list)
@@ -119,6 +122,12 @@ class Running:
         for role in self.job.roles:
             self.start(role)
 
+    def start_others(self, role: str) -> None:
+        """Start every role but one."""
+        for other in self.job.roles:
+            if other != role:
+                self.start(other)
+
     def kill(self, role: str) -> bool:
         """Kill a role as the system does when memory is short; whether it still ran."""
         process = self.processes[role]
@@ -131,6 +140,7 @@ class Running:
         dead += [other for role in dead if (other := self.together.pop(role, "")) and self.kill(other)]
         for role in dict.fromkeys(dead):
             self.killed.append(role)
+            self.lying_dead(role)
             self.start(role)
         for role, process in self.processes.items():
             code = process.poll()

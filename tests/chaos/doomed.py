@@ -2,7 +2,8 @@
 
 ``VFL_TEST_DOOM`` says when: ``ledger:7:1`` at its seventh message, ``disk:12`` at the twelfth step that it takes on
 the disk, ``sent:30`` with half of its thirtieth frame on the wire; nothing: never. Death is SIGKILL, as when memory is
-short.
+short. ``VFL_TEST_FULL`` fills the disk instead: ``write:8:20`` for the eighth to the 27th write of checkpoints,
+``size:9000`` for files beyond 9000 bytes.
 ``VFL_TEST_NOTES`` names a file for the notes: which step was resumed from, which were kept, and at the end how many
 messages, disk steps and frames there were.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import errno
 import io
 import os
+import resource
 import signal
 import sys
 from collections import Counter
@@ -23,6 +26,8 @@ from typing import Any
 _write, _open = os.write, os.open
 _counts: Counter[str] = Counter()
 _doom = [*os.environ.get("VFL_TEST_DOOM", "").split(":"), "", ""]
+
+_full = [*os.environ.get("VFL_TEST_FULL", "").split(":"), "", ""]
 
 
 def note(line: str) -> None:
@@ -81,6 +86,9 @@ def _around_open(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _half_write(number: int, data: Any) -> int:
+    _counts["write"] += 1
+    if _full[0] == "write" and int(_full[1]) <= _counts["write"] < int(_full[1]) + int(_full[2]):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if due("disk"):
         _write(number, bytes(data)[: len(data) // 2])
         die(f"at disk step {_counts['disk']}: half a write")
@@ -143,6 +151,8 @@ def main() -> None:
 
     _watch_protocol()
     _watch_disk()
+    if _full[0] == "size":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(_full[1]), int(_full[1])))  # Python ignores the signal
     note("started")
     atexit.register(lambda: note("ended " + " ".join(f"{kind}={count}" for kind, count in _counts.items())))
     cli.main()
