@@ -16,7 +16,13 @@ SANITIZED := build/sanitize
 SANITIZED_TESTS := (test_kernels or test_ifma or test_pippenger) and not fences and not hundred_thousand
 SANITIZER := LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc VFL_KERNEL=ifma
 
-.PHONY: install dev demo test lint types sanitize coverage clean
+# The long forms of tests/chaos: kills, runs over bad networks, the seed of both, and inputs of decoders.
+N ?= 200
+RUNS ?= 1000
+SEED ?= 1
+COUNT ?= 10000000
+
+.PHONY: install dev demo test lint types sanitize coverage chaos fuzz clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -73,6 +79,16 @@ sanitize: dev
 # Lines and branches that the tests reach (roles in processes of their own are not counted); below 90 % it fails.
 coverage: dev
 	$(BIN)/pytest --cov --cov-report=term
+
+# kill -9 of roles N times, and RUNS runs over networks that do harm; SEED says which.
+chaos: dev
+	VFL_CHAOS_KILLS=$(N) VFL_CHAOS_SEED=$(SEED) $(BIN)/pytest -s tests/chaos/test_kills.py
+	VFL_CHAOS_RUNS=$(RUNS) VFL_CHAOS_SEED=$(SEED) VFL_CHAOS_WORKERS=12 $(BIN)/pytest -s tests/chaos/test_faulty_network.py
+	$(BIN)/pytest tests/chaos/test_bad_disks.py tests/chaos/test_coordinator_learns_nothing.py
+
+# Every decoder against altered and made-up bytes, COUNT in all; or for SECONDS each.
+fuzz: dev
+	$(BIN)/python -m tests.chaos.fuzz --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS),--count $(COUNT))
 
 clean:
 	rm -f vfl/paillier/_ifma*.so vfl/paillier/_ifma*.pyd

@@ -477,8 +477,8 @@ def run_all(folder: Path, seed: str, counts: Mapping[str, int], seconds: float, 
 
 
 def share_out(rates: Mapping[str, float], count: int) -> dict[str, int]:
-    """Executions of every decoder: no fewer than ``LEAST``, and what is left equally among the five quickest."""
-    quick = sorted(rates, key=lambda name: -rates[name])[:5]
+    """Executions of every decoder: no fewer than ``LEAST``, and what is left equally among the quick ones."""
+    quick = [name for name in rates if rates[name] > max(rates.values()) / 5]
     counts = dict.fromkeys(rates, min(LEAST, count // len(rates)))
     left = count - sum(counts.values())
     return counts | {name: counts[name] + max(0, -(-left // len(quick))) for name in quick}
@@ -502,7 +502,7 @@ def main() -> None:
             names = [name for name in names if given.only in name]
             counts = dict.fromkeys(names, 0)
             if given.count:
-                first = run_all(folder / "rates", f"{given.seed} rates", dict.fromkeys(names, 200), 0.0, 1)
+                first = run_all(folder / "rates", f"{given.seed} rates", dict.fromkeys(names, 1000), 0.0, 1)
                 rates = {name: figures[0] / figures[2] for name, figures in first.items()}
                 counts = share_out(rates, given.count)
             seconds = 0.0 if given.count else given.seconds or 5.0
