@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from parties.link import COORDINATOR
-from tests.chaos.between_companies import Job, Running, write_job
+from tests.chaos.between_companies import PATIENT, Job, Running, write_job
 from tests.runs.companies import Companies, make_boosted, make_companies
 
 KILLS = int(os.environ.get("VFL_CHAOS_KILLS", "20"))
@@ -48,7 +48,7 @@ def prepared(folder: Path, kind: str) -> Job:
     companies.sections["training"] = dict(companies.sections["training"]) | limits
     for party in companies.parties.values():
         party["policy"] = {"key_bits": 512, "small_data": True, "partial_scores": True, **limits}
-    return write_job(companies)
+    return write_job(companies, PATIENT | {"reconnect_timeout": 30})
 
 
 @dataclass
