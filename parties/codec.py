@@ -121,4 +121,3 @@ def _dtype_of(annotation: Any) -> tuple[np.dtype[Any], str]:
     (scalar,) = get_args(get_args(annotation)[1])
     dtype: np.dtype[Any] = np.dtype(scalar).newbyteorder("<")
     return dtype, dtype.name
-
