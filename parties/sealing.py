@@ -68,7 +68,7 @@ class Channel:
         """Encrypt one chunk for the place that ``header`` names."""
         nonce = self._sent.to_bytes(12, "little")
         self._sent += 1
-        return self._seal.encrypt(nonce, bytes(chunk), msgspec.msgpack.encode(header))
+        return self._seal.encrypt(nonce, chunk, msgspec.msgpack.encode(header))
 
     def open(self, header: Header, body: bytes) -> bytes:
         """Decrypt the next chunk; anything altered, replayed, reordered or swapped is refused."""
