@@ -37,7 +37,7 @@ from vfl.role import own_folder
 from vfl.run_folder import RunFolder, digest_of_file, open_run_folder
 from vfl.watch import Awaited, Dialled, Network, Warned, Watch
 
-REPORT, LEDGER, BUDGETS = "report.json", "ledger.jsonl", "budgets.json"
+REPORT, LEDGER = "report.json", "ledger.jsonl"
 
 
 def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, baseline: bool = True) -> RunReport | None:
@@ -126,17 +126,18 @@ def _party(joining: Joining, out: Path, folder: RunFolder, *, baseline: bool) ->
         loaded=session.load_party(company.job, spec, read_party(spec)),
         sealing=joining.identity.sealing,
         pinned={name: identity.sealing for name, identity in company.identities.items()},
-        budget=partial(_open_budget, joining.state),
+        budget=partial(_open_budget, joining.budgets),
     )
 
 
-def _open_budget(state: Path, run: str) -> Budget:
+def _open_budget(file: Path, run: str) -> Budget:
     """Counts of all runs of this party."""
+    state = file.parent
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"state {str(state)!r} cannot be made, got: {error.strerror}; name another folder") from None
-    return Budget.open(state / BUDGETS, run)
+    return Budget.open(file, run)
 
 
 def _confirm(joining: Joining, folder: RunFolder, watch: Watch) -> None:
