@@ -68,7 +68,7 @@ def test_a_number_without_inverse_is_not_passed_over() -> None:
         invert_all(kernel, kernel.pack([3, N, 5]))
 
 
-@pytest.mark.parametrize("value", [HALF + 1, -HALF - 1, N, -N])
+@pytest.mark.parametrize("value", [HALF + 1, -HALF - 1, N, -N], ids=["half + 1", "-half - 1", "N", "-N"])
 def test_what_does_not_fit_is_refused(value: int) -> None:
     for source in (KEY, KEY.public):
         with pytest.raises(CryptoError, match="does not fit"):
