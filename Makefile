@@ -11,6 +11,9 @@ KERNEL := $(BIN)/python -c 'from vfl.paillier import kernel_name; print(kernel_n
 GMPY2_TESTS := tests/paillier tests/glm tests/trees/test_lossless.py tests/trees/test_histograms.py tests/adversarial \
 	tests/runs/test_processes.py --ignore-glob='*test_ifma*'
 
+# Files of tests side by side, a process per core up to four; one after the other: make test TOGETHER=
+TOGETHER := -n auto --maxprocesses 4 --dist loadfile
+
 SANITIZED := build/sanitize
 # Fences find stray accesses by other means, and need the signal that the sanitizer takes for itself.
 SANITIZED_TESTS := (test_kernels or test_ifma or test_pippenger) and not fences and not hundred_thousand
@@ -60,10 +63,10 @@ types: dev
 test: lint types
 	@failed=0; kernel=$$($(KERNEL)); \
 	echo "Tests, kernel $$kernel"; \
-	$(BIN)/pytest --durations=10 || failed=1; \
+	$(BIN)/pytest $(TOGETHER) --durations=10 || failed=1; \
 	if [ "$$kernel" != gmpy2 ]; then \
 		echo "Tests once more, kernel gmpy2"; \
-		VFL_KERNEL=gmpy2 $(BIN)/pytest $(GMPY2_TESTS) || failed=1; \
+		VFL_KERNEL=gmpy2 $(BIN)/pytest $(TOGETHER) $(GMPY2_TESTS) || failed=1; \
 	fi; \
 	exit $$failed
 
