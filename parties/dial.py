@@ -114,10 +114,7 @@ class PartyTransport:
         session.thread.start()
         generation = session.inbox.wait_for_start()
         if not generation:
-            self._note_end()
-            session.hop.deliver(session.last, 0)
-            if self._leave(heard=True):
-                self._note_heard()
+            self._confirm(session)
         return generation
 
     def send(self, frame: Frame) -> None:
@@ -137,10 +134,7 @@ class PartyTransport:
         self.send(Frame(BYE, Header(self._name, COORDINATOR)))
         session = self._session
         session.inbox.wait_for_farewells({COORDINATOR})
-        self._note_end()
-        session.hop.deliver(session.last, 0)
-        if self._leave(heard=True):
-            self._note_heard()
+        self._confirm(session)
 
     def abort(self, reason: str) -> None:
         """Tell the others that this role stops; ``reason`` follows its name: "stopped (DataError)"."""
@@ -150,6 +144,13 @@ class PartyTransport:
             session.until = time.monotonic() + GRACE_SECONDS
             session.hop.send(Frame(ABORT, Header(self._name, COORDINATOR, short(reason))))
         self._leave(heard=tells)
+
+    def _confirm(self, session: _Session) -> None:
+        """Note that the run has ended well, and only then tell the coordinator that this party knows."""
+        self._note_end()
+        session.hop.deliver(session.last, 0)
+        if self._leave(heard=True):
+            self._note_heard()
 
     def _leave(self, *, heard: bool = False) -> bool:
         """End the present session; what was received is acknowledged.

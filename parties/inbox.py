@@ -117,11 +117,6 @@ class Inbox:
             if self._failure is not None and not peers <= self._left:
                 raise self._kind(self._failure)
 
-    def has_left(self, peer: str) -> bool:
-        """Whether a peer has all it needs."""
-        with self._changed:
-            return peer in self._left
-
     def _refuse_restarted(self) -> None:
         if self._restarted:
             raise Restarted("the run begins anew from its last checkpoint")

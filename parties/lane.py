@@ -61,11 +61,6 @@ class Lane:
         with self._changed:
             return self._changed.wait_for(lambda: self._in_flight < WINDOW, seconds)
 
-    def wake(self) -> None:
-        """Wake whoever waits for room."""
-        with self._changed:
-            self._changed.notify_all()
-
     def number(self, frame: Frame, delivered: Callable[[], None] | None = None) -> bytes:
         """Number a frame and keep it; returns its bytes. ``delivered`` is called once the other end has it."""
         with self._changed:

@@ -333,7 +333,7 @@ def test_a_party_that_comes_back_after_the_end_is_told_so() -> None:
         bank = star.at["bank"]
         bank.enter()
         bank.send(Frame(BYE, frame("bank", COORDINATOR).header))
-        wait_until(lambda: star.at[COORDINATOR]._inbox.has_left("bank"))
+        wait_until(lambda: star.at[COORDINATOR]._inbox._left >= {"bank"})
         star.kill("bank")
         running.ended("shop", "biller")
         star.start_party("bank")
@@ -346,7 +346,7 @@ def test_a_coordinator_that_comes_back_after_the_end_tells_who_asks() -> None:
     """A party that waits for the end, and one that has come back to ask."""
     with Star(patience=Patience(0.3, 8.0, 10.0)) as star:
         running = star.begin(bank=nothing, shop=nothing, biller=nothing, coordinator=awaits("nobody"))
-        wait_until(lambda: all(star.at[COORDINATOR]._inbox.has_left(name) for name in NAMES))
+        wait_until(lambda: star.at[COORDINATOR]._inbox._left >= set(NAMES))
         star.kill(COORDINATOR)
         running.ended(COORDINATOR)
         star.kill("biller")
