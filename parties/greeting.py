@@ -97,6 +97,7 @@ def greet_as_party(
         raise ConfigError(f"the parties' jobs differ in {differs}; all parties must run the same job")
     roster = coordinator.recv(Wire.roster)
     agreed = Agreed(roster.run, roster.step)
+    endpoint.run = agreed.run
     if agreed.step and (agreed.run != standing.run or agreed.step not in standing.steps):
         raise RemoteProtocolError("the coordinator goes on from a checkpoint that this party does not keep")
     transcript = _transcript(job, standing.generation, agreed)
@@ -132,6 +133,7 @@ def greet_as_coordinator(
     if differs is not None:
         raise ConfigError(f"the parties' jobs differ in {differs}; all parties must run the same job")
     agreed = _settle(standing, hellos)
+    endpoint.run = agreed.run
     for link in links:
         ephemerals = {name: hello.ephemeral for name, hello in hellos.items()}
         link.send(Wire.roster, Roster(ephemerals, agreed.run, agreed.step))

@@ -61,6 +61,8 @@ class Endpoint:
         Told what this role waits for, "glm_exact.products from bank", and an empty text once it has it.
     consent : callable, optional
         Called with every message before it is sent; raises ``PolicyError`` to forbid it.
+    run : str
+        Id of the run, the same at all roles; ``parties.greeting`` sets it.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Endpoint:
     waiting: Callable[[str], None] | None = field(default=None, repr=False)
     keeper: Keeper = field(default_factory=Keeper, repr=False)
     consent: Callable[[Message[Any, Any, Any]], None] | None = field(default=None, repr=False)
+    run: str = ""
     _links: dict[str, Link[Any, Any]] = field(default_factory=dict, repr=False)
     _claimed: set[str] = field(default_factory=set, repr=False)
 

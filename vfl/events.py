@@ -34,7 +34,10 @@ class FeatureImportance(msgspec.Struct, frozen=True):
 
 
 class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a role knows at its end and may write into its own report."""
+    """What a role knows at its end and may write into its own report.
+
+    ``spent`` are seconds of its main thread by what it did then: "kernel", "wire", "waiting", "python".
+    """
 
     role: str
     sizes: dict[str, int]
@@ -56,6 +59,7 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     n_validation: int = 0
     validation_losses: list[float] = []
     importance: list[FeatureImportance] = []
+    spent: dict[str, float] = {}
 
 
 class Played(msgspec.Struct, frozen=True):

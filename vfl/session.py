@@ -27,6 +27,7 @@ from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadr
 from vfl.events import Event, Metrics, Report, RoleResult
 from vfl.glm import Fit
 from vfl.job import Job
+from vfl.kept_run import save_kept_run
 from vfl.optim import Vector
 from vfl.prepare import (
     Parts,
@@ -128,6 +129,7 @@ def play_party(
         judged = _judge(data, trained, predicted, baseline=baseline)
     with clock.phase("saving"):
         trained.save(folder)
+        save_kept_run(folder, endpoint.run, prepared.terms, spec, alignment.digest)
         save_ids(folder, spec, table, alignment.rows, parts)
         if predicted is not None:
             classes = labels.classes if labels is not None else []

@@ -178,7 +178,7 @@ def check_report(run: Run) -> None:
 
 
 def check_files(run: Run) -> None:
-    own = {"ids.csv", "ledger.jsonl", "model.json", "model.npz"}
+    own = {"ids.csv", "ledger.jsonl", "model.json", "model.npz", "run.json"}
     expected = {"report.json", "ledger.jsonl", "coordinator", "coordinator/ledger.jsonl"}
     for name in run.companies.parties:
         expected |= {name, *(f"{name}/{file}" for file in own)}

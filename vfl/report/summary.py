@@ -76,8 +76,33 @@ class Disclosure(msgspec.Struct, frozen=True):
     source: str = msgspec.field(name="from")
 
 
+class Comparison(msgspec.Struct, frozen=True):
+    """The joint model beside another one on the same test rows: joint minus other, with its 95 % interval.
+
+    ``p_value`` is that of no difference; ``test`` names the test, "delong" or "bootstrap".
+    """
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+
+
 class RunReport(msgspec.Struct, frozen=True):
-    """report.json."""
+    """report.json.
+
+    Attributes
+    ----------
+    confidence : dict of model to dict of metric to (low, high)
+        95 % bootstrap intervals of ``metrics``.
+    comparison : dict of model to Comparison
+        Of the joint model with "active_only" and "pooled".
+    without : dict of party name to metrics
+        The joint metrics without that passive party's columns, where all CSVs are on one machine.
+    time : dict of role to dict of "kernel", "python", "wire", "waiting" to seconds
+    """
 
     name: str
     task: str
@@ -93,7 +118,11 @@ class RunReport(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     disclosures: list[Disclosure]
     warnings: list[str]
-    feature_importance: list[FeatureImportance]
+    feature_importance: list[FeatureImportance] = []
+    confidence: dict[str, dict[str, tuple[float, float]]] = {}
+    comparison: dict[str, Comparison] = {}
+    without: dict[str, Metrics] = {}
+    time: dict[str, dict[str, float]] = {}
 
 
 def summarise(
@@ -194,8 +223,9 @@ def _summarise(
 def encode_report(report: RunReport) -> bytes:
     """JSON text of a report; what is not finite becomes null, and what only some models have is left out of others'."""
     lines = msgspec.to_builtins(report)
-    if not report.feature_importance:
-        del lines["feature_importance"]
+    for name in ("feature_importance", "confidence", "comparison", "without", "time"):
+        if not lines[name]:
+            del lines[name]
     if not report.training.validation_loss:
         del lines["training"]["validation_loss"]
     return msgspec.json.format(msgspec.json.encode(_finite(lines)), indent=2) + b"\n"

@@ -1,0 +1,77 @@
+"""``vfl check``: what can be said before anybody talks to anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from parties.errors import ConfigError
+from vfl.commands.app import Overrides, Strict, app
+
+
+@app.command(epilog="Example: vfl check scenarios/credit_default")
+def check(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SCENARIO|PARTY",
+            help="A scenario (file, or directory that holds scenario.toml); or, between companies, a party's file or "
+            "the job file.",
+        ),
+    ],
+    overrides: Overrides = None,
+    strict: Strict = False,
+) -> None:
+    """Check files, ids, columns, labels and policies without training anything or touching a network."""
+    from vfl.company_file import kind_of
+    from vfl.job_file import read_document
+
+    kind = kind_of(read_document(file))
+    if kind == "scenario":
+        _check_scenario(file, overrides or (), strict=strict)
+    elif overrides:
+        raise ConfigError(
+            f"--set for {file.name}, got {len(overrides)}, expected none: companies train what their files say, "
+            "change the file"
+        )
+    else:
+        _check_company(file, kind)
+
+
+def _check_scenario(scenario: Path, overrides: Sequence[str], *, strict: bool) -> None:
+    from vfl.arithmetic import choose_arithmetic
+    from vfl.check import check_scenario
+    from vfl.display import show_arithmetic, show_check
+    from vfl.job_file import load_scenario
+
+    console = Console()
+    loaded = load_scenario(scenario, overrides, strict=strict)
+    arithmetic = choose_arithmetic(loaded.job.privacy.key_bits)
+    checked = check_scenario(loaded)
+    show_arithmetic(arithmetic, console)
+    show_check(checked, console)
+    checked.refuse_too_few()
+
+
+def _check_company(file: Path, kind: Literal["job", "party"]) -> None:
+    from vfl.company_file import load_company, load_joining
+    from vfl.display import show_company, show_joining
+
+    console = Console()
+    if kind == "job":
+        show_company(load_company(file), console)
+        return
+    from vfl.arithmetic import choose_arithmetic
+    from vfl.check import check_joining
+    from vfl.display import show_arithmetic
+
+    joining = load_joining(file)
+    arithmetic = choose_arithmetic(joining.company.job.privacy.key_bits)
+    checked = check_joining(joining)
+    show_company(joining.company, console)
+    show_arithmetic(arithmetic, console)
+    show_joining(checked, console)

@@ -1,0 +1,153 @@
+"""``vfl keygen``, ``vfl coordinator`` and ``vfl join``: jobs between companies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import typer
+from rich.console import Console
+
+from parties.errors import PeerLost
+from vfl.commands.app import AsJson, Interrupted, app
+
+if TYPE_CHECKING:
+    from vfl.company_file import Company
+    from vfl.report.summary import RunReport
+    from vfl.watch import Watch
+
+
+@app.command(epilog="Example: vfl keygen bank --out keys")
+def keygen(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The party's name in the job, or 'coordinator'.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Directory of the two files. [default: .]", show_default=False),
+    ] = Path(),
+) -> None:
+    """Make an identity for jobs between companies: NAME.key, which stays here, and NAME.pub, to share."""
+    from parties.identity import make_identity, write_identity
+    from vfl.display import show_identity
+
+    identity = make_identity(name)
+    show_identity(identity.public, *write_identity(identity, out), Console())
+
+
+RunOut = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the run; one with an unfinished run goes on with it.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, and refuse to begin a new one.")]
+Level = Literal["debug", "info", "warning", "error"]
+LogLevel = Annotated[
+    Level, typer.Option("--log-level", help="Least level of lines in DIR/log.jsonl; debug has every message.")
+]
+MetricsAt = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there; needs vfl[metrics]."),
+]
+
+
+@app.command(
+    epilog="Example: vfl coordinator job.toml --listen 0.0.0.0:7700 --identity coordinator.key --out runs/first"
+)
+def coordinator(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="The job file that all parties have.")],
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Where the parties' connections come in.")
+    ],
+    identity: Annotated[Path, typer.Option("--identity", metavar="FILE", help="The coordinator's private .key file.")],
+    out: RunOut,
+    resume: Resume = False,
+    as_json: AsJson = False,
+    log_level: LogLevel = "info",
+    metrics: MetricsAt = None,
+) -> None:
+    """Coordinate a job between companies: relay and aggregate what this process cannot read."""
+    from parties.identity import read_identity
+    from parties.link import COORDINATOR
+    from vfl.company import coordinate
+    from vfl.company_file import load_company, parse_address
+
+    company = load_company(job)
+    address = parse_address(listen, "--listen")
+    own = read_identity(identity)
+    seen = _Seen(f"coordinating {', '.join(company.identities)}, listening on {listen}", as_json, log_level, metrics)
+    _play(company, COORDINATOR, out, seen, lambda watch: coordinate(company, own, address, out, watch, resume=resume))
+
+
+@app.command(epilog="Example: vfl join bank.toml --out runs/first")
+def join(
+    party: Annotated[Path, typer.Argument(metavar="PARTY", help="This party's own file.")],
+    out: RunOut,
+    resume: Resume = False,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Leave out 'active party alone'.")] = False,
+    as_json: AsJson = False,
+    log_level: LogLevel = "info",
+    metrics: MetricsAt = None,
+) -> None:
+    """Take part in a job between companies with this company's own CSV: dial the coordinator, and train."""
+    from vfl.arithmetic import choose_arithmetic
+    from vfl.company import join as join_run
+    from vfl.company_file import load_joining
+
+    joining = load_joining(party)
+    company, name = joining.company, joining.spec.name
+    choose_arithmetic(company.job.privacy.key_bits)
+    seen = _Seen(f"joining as {name}, coordinator at {company.address}", as_json, log_level, metrics)
+    _play(
+        company,
+        name,
+        out,
+        seen,
+        lambda watch: join_run(joining, out, watch, resume=resume, baseline=not no_baselines),
+    )
+
+
+class _Seen(NamedTuple):
+    """What users want to see of a role, and where."""
+
+    doing: str
+    as_json: bool
+    log_level: Level
+    metrics: str | None
+
+
+def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[Watch], RunReport | None]) -> None:
+    """Play a role of a job between companies; the terminal, the log and, if asked for, the metrics watch it."""
+    from vfl.arithmetic import choose_arithmetic
+    from vfl.company_file import parse_address
+    from vfl.display import say, show_arithmetic, show_meeting
+    from vfl.log import LOG, Log
+    from vfl.metrics_endpoint import Metrics, serving
+    from vfl.role import internal_error
+    from vfl.status import Status
+    from vfl.watch import all_of
+
+    job, console = company.job, Console(stderr=seen.as_json)
+    patience = f"{company.network.reconnect_timeout:g} s"
+    way_on = f"the same command goes on with the run in {out}; the others wait {patience} for it"
+    log = Log(out / LOG, role, job.name, seen.log_level)
+    watches: list[Watch] = [log]
+    with ExitStack() as stack:
+        if seen.metrics is not None:
+            counted = Metrics(role, job.name, list(company.identities))
+            stack.enter_context(serving(counted, *parse_address(seen.metrics, "--metrics")))
+            watches.append(counted)
+        show_meeting(company, seen.doing, console)
+        show_arithmetic(choose_arithmetic(job.privacy.key_bits), console)
+        status = stack.enter_context(Status(job, role, out, console, as_json=seen.as_json))
+        try:
+            report = play(all_of(status, *watches))
+        except BaseException as error:
+            log.end(error, str(internal_error(role, error)) if isinstance(error, Exception) else "")
+            if isinstance(error, PeerLost):
+                raise PeerLost(f"{error}; to go on, start the same command again, with --resume") from None
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(f"interrupted; {way_on}") from None
+            if isinstance(error, SystemExit):
+                say(f"stopped; {way_on}", console)
+            raise
+        log.end()
+        status.done(report)
