@@ -144,18 +144,24 @@ def read_shard(folder: Path) -> tuple[dict[str, Any], Arrays]:
             raise ValueError("model.npz is not the one that model.json names")
         if not isinstance(state, dict):
             raise ValueError("model.json is no table")
-        return state, _read_arrays(data)
+        return state, read_arrays(data)
     except (*UNREADABLE, OSError, zipfile.BadZipFile, struct.error, EOFError, NotImplementedError) as error:
         raise _unreadable(folder, error) from None
 
 
-def _read_arrays(data: bytes) -> Arrays:
-    """Arrays as ``np.savez`` writes them; no size is believed that the bytes do not bear out."""
+def read_arrays(data: bytes) -> Arrays:
+    """Arrays as ``np.savez`` writes them; no size is believed that the bytes do not bear out.
+
+    Raises
+    ------
+    BadZipFile, struct.error, EOFError, NotImplementedError or one of ``UNREADABLE``
+        The bytes are something else.
+    """
     arrays: Arrays = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 or member.file_size > len(data):
-                raise ValueError("model.npz holds something else than plain arrays")
+                raise ValueError("it holds something else than plain arrays")
             arrays[member.filename.removesuffix(".npy")] = _read_array(archive.read(member))
     return arrays
 
