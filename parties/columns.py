@@ -219,6 +219,49 @@ def encode_labels(labels: Sequence[str], task: str, positive: str | None, party:
     return EncodedLabels(codes, classes)
 
 
+def encode_known_labels(
+    labels: Sequence[str], task: str, classes: Sequence[str], party: str
+) -> NDArray[np.float64] | NDArray[np.int64]:
+    """Labels of new rows as a trained model codes them.
+
+    Parameters
+    ----------
+    labels : sequence of n str
+    classes : sequence of str
+        The model's class texts in code order; empty for regression and count.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        As `EncodedLabels.values`.
+
+    Raises
+    ------
+    DataError
+        A label that the task cannot have, or a class that the model does not know.
+
+    Examples
+    --------
+    >>> encode_known_labels(["1", "0.0", "1"], "binary", ["0", "1"], "bank")
+    array([1., 0., 1.])
+    """
+    texts = [label.strip() for label in labels]
+    if task in ("regression", "count"):
+        values = np.array([math.nan if (n := parse_number(text)) is None else n for text in texts], dtype=np.float64)
+        good = np.isfinite(values) & ((values >= 0) & (values == np.floor(values)) if task == "count" else True)
+        codes, expected = values, "whole numbers >= 0" if task == "count" else "finite numbers"
+    else:
+        position = {_class_key(name): float(code) for code, name in enumerate(classes)}
+        codes = np.array([position.get(_class_key(text), math.nan) for text in texts], dtype=np.float64)
+        good, expected = np.isfinite(codes), f"one of the {len(classes)} classes of the training"
+    if not good.all():
+        raise DataError(
+            f"party {party}: {int((~good).sum()):,} of {len(texts):,} labels do not fit the model, expected "
+            f"{expected}; correct them or leave these rows out"
+        )
+    return codes.astype(np.int64) if task == "multiclass" else codes
+
+
 def _number_labels(texts: Sequence[str], task: str, party: str) -> NDArray[np.float64]:
     """Labels of a regression (finite) or a count (whole numbers from 0)."""
     parsed = [parse_number(text) for text in texts]

@@ -56,13 +56,15 @@ class PartyTable:
         return len(self.features)
 
 
-def read_party(spec: PartySpec) -> PartyTable:
+def read_party(spec: PartySpec, *, trained: bool = False) -> PartyTable:
     """Read and check a party's CSV.
 
     Parameters
     ----------
     spec : PartySpec
         ``data`` is the path of the file; the other fields say what its columns mean.
+    trained : bool
+        The file is for a model that is trained: ``features`` are the columns that it needs.
 
     Raises
     ------
@@ -73,11 +75,11 @@ def read_party(spec: PartySpec) -> PartyTable:
     text = _decode(_read_bytes(Path(spec.data), source), spec.encoding, source)
     header, rows, lines = _parse(text, source)
     columns, warnings = _named_columns(header, list(zip(*rows, strict=True)), source)
-    return _table(columns, spec, Place(source, lines), warnings)
+    return _table(columns, spec, Place(source, lines), warnings, trained)
 
 
-def table_from_frame(frame: pd.DataFrame, spec: PartySpec) -> PartyTable:
-    """Pass a DataFrame through the same checks as a CSV; its index is ignored.
+def table_from_frame(frame: pd.DataFrame, spec: PartySpec, *, trained: bool = False) -> PartyTable:
+    """Pass a DataFrame through the same checks as a CSV, see `read_party`; its index is ignored.
 
     Raises
     ------
@@ -94,7 +96,7 @@ def table_from_frame(frame: pd.DataFrame, spec: PartySpec) -> PartyTable:
             )
     cells = [[_cell_text(cell) for cell in frame.iloc[:, at]] for at in range(len(header))]
     columns, warnings = _named_columns(header, cells, source)
-    return _table(columns, spec, Place(source, range(len(frame)), "row"), warnings)
+    return _table(columns, spec, Place(source, range(len(frame)), "row"), warnings, trained)
 
 
 def _cell_text(cell: object) -> str:
@@ -221,11 +223,15 @@ def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", " ".join(part.strip() for part in name.split("\n")).strip())
 
 
-def _table(columns: dict[str, Sequence[str]], spec: PartySpec, place: Place, warnings: Iterable[str]) -> PartyTable:
+def _table(
+    columns: dict[str, Sequence[str]], spec: PartySpec, place: Place, warnings: Iterable[str], trained: bool
+) -> PartyTable:
     """Apply the party's options to columns of text."""
     if not place.lines:
         raise DataError(f"{place.source}: has no rows; expected at least one")
     ids = _id_names(spec)
+    if trained:
+        _check_trained(spec.features or (), columns, place.source)
     for option, names in _named_in_options(spec).items():
         for name in names:
             _check_column(name, option, columns, place.source)
@@ -269,6 +275,17 @@ def _named_in_options(spec: PartySpec) -> dict[str, list[str]]:
         "categorical": [_nfc(name) for name in spec.categorical],
         "monotone_constraints": [_nfc(name) for name in spec.monotone_constraints],
     }
+
+
+def _check_trained(features: Iterable[str], columns: Iterable[str], source: str) -> None:
+    """Refuse a file that lacks a column which the model was trained on."""
+    lost = [name for name in map(_nfc, features) if name not in set(columns)]
+    if lost:
+        more = f" and {len(lost) - 1} more were" if lost[1:] else " was"
+        raise DataError(
+            f'{source}: column "{lost[0]}"{more} used in training, got none of that name in the header; expected every '
+            "column that the model was trained on; add it, empty where the value is not known"
+        )
 
 
 def _check_column(name: str, option: str, columns: Iterable[str], source: str) -> None:

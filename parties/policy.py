@@ -112,15 +112,34 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scored_rows: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(
-            description="Passive party: most rows that may be scored jointly, over all runs on one alignment; "
-            "the test rows of trainings count; none: no limit."
+            description="Passive party: most rows that may be scored jointly, over all runs on one alignment; the "
+            "test rows of trainings count, and predictions with the models trained on it; none: no limit."
         ),
     ] = None
+    score_bits: Annotated[
+        Annotated[int, Meta(ge=0, le=32)] | None,
+        Meta(
+            description="Passive party of a linear model: fraction bits left of its scores where rows are scored "
+            "jointly, test rows too; none: all."
+        ),
+    ] = None
+    min_prediction_rows: Annotated[
+        int,
+        Meta(ge=1, description="Smallest alignment.min_prediction_rows of a job accepted for predictions, rows."),
+    ] = 100
+    unmatched_rows: Annotated[
+        Literal["list", "score"],
+        Meta(
+            description="Active party, predictions: rows whose id another party lacks are listed in a file of their "
+            "own, or scored on its own columns alone, which is no message and tells nobody anything."
+        ),
+    ] = "list"
 
 
-Level = Literal["warn", "drop", "stop", "refuse"]
+Level = Literal["warn", "drop", "round", "stop", "refuse"]
 _WOULD = {
     "drop": "columns would be left out",
+    "round": "scores would be rounded",
     "stop": "training would stop here",
     "refuse": "this would be refused",
 }
@@ -164,7 +183,9 @@ class Guards:
         return list(self._heard.values())
 
     def heed(self, verdict: Verdict | None) -> bool:
-        """Give a verdict its effect; True: the caller acts on it ("stop": ends here, "drop": leaves columns out).
+        """Give a verdict its effect; True: the caller acts on it.
+
+        "stop": it ends here; "drop": it leaves columns out; "round": it rounds scores.
 
         Raises
         ------
@@ -179,7 +200,7 @@ class Guards:
         if verdict.level != "warn" and not self.enforce:
             text = f"between companies {_WOULD[verdict.level]} because {text}"
         self._heard.setdefault((verdict.guard, verdict.party, verdict.level), f"guard: {text}")
-        return self.enforce and verdict.level in ("stop", "drop")
+        return self.enforce and verdict.level in ("stop", "drop", "round")
 
 
 def objections(
@@ -318,6 +339,28 @@ def spend_rows(guards: Guards, policy: Policy, *, party: str, rows: int, content
         guards.heed(rows_to_score(policy, party=party, rows=total))
 
     guards.budget.spend_rows(1, rows, content, permit)
+
+
+def rows_to_predict(policy: Policy, *, party: str, rows: int) -> Verdict | None:
+    """Refuse to score fewer rows at a time than the party's policy asks for: it would single people out.
+
+    ``rows`` are those of the prediction, or, before they are known, the least that the job allows.
+    """
+    if rows >= policy.min_prediction_rows:
+        return None
+    because = (
+        f"got {rows:,} rows to score at a time, expected at least {policy.min_prediction_rows:,}; score more rows at "
+        "a time, or change alignment.min_prediction_rows in the job and min_prediction_rows in the party's policy"
+    )
+    return Verdict("policy min_prediction_rows", party, "refuse", because)
+
+
+def rounding(policy: Policy, *, party: str) -> Verdict | None:
+    """Round a passive party's scores where its policy says so; like dropping columns this acts where guards do."""
+    if policy.score_bits is None:
+        return None
+    because = f"rounds its scores to {policy.score_bits} fraction bits (score_bits in its policy)"
+    return Verdict("policy score_bits", party, "round", because)
 
 
 def single_passive(*, key_holder: KeyHolder, party: str, passive_parties: int, consent: bool) -> Verdict | None:

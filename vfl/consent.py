@@ -125,6 +125,21 @@ def check_disclosures(job: Job, spec: PartySpec, guards: Guards, key_holder: Key
             guards.heed(_judge(spec, message))
 
 
+def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
+    """Refuse the scoring of new rows if it would tell others what the party's policy does not list.
+
+    Raises
+    ------
+    PolicyError
+        As `check_disclosures`.
+    """
+    role = Active if spec.role == "active" else Passive
+    tables = (align.Wire, ecdh.Wire, boosting_scoring.Wire if job.model == "boosting" else scoring.Wire)
+    sent = [message for table in tables for message in _messages(table) if issubclass(role, message.src)]
+    for told in dict.fromkeys(told for message in sent for told in _told(message)):
+        guards.heed(_judge(spec, told))
+
+
 def _allowed(spec: PartySpec, messages: list[AnyMessage]) -> bool:
     return all(_judge(spec, message) is None for message in messages)
 

@@ -43,6 +43,7 @@ _TITLES = {
     "preparing": "Preparing columns",
     "training": "Training",
     "evaluating": "Evaluating",
+    "scoring": "Scoring",
     "saving": "Saving",
 }
 _SCHEMES = {

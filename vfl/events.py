@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 Metrics = dict[str, float | None]
-PHASES = ("starting", "aligning", "preparing", "training", "evaluating", "saving")
+PHASES = ("starting", "aligning", "preparing", "training", "evaluating", "scoring", "saving")
 
 
 class Event(msgspec.Struct, frozen=True):

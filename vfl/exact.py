@@ -63,12 +63,9 @@ def quantise(X: Floats, n_train: int, names: Sequence[str] | None = None) -> Qua
     largest = np.abs(X[:n_train]).max(axis=0, initial=0.0)
     magnitude = np.ceil(np.log2(np.where(largest > 0, largest, 1.0)))
     scale_bits = np.where(largest > 0, np.clip(15 - magnitude, 10, 15), 15).astype(np.int64)
-    with np.errstate(over="ignore"):
-        scaled = np.rint(np.ldexp(X, scale_bits))
-    outside = ~(np.abs(scaled) < _INTEGER_LIMIT)
+    clipped, outside = requantise(X, scale_bits)
     if outside[:n_train].any() or np.isnan(X).any():
         raise DataError("training values beyond 2^21 cannot be quantised; expected standardised columns without NaN")
-    clipped = np.clip(scaled, 1 - _INTEGER_LIMIT, _INTEGER_LIMIT - 1).astype(np.int64)
     labels = names if names is not None else [str(j) for j in range(X.shape[1])]
     warnings = tuple(
         f'column "{labels[j]}": {int(outside[:, j].sum()):,} test rows lie over 65,000 standard deviations outside the '
@@ -76,6 +73,22 @@ def quantise(X: Floats, n_train: int, names: Sequence[str] | None = None) -> Qua
         for j in np.flatnonzero(outside.any(axis=0)).tolist()
     )
     return QuantisedBlock(clipped, scale_bits, warnings)
+
+
+def requantise(X: Floats, scale_bits: Integers) -> tuple[Integers, NDArray[np.bool_]]:
+    """Round columns to integers with scales that are known: those of the training.
+
+    Returns
+    -------
+    integers : ndarray of shape (n, d), int64
+        Clipped below 2^31 in magnitude.
+    outside : ndarray of shape (n, d), bool
+        Where that changed a value.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.rint(np.ldexp(X, scale_bits))
+        outside = ~(np.abs(scaled) < _INTEGER_LIMIT)
+        return np.clip(scaled, 1 - _INTEGER_LIMIT, _INTEGER_LIMIT - 1).astype(np.int64), outside
 
 
 def exact_matmul(A: Integers, B: Integers) -> Integers:

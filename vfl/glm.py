@@ -297,10 +297,19 @@ def disclosed_scores(terms: Terms, guards: Guards, block: Block, weights: Vector
     if scores_are_rounded(
         guards, evaluations=opened, scores=terms.outputs, passive_columns=columns, consent=terms.consent
     ):
-        drop = SCORE_BITS - ROUNDED_BITS
-        fixed = (fixed + (1 << (drop - 1))) >> drop << drop
+        fixed = round_scores(fixed, ROUNDED_BITS)
     check_scores(fixed, len(columns))
     return fixed
+
+
+def round_scores(fixed: Integers, bits: int) -> Integers:
+    """Scores times 2^32 to multiples of 2^-bits, bits at most 32; halves go up.
+
+    >>> round_scores(np.array([3 << 30, 1 << 31]), 0) >> 32
+    array([1, 1])
+    """
+    drop = SCORE_BITS - bits
+    return fixed if drop == 0 else (fixed + (1 << (drop - 1))) >> drop << drop
 
 
 def _judge_budget(terms: Terms, opened: int) -> Verdict | None:

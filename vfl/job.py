@@ -60,6 +60,15 @@ class Alignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     missing: Annotated[Literal["refuse", "drop"], Meta(description="Rows without an id.")] = "refuse"
     casefold: Annotated[bool, Meta(description="Ids that differ in case only are the same.")] = False
     digits_only: Annotated[bool, Meta(description="Everything but digits in an id is ignored.")] = False
+    min_prediction_rows: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=2**31,
+            description="Where guards are enforced: fewer common rows end a later prediction before anybody learns "
+            "which.",
+        ),
+    ] = 100
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

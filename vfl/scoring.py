@@ -17,13 +17,13 @@ from __future__ import annotations
 import numpy as np
 
 from parties.link import COORDINATOR, Endpoint
-from parties.policy import Guards, Policy, spend_rows
+from parties.policy import Guards, Policy, rounding, spend_rows
 from parties.wire import Active, Coordinator, Masked, Message, Passive
 from vfl import glm
 from vfl.glm import Block, Fit
 from vfl.masking import add_masked, check_scores, pairwise_masks
 from vfl.optim import Vector
-from vfl.terms import Terms
+from vfl.terms import Integers, Terms
 
 
 class Wire:
@@ -49,12 +49,19 @@ def score_as_passive(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit, g
     PolicyError
         More rows than ``scored_rows`` of the policy allows, and guards are enforced; nothing was sent.
     """
-    fixed = glm.forward(block, fit.weights, slice(block.rows, None)).ravel()
+    fixed = _rounded(glm.forward(block, fit.weights, slice(block.rows, None)).ravel(), endpoint.name, guards, policy)
     check_scores(fixed, len(terms.passive_columns))
     rows = len(block.integers) - block.rows
     spend_rows(guards, policy, party=endpoint.name, rows=rows, content=[fit.weights.tobytes(), fixed.tobytes()])
     masks = pairwise_masks(endpoint, "scoring")
     endpoint.link(Passive, Coordinator, COORDINATOR).send(Wire.partial, masks.scores("test rows", fixed))
+
+
+def _rounded(fixed: Integers, party: str, guards: Guards, policy: Policy) -> Integers:
+    """Scores as far as the party's policy lets them out."""
+    if policy.score_bits is None or not guards.heed(rounding(policy, party=party)):
+        return fixed
+    return glm.round_scores(fixed, policy.score_bits)
 
 
 def score_as_coordinator(endpoint: Endpoint, terms: Terms, rows: int) -> None:

@@ -97,6 +97,10 @@ class Shard:
         At the active party of a classifier, in code order.
     kept : ndarray of shape (d,), int64
         Which of the preprocessor's columns are in use.
+    scale_bits : ndarray of shape (d,), int64
+        The training's scales of the columns as integers.
+    label_bits : int
+        ``coef`` is in units of label, weights in units of label / 2^label_bits.
     """
 
     columns: list[str]
@@ -105,6 +109,8 @@ class Shard:
     classes: list[str]
     preprocessor: Preprocessor = field(repr=False)
     kept: Integers = field(repr=False)
+    scale_bits: Integers = field(repr=False)
+    label_bits: int = 0
 
 
 def load_shard(folder: Path) -> Shard:
@@ -117,6 +123,7 @@ def load_shard(folder: Path) -> Shard:
     """
     state, arrays = read_shard(folder)
     try:
+        _check_shapes(arrays)
         return Shard(
             columns=[str(name) for name in state["columns"]],
             coef=arrays["coef"],
@@ -124,9 +131,21 @@ def load_shard(folder: Path) -> Shard:
             classes=[str(name) for name in state["classes"]],
             preprocessor=Preprocessor.from_dict(state["preprocessor"]),
             kept=arrays["kept"],
+            scale_bits=arrays["scale_bits"],
+            label_bits=int(state["label_bits"]),
         )
     except UNREADABLE as error:
         raise _unreadable(folder, error) from None
+
+
+def _check_shapes(arrays: Arrays) -> None:
+    """Arrays of one GLM belong to the same columns and scores."""
+    coef, width = arrays["coef"], len(arrays["kept"])
+    whole = all(arrays[name].shape == (width,) and arrays[name].dtype.kind == "i" for name in ("kept", "scale_bits"))
+    start = arrays.get("intercept", np.zeros(coef.shape[-1]))
+    sound = coef.ndim == 2 and len(coef) == width and coef.shape[1] > 0 and start.shape == coef.shape[1:]
+    if not whole or not sound or not (np.isfinite(coef).all() and np.isfinite(start).all()):
+        raise ValueError("the arrays do not fit each other")
 
 
 def read_shard(folder: Path) -> tuple[dict[str, Any], Arrays]:

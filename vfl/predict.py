@@ -1,0 +1,247 @@
+"""Joint scores of new rows by a model that was trained before: compare whose model it is, align the ids, score.
+
+    P --> A   model    which run its shard is of, sealed
+    A --> P   same     whether all shards are of one run
+    A --> C   outputs  scores per row
+    ... alignment of the new ids (psi.align), with a least number of rows of its own ...
+    ... vfl.scoring (linear models) or vfl.boosting_scoring (trees) ...
+
+Leakage
+-------
+active : which of its new ids all parties have; what scoring tells it
+passive : which of its new ids all parties have; what scoring tells it
+coordinator : scores per row; sizes of the alignment
+
+Threat model
+------------
+All follow the protocol and are curious. Whose rows are scored is told to all parties: they hold the very ids, and
+``min_prediction_rows`` of each policy keeps single people from being looked up. Every scoring is one more linear view
+of the passive columns of those rows: a passive party counts the rows before it answers (``scored_rows``), on the
+account of the ids that its shard was trained on, so that neither other ids nor a retrained model begins a new account.
+
+>>> [name for name in vars(Wire) if not name.startswith("_")]
+['model', 'same', 'outputs']
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parties.errors import DataError, RemoteProtocolError
+from parties.link import COORDINATOR, Endpoint
+from parties.policy import rows_to_predict
+from parties.wire import Active, Control, Coordinator, Message, Passive
+from psi.align import AlignmentSettings, align_coordinator, align_party
+from vfl import boosting_scoring, consent, scoring
+from vfl.boosting import ActiveFit
+from vfl.boosting_part import objective_of
+from vfl.events import Event, Report
+from vfl.glm import forward, to_scores
+from vfl.job import Job
+from vfl.new_rows import NewRows
+from vfl.optim import Vector
+from vfl.terms import Integers, Terms
+from vfl.tree_shard import TreeShard
+from vfl.trees.bins import Codes
+from vfl.trees.forest import LEAF, goes_left
+from vfl.trees.rounds import Boosted
+
+MAX_OUTPUTS = 1 << 20
+
+
+class Wire:
+    """Messages around the scoring of new rows."""
+
+    model = Message(Passive, Active, Control)
+    same = Message(Active, Passive, Control)
+    outputs = Message(Active, Coordinator, Control)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a party has after the scoring.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n,), int64
+        Rows of its new data that were scored, ascending.
+    predicted : ndarray of shape (n,) or (n, classes), float64, or None
+        At the active party: P(positive), class probabilities, or the predicted number.
+    sizes : dict of party name to int
+        Distinct valid ids.
+    protocol : str
+        Of the alignment.
+    """
+
+    rows: Integers = field(repr=False)
+    predicted: Vector | None = field(repr=False)
+    sizes: dict[str, int]
+    protocol: str
+    warnings: tuple[str, ...]
+
+
+def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int = 1) -> Scored:
+    """Play a party: the active one gets the joint scores of the common rows.
+
+    Raises
+    ------
+    DataError
+        The parties' shards are of different runs, or too few ids are common.
+    PolicyError
+        The party's policy does not consent, and guards are enforced.
+    """
+    guards, policy, name = new.guards, new.spec.policy, new.spec.name
+    job = new.model.kept.job
+    if guards.enforce:
+        guards.heed(rows_to_predict(policy, party=name, rows=job.alignment.min_prediction_rows))
+    consent.check_scoring(job, new.spec, guards)
+    endpoint.consent = consent.of(job, new.spec, guards)
+    compare = _compare_as_passive if new.spec.role == "passive" else _compare_as_active
+    compare(endpoint, new)
+    report(Event(name, "aligning"))
+    alignment = align_party(endpoint, new.ids, settings(job), workers=workers)
+    guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection))
+    guards.budget.bind(new.model.kept.alignment)
+    report(Event(name, "scoring"))
+    predicted = _score(endpoint, new, alignment.rows)
+    order = np.argsort(alignment.rows)
+    return Scored(
+        rows=alignment.rows[order],
+        predicted=None if predicted is None else predicted[order],
+        sizes=alignment.sizes,
+        protocol=alignment.protocol,
+        warnings=(*new.warnings, *guards.warnings),
+    )
+
+
+def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> Scored:
+    """Play the coordinator: join masked ids, add up masked scores."""
+    outputs = endpoint.link(Coordinator, Active, job.active).recv(Wire.outputs).facts.get("outputs")
+    if type(outputs) is not int or not 1 <= outputs <= MAX_OUTPUTS:
+        raise RemoteProtocolError(f"{job.active} announced no sensible number of scores per row")
+    report(Event(COORDINATOR, "aligning"))
+    joined = align_coordinator(endpoint, settings(job))
+    report(Event(COORDINATOR, "scoring"))
+    if job.model != "boosting":
+        terms = Terms(job, "active", "", 0, outputs, {}, consent=False)  # who holds a key does not matter here
+        scoring.score_as_coordinator(endpoint, terms, joined.intersection)
+    return Scored(np.zeros(0, dtype=np.int64), None, joined.sizes, joined.protocol, ())
+
+
+def settings(job: Job) -> AlignmentSettings:
+    """How new ids are aligned: as those of the training, with a least number of rows of its own."""
+    enforce = job.privacy.enforce
+    return AlignmentSettings(
+        seed=job.seed,
+        protocol=job.alignment.protocol,
+        min_intersection=job.alignment.min_prediction_rows if enforce else 1,
+        tell_small_count=not enforce,
+    )
+
+
+def predict_alone(new: NewRows, rows: Integers) -> Vector:
+    """Predictions of the active party for rows that the others lack, from its own part of the model.
+
+    Linear models take the other parties' columns at their training means; trees go both ways at another party's split,
+    weighted as the training rows went (by the sum of h).
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n,), int64
+        Of its table.
+
+    Returns
+    -------
+    ndarray of shape (n,) or (n, classes), float64
+    """
+    if isinstance(new.model.shard, TreeShard):
+        return _to_prediction(new, _expected_scores(new.model.shard, new.encoded[rows].astype(np.uint16)))
+    fit = new.weights
+    fixed = forward(new.block, fit.weights, slice(0, None))[rows]
+    return _to_prediction(new, np.ldexp(to_scores(fixed), fit.label_bits))
+
+
+def _compare_as_passive(endpoint: Endpoint, new: NewRows) -> None:
+    lead = endpoint.link(Passive, Active, new.model.kept.job.active)
+    lead.send(Wire.model, Control({"run": new.model.kept.run}))
+    differs = lead.recv(Wire.same).facts.get("differs")
+    if differs is not None:
+        if differs not in endpoint.roles:
+            raise RemoteProtocolError(f"{lead.peer} sent no proper verdict on the parties' models")
+        raise _other_run(str(differs), lead.peer)
+
+
+def _compare_as_active(endpoint: Endpoint, new: NewRows) -> None:
+    links = [endpoint.link(Active, Passive, name) for name in endpoint.peers(Passive)]
+    told = {link.peer: link.recv(Wire.model).facts.get("run") for link in links}
+    differing = [name for name, run in told.items() if run != new.model.kept.run]
+    for link in links:
+        link.send(Wire.same, Control({"differs": differing[0] if differing else None}))
+    if differing:
+        raise _other_run(differing[0], endpoint.name)
+    coordinator = endpoint.link(Active, Coordinator, COORDINATOR)
+    coordinator.send(Wire.outputs, Control({"outputs": new.model.kept.outputs}))
+
+
+def _other_run(party: str, active: str) -> DataError:
+    return DataError(
+        f"party '{party}' has a shard of another run than the active party '{active}', expected the same run at all; "
+        "name the folder of the same run everywhere"
+    )
+
+
+def _score(endpoint: Endpoint, new: NewRows, rows: Integers) -> Vector | None:
+    """Joint predictions of these rows, at the active party."""
+    terms, guards, policy = new.model.kept.terms(), new.guards, new.spec.policy
+    if isinstance(new.model.shard, TreeShard):
+        shard, codes = new.model.shard, np.asfortranarray(new.encoded[rows].astype(np.uint16))
+        features = shard.binning.features
+        if new.spec.role == "passive":
+            boosting_scoring.score_as_passive(endpoint, terms, shard.splits, features, codes, guards, policy)
+            return None
+        fit = ActiveFit(Boosted(shard.start, shard.trees, (), (), 0), shard.splits, {})
+        return _to_prediction(new, boosting_scoring.score_as_active(endpoint, terms, fit, features, codes))
+    whole, fit_ = new.block, new.weights
+    block = type(whole)(np.ascontiguousarray(whole.integers[rows]), whole.scale_bits, whole.penalty, rows=0)
+    if new.spec.role == "passive":
+        scoring.score_as_passive(endpoint, terms, block, fit_, guards, policy)
+        return None
+    return _to_prediction(new, scoring.score_as_active(endpoint, terms, block, fit_))
+
+
+def _to_prediction(new: NewRows, scores: Vector) -> Vector:
+    """Scores of shape (n, outputs) to what users read."""
+    kept = new.model.kept
+    if kept.job.model == "boosting":
+        return objective_of(kept.job, kept.outputs).predict(scores)
+    from vfl.losses import FAMILIES  # scipy takes its time to import, and only this role needs it
+
+    return FAMILIES[kept.job.model].mean(scores if kept.job.model == "softmax" else scores[:, 0])
+
+
+def _expected_scores(shard: TreeShard, codes: Codes) -> Vector:
+    """Scores where other parties' splits send a row both ways, weighted by cover."""
+    own = {(split.tree, split.node): split for split in shard.splits}
+    everyone = np.arange(len(codes))
+    scores = np.tile(shard.start, (len(codes), 1))
+    for number, tree in enumerate(shard.trees):
+        share = np.zeros((len(codes), len(tree.owner)))
+        share[:, 0] = 1.0
+        for node in np.flatnonzero(tree.owner != LEAF).tolist():  # a parent comes before its children
+            left = int(tree.left[node])
+            if tree.owner[node] == 0:
+                to_left = goes_left(shard.binning.features, codes, own[number, node], everyone).astype(np.float64)
+            else:
+                cover = tree.cover[left : left + 2]
+                to_left = np.full(len(codes), cover[0] / cover.sum() if cover.sum() > 0 else 0.5)
+            share[:, left] = share[:, node] * to_left
+            share[:, left + 1] = share[:, node] * (1 - to_left)
+        leaves = tree.owner == LEAF
+        added = share[:, leaves] @ tree.values[leaves]
+        if tree.output < 0:
+            scores += added
+        else:
+            scores[:, tree.output] += added[:, 0]
+    return scores
