@@ -8,7 +8,7 @@ role has all it needs, so that nobody leaves while somebody may still have to be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -71,7 +71,7 @@ def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, bas
             return None
         watch(Event(spec.name, "starting"))
         part = _party(joining, out, folder, baseline=baseline)
-        network = _dial(joining, folder, watch, _patience(company))
+        network = dial(joining, watch, patience_of(company), ended=folder.end, heard=partial(folder.heard, spec.name))
         with _recorded(company.job, out, spec.name, folder, watch) as (ledger, save):
             try:
                 play_party(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
@@ -88,16 +88,20 @@ def coordinate(
     company: Company, identity: Identity, address: tuple[str, int], out: Path, watch: Watch, *, resume: bool = False
 ) -> RunReport | None:
     """Play the coordinator to the end of the run; ``address`` is where it listens. See `join`."""
-    own, pinned = identity.public.fingerprint, company.coordinator.fingerprint
-    if own != pinned:
-        raise ConfigError(
-            f"--identity, got {own}, expected {pinned}, which {company.file.name} pins as the coordinator's; take the "
-            "key that belongs to that .pub file"
-        )
+    check_identity(company, identity)
     with open_run_folder(out, COORDINATOR, job_digest(company.lines), "", watch, resume=resume) as folder:
         if folder.state.progress == "ended":
             return None
-        network = _listen(company, identity, address, folder, watch)
+        network = listen_at(
+            company,
+            identity,
+            address,
+            watch,
+            generation=folder.state.generation,
+            ended=folder.saved,
+            heard=folder.heard,
+            knowing=folder.state.knowing,
+        )
         if folder.state.progress == "saved":
             network.end()  # for those that come back to ask
         else:
@@ -126,11 +130,11 @@ def _party(joining: Joining, out: Path, folder: RunFolder, *, baseline: bool) ->
         loaded=session.load_party(company.job, spec, read_party(spec)),
         sealing=joining.identity.sealing,
         pinned={name: identity.sealing for name, identity in company.identities.items()},
-        budget=partial(_open_budget, joining.budgets),
+        budget=partial(open_budget, joining.budgets),
     )
 
 
-def _open_budget(file: Path, run: str) -> Budget:
+def open_budget(file: Path, run: str) -> Budget:
     """Counts of all runs of this party."""
     state = file.parent
     try:
@@ -142,17 +146,26 @@ def _open_budget(file: Path, run: str) -> Budget:
 
 def _confirm(joining: Joining, folder: RunFolder, watch: Watch) -> None:
     """Say once more that this party knows of the end: it was killed before it could; the coordinator may have left."""
-    patience = _patience(joining.company)
+    patience = patience_of(joining.company)
     with suppress(VflError):
-        _dial(joining, folder, watch, replace(patience, reconnect_timeout=patience.notice)).enter()
+        short, name = replace(patience, reconnect_timeout=patience.notice), joining.spec.name
+        dial(joining, watch, short, ended=folder.end, heard=partial(folder.heard, name)).enter()
 
 
-def _dial(joining: Joining, folder: RunFolder, watch: Watch, patience: Patience) -> PartyTransport:
+def dial(
+    joining: Joining,
+    watch: Watch,
+    patience: Patience,
+    *,
+    ended: Callable[[], None] = lambda: None,
+    heard: Callable[[], None] = lambda: None,
+) -> PartyTransport:
+    """A party's end of the network; `parties.dial.PartyTransport` has the rest."""
     company, name = joining.company, joining.spec.name
     context = tls.client_context(joining.identity, company.coordinator)
     explain = partial(tls.why_refused, peer=COORDINATOR, own=name)
 
-    def dial() -> Connection:
+    def connected() -> Connection:
         try:
             connection = connect(company.host, company.port, context, patience.silence)
         except (OSError, EOFError) as error:
@@ -162,19 +175,32 @@ def _dial(joining: Joining, folder: RunFolder, watch: Watch, patience: Patience)
         return connection
 
     return PartyTransport(
-        name,
-        dial,
-        patience,
-        lambda text: watch(Network(text)),
-        explain,
-        ended=folder.end,
-        heard=partial(folder.heard, name),
+        name, connected, patience, lambda text: watch(Network(text)), explain, ended=ended, heard=heard
     )
 
 
-def _listen(
-    company: Company, identity: Identity, address: tuple[str, int], folder: RunFolder, watch: Watch
+def check_identity(company: Company, identity: Identity) -> None:
+    """Refuse a coordinator's key that the job does not pin."""
+    own, pinned = identity.public.fingerprint, company.coordinator.fingerprint
+    if own != pinned:
+        raise ConfigError(
+            f"--identity, got {own}, expected {pinned}, which {company.file.name} pins as the coordinator's; take the "
+            "key that belongs to that .pub file"
+        )
+
+
+def listen_at(
+    company: Company,
+    identity: Identity,
+    address: tuple[str, int],
+    watch: Watch,
+    *,
+    generation: int = 0,
+    ended: Callable[[], None] = lambda: None,
+    heard: Callable[[str], None] = lambda name: None,
+    knowing: Collection[str] = (),
 ) -> HubTransport:
+    """The coordinator's end of the network; `parties.hub.HubTransport` has the rest."""
     try:
         listener = listen(*address)
     except OSError as error:
@@ -188,17 +214,18 @@ def _listen(
         tls.server_context(identity, company.identities.values()),
         lambda certificate: tls.peer_name(certificate, company.identities),
         list(company.identities),
-        _patience(company),
+        patience_of(company),
         lambda text: watch(Network(text)),
-        generation=folder.state.generation,
-        ended=folder.saved,
-        heard=folder.heard,
+        generation=generation,
+        ended=ended,
+        heard=heard,
         refused=lambda text: watch(Warned(text)),
-        knowing=folder.state.knowing,
+        knowing=knowing,
     )
 
 
-def _patience(company: Company) -> Patience:
+def patience_of(company: Company) -> Patience:
+    """How patient its connections are."""
     return Patience(**msgspec.structs.asdict(company.network))
 
 

@@ -154,7 +154,7 @@ def play_party(
         part.memory.saved()
         return result
 
-    return _until_the_end(network, play)
+    return until_the_end(network, play)
 
 
 def play_coordinator(
@@ -176,10 +176,10 @@ def play_coordinator(
         save(result)
         return result
 
-    return _until_the_end(network, play)
+    return until_the_end(network, play)
 
 
-def _until_the_end(network: Network, play: Callable[[int], T]) -> T | None:
+def until_the_end(network: Network, play: Callable[[int], T]) -> T | None:
     """Play generation after generation; the others are told of an error."""
     while True:
         try:

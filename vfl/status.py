@@ -87,6 +87,12 @@ class Status:
                 case Warned(text):
                     warn(text, self._console)
 
+    def finish(self) -> None:
+        """All that was to be done is done."""
+        with self._order:
+            self._phases.finish()
+            self._stop()
+
     def done(self, report: RunReport | None) -> None:
         """The run has ended well; None: it had before."""
         with self._order:

@@ -274,7 +274,7 @@ def play_sums(seed: int, names: tuple[str, ...], identities: dict[str, Identity]
             return endpoint.link(DataParty, Coordinator, peer).recv(Wire.down)
         return endpoint.link(DataParty, DataParty, peer).recv(Wire.across)
 
-    result = play._until_the_end(network, once)
+    result = play.until_the_end(network, once)
     return result if result is not None else expected_sums(seed, names)[name]
 
 
