@@ -47,15 +47,27 @@ def open_to_append(path: Path, mode: int = 0o666) -> IO[bytes]:
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     file = os.fdopen(os.open(path, flags, mode), "ab+", buffering=0)
     end = file.seek(0, os.SEEK_END)
-    whole = end
-    while whole > 0:
-        start = max(whole - _BLOCK, 0)
-        file.seek(start)
-        newline = file.read(whole - start).rfind(b"\n")
-        if newline >= 0:
-            whole = start + newline + 1
-            break
-        whole = start
+    whole = _end_of_line(file, end)
     if whole < end:
         file.truncate(whole)
     return file
+
+
+def last_line(file: IO[bytes]) -> bytes:
+    """The last whole line of a file, without its end; empty if there is none."""
+    end = _end_of_line(file, file.seek(0, os.SEEK_END))
+    start = _end_of_line(file, max(end - 1, 0))
+    file.seek(start)
+    return file.read(max(end - 1 - start, 0))
+
+
+def _end_of_line(file: IO[bytes], before: int) -> int:
+    """Where the last line that ends at or before a place ends; 0 if none does."""
+    while before > 0:
+        start = max(before - _BLOCK, 0)
+        file.seek(start)
+        newline = file.read(before - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        before = start
+    return 0

@@ -1,8 +1,8 @@
 """The first words of a generation: everyone shows its job and a fresh public key; then links are sealed.
 
-    P --> C   hello    fresh X25519 key, the job's lines, run and steps kept     (once per party)
+    P --> C   hello    fresh X25519 key, the job's lines, run and steps kept, a salt     (once per party)
     C --> P   verdict  the line in which two jobs differ, if there is one
-    C --> P   roster   everybody's fresh keys, the run, the step to go on from
+    C --> P   roster   everybody's fresh keys, the run, the step to go on from, a salt
 
 Static keys are pinned beforehand (on one machine the launcher deals out throw-away ones), so that a coordinator that
 swaps fresh keys only makes the first seal fail. The seals are bound to the job, the run, the generation and the step:
@@ -25,6 +25,8 @@ from parties.errors import ConfigError, CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.sealing import KeyPair, open_channel
 from parties.wire import Control, Coordinator, DataParty, Hello, Message, Roster
+
+_SALT_BYTES = 32
 
 
 class Wire:
@@ -91,7 +93,8 @@ def greet_as_party(
         raise ConfigError(f"{endpoint.name} has no pinned key of {', '.join(missing)}")
     coordinator = endpoint.link(DataParty, Coordinator, COORDINATOR)
     ephemeral = KeyPair.fresh()
-    coordinator.send(Wire.hello, Hello(ephemeral.public, dict(job), standing.run, standing.steps))
+    salt = secrets.token_bytes(_SALT_BYTES)
+    coordinator.send(Wire.hello, Hello(ephemeral.public, dict(job), standing.run, standing.steps, salt))
     differs = coordinator.recv(Wire.verdict).facts.get("differs")
     if differs is not None:
         raise ConfigError(f"the parties' jobs differ in {differs}; all parties must run the same job")
@@ -136,7 +139,7 @@ def greet_as_coordinator(
     endpoint.run = agreed.run
     for link in links:
         ephemerals = {name: hello.ephemeral for name, hello in hellos.items()}
-        link.send(Wire.roster, Roster(ephemerals, agreed.run, agreed.step))
+        link.send(Wire.roster, Roster(ephemerals, agreed.run, agreed.step, secrets.token_bytes(_SALT_BYTES)))
     return agreed
 
 

@@ -6,6 +6,7 @@ threads (``parties.local``) and between processes and companies (``parties.hub``
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,6 +17,7 @@ from parties.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from parties.frame import CHUNK, MESSAGE, Frame, Header, frame_size
 from parties.ledger import Entry, Ledger, now
 from parties.sealing import Channel
+from parties.stopwatch import Stopwatch
 from parties.wire import Message, Payload, Role, T
 
 COORDINATOR = "coordinator"
@@ -63,6 +65,10 @@ class Endpoint:
         Called with every message before it is sent; raises ``PolicyError`` to forbid it.
     run : str
         Id of the run, the same at all roles; ``parties.greeting`` sets it.
+    generation : int
+        From 1 on, one more after every crash; the same at all roles.
+    stopwatch : Stopwatch
+        Counts the seconds that links take.
     """
 
     name: str
@@ -75,6 +81,8 @@ class Endpoint:
     keeper: Keeper = field(default_factory=Keeper, repr=False)
     consent: Callable[[Message[Any, Any, Any]], None] | None = field(default=None, repr=False)
     run: str = ""
+    generation: int = 1
+    stopwatch: Stopwatch = field(default_factory=Stopwatch, repr=False)
     _links: dict[str, Link[Any, Any]] = field(default_factory=dict, repr=False)
     _claimed: set[str] = field(default_factory=set, repr=False)
 
@@ -113,6 +121,8 @@ class Link(Generic[Me, Peer]):
         self._peer_role = endpoint.roles[peer]
         self._sent = 0
         self._received = 0
+        self._sent_bodies = hashlib.sha256()
+        self._received_bodies = hashlib.sha256()
 
     def send(self, message: Message[Me, Peer, T], payload: T) -> None:
         """Send one message; a wrong direction or payload raises ``LocalProtocolError`` before anything leaves."""
@@ -121,6 +131,10 @@ class Link(Generic[Me, Peer]):
             raise LocalProtocolError(f"{message.name} carries {message.payload.__name__}, not {type(payload).__name__}")
         if self._endpoint.consent is not None:
             self._endpoint.consent(message)
+        with self._endpoint.stopwatch.on_the_wire():
+            self._send(message, payload)
+
+    def _send(self, message: Message[Me, Peer, T], payload: T) -> None:
         started = now()  # before the first byte leaves, so that an answer is never older than its question
         data = memoryview(encode(payload))
         chunks = range(0, max(len(data), 1), CHUNK)
@@ -128,6 +142,7 @@ class Link(Generic[Me, Peer]):
         for part, start in enumerate(chunks):
             header = Header(self.me, self.peer, message.name, self._sent, part, part == len(chunks) - 1)
             body = self._seal(header, data[start : start + CHUNK])
+            self._sent_bodies.update(body)
             frame = Frame(MESSAGE, header, body)
             self._endpoint.transport.send(frame)
             size += frame_size(frame)
@@ -137,15 +152,21 @@ class Link(Generic[Me, Peer]):
     def recv(self, message: Message[Peer, Me, T]) -> T:
         """Wait for one message; anything else raises ``RemoteProtocolError`` naming the peer."""
         _check_direction(message, self._peer_role, self._my_role)
+        with self._endpoint.stopwatch.on_the_wire():
+            return self._recv(message)
+
+    def _recv(self, message: Message[Peer, Me, T]) -> T:
         if self._endpoint.waiting is not None:
             self._endpoint.waiting(f"{message.name} from {self.peer}")
         data = bytearray()
         size = part = 0
         last = False
         while not last:
-            arrived = self._endpoint.transport.receive(self.peer, message.name)
+            with self._endpoint.stopwatch.waits():
+                arrived = self._endpoint.transport.receive(self.peer, message.name)
             self._check_header(arrived.header, message.name, part)
             chunk = self._open(arrived)
+            self._received_bodies.update(arrived.body)
             data += chunk
             if len(chunk) > CHUNK or (len(chunk) < CHUNK and not arrived.header.last):
                 raise RemoteProtocolError(f"{message.name} from {self.peer}: part {part} has {len(chunk)} bytes")
@@ -215,6 +236,8 @@ class Link(Generic[Me, Peer]):
                 hops=hops,
                 values=payload.count(),
                 discloses=message.discloses,
+                generation=self._endpoint.generation,
+                content=(self._sent_bodies if sent else self._received_bodies).hexdigest(),
             )
         )
 

@@ -57,20 +57,28 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Hello(Payload, frozen=True):
-    """A fresh public key, the job's lines, and which steps of which run the sender keeps checkpoints of."""
+    """A fresh public key, the job's lines, and which steps of which run the sender keeps checkpoints of.
+
+    ``salt`` is for the coordinator alone: it hides what the ledgers' digests are of (`parties.ledger`).
+    """
 
     ephemeral: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     job: dict[str, str]
     run: Annotated[str, msgspec.Meta(max_length=64)] = ""
     steps: Annotated[tuple[int, ...], msgspec.Meta(max_length=64)] = ()
+    salt: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
 
 
 class Roster(Payload, frozen=True):
-    """Everybody's fresh public key, as the coordinator collected them; the run, and the step to go on from."""
+    """Everybody's fresh public key, as the coordinator collected them; the run, and the step to go on from.
+
+    ``salt``, as in `Hello`, is for its receiver alone.
+    """
 
     ephemerals: dict[str, Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]]
     run: Annotated[str, msgspec.Meta(max_length=64)] = ""
     step: Annotated[int, msgspec.Meta(ge=0)] = 0
+    salt: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
 
 
 class PaillierKey(Payload, frozen=True):
