@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
+
 from parties.budget import Budget
 from parties.checkpoint import Keeper
 from parties.errors import ConfigError, Restarted, VflError
@@ -20,6 +22,7 @@ from parties.ledger import Ledger
 from parties.link import COORDINATOR, Endpoint
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
+from parties.stopwatch import Stopwatch
 from parties.wire import Active, Coordinator, Passive, Role
 from vfl.events import Report, RoleResult
 from vfl.job import Job
@@ -136,13 +139,16 @@ def play_party(
         None if the run had ended before.
     """
     from vfl import session
+    from vfl.paillier import kernel_seconds
 
     spec, loaded, sealing = part.spec, part.loaded, part.sealing
     if spec is None or loaded is None or sealing is None:
         raise TypeError("a party plays with its data and its key")
+    stopwatch, before = Stopwatch(), kernel_seconds()
 
     def play(generation: int) -> RoleResult:
         endpoint = Endpoint(spec.name, role_types(part.job), network, ledger, waiting=waiting)
+        endpoint.generation, endpoint.stopwatch = generation, stopwatch
         standing = part.memory.standing(generation)
         agreed = greet_as_party(endpoint, part.lines, sealing, part.pinned, standing)
         endpoint.keeper = part.memory.settle(agreed, generation)
@@ -150,11 +156,12 @@ def play_party(
         result = session.play_party(
             endpoint, part.job, spec, loaded, part.folder, report, baseline=part.baseline, budget=budget
         )
+        result = msgspec.structs.replace(result, spent=stopwatch.split(kernel_seconds() - before))
         save(result)
         part.memory.saved()
         return result
 
-    return until_the_end(network, play)
+    return until_the_end(network, play, stopwatch)
 
 
 def play_coordinator(
@@ -167,23 +174,36 @@ def play_coordinator(
 ) -> RoleResult | None:
     """Play the coordinator until the run has ended for everybody; see `play_party`."""
     from vfl import session
+    from vfl.paillier import kernel_seconds
+
+    stopwatch, before = Stopwatch(), kernel_seconds()
 
     def play(generation: int) -> RoleResult:
         endpoint = Endpoint(COORDINATOR, role_types(part.job), network, ledger, waiting=waiting)
+        endpoint.generation, endpoint.stopwatch = generation, stopwatch
         agreed = greet_as_coordinator(endpoint, part.lines, part.memory.standing(generation))
         endpoint.keeper = part.memory.settle(agreed, generation)
         result = session.play_coordinator(endpoint, part.job, report)
+        result = msgspec.structs.replace(result, spent=stopwatch.split(kernel_seconds() - before))
         save(result)
         return result
 
-    return until_the_end(network, play)
+    return until_the_end(network, play, stopwatch)
 
 
-def until_the_end(network: Network, play: Callable[[int], T]) -> T | None:
-    """Play generation after generation; the others are told of an error."""
+def until_the_end(network: Network, play: Callable[[int], T], stopwatch: Stopwatch | None = None) -> T | None:
+    """Play generation after generation; the others are told of an error.
+
+    Parameters
+    ----------
+    stopwatch : Stopwatch, optional
+        Counts what is waited between generations.
+    """
+    stopwatch = Stopwatch() if stopwatch is None else stopwatch
     while True:
         try:
-            generation = network.enter()
+            with stopwatch.waits():
+                generation = network.enter()
             if not generation:
                 return None
             result = play(generation)

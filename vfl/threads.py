@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from parties.data import PartyTable, read_party
 from parties.errors import VflError
 from parties.ledger import Ledger
@@ -13,7 +15,7 @@ from parties.local import run_local
 from vfl import session
 from vfl.events import Played, Report, RoleResult
 from vfl.job import Scenario, job_fields
-from vfl.paillier import kernel_name, operation_counts
+from vfl.paillier import kernel_name, kernel_seconds, operation_counts
 from vfl.play import role_types
 from vfl.role import internal_error, own_folder
 
@@ -39,8 +41,10 @@ def play_in_threads(
     ledgers = {name: Ledger(own_folder(folder, name) / "ledger.jsonl") for name in role_types(job)}
 
     def play(endpoint: Endpoint) -> RoleResult:
+        before = kernel_seconds()
         try:
-            return play_role(endpoint)
+            result = play_role(endpoint)
+            return msgspec.structs.replace(result, spent=endpoint.stopwatch.split(kernel_seconds() - before))
         except VflError:
             raise
         except Exception as error:

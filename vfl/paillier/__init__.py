@@ -28,6 +28,7 @@ from vfl.paillier.interchange import (
     public_key_to_json,
     public_key_to_phe,
 )
+from vfl.paillier.kernel_time import kernel_seconds
 from vfl.paillier.kernels import kernel_name
 from vfl.paillier.keys import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
 from vfl.paillier.pool import ObfuscatorPool
@@ -55,6 +56,7 @@ __all__ = [
     "gather",
     "generate_keypair",
     "kernel_name",
+    "kernel_seconds",
     "mask_products",
     "open_products",
     "operation_counts",

@@ -16,6 +16,7 @@ import numpy as np
 from parties.errors import CryptoError
 from vfl.paillier.counts import record
 from vfl.paillier.inverses import invert_all
+from vfl.paillier.kernel_time import timed
 from vfl.paillier.kernels import Values, everything, multiply
 from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pool import ObfuscatorPool
@@ -31,6 +32,7 @@ from vfl.paillier.vectors import (
 )
 
 
+@timed
 def encrypt(
     key: PublicKey | PrivateKey, plaintexts: Sequence[int] | Rows, *, pool: ObfuscatorPool | None = None
 ) -> CipherVector:
@@ -71,6 +73,7 @@ def encrypt(
     return fresh_vector(public, public.kernel.add_plaintexts(obfuscators, messages))
 
 
+@timed
 def decrypt(key: PrivateKey, v: CipherVector) -> list[int]:
     """Return the plaintexts as residues in [0, N); see `centred` for signed ones."""
     same_key(key.public, v.key)
@@ -90,6 +93,7 @@ def centred(x: int, modulus: int) -> int:
     return x if 2 * x < modulus else x - modulus
 
 
+@timed
 def add(a: CipherVector, b: CipherVector) -> CipherVector:
     """Add elementwise. A sum with a fresh operand is fresh, and that operand stops being so (see `vectors`)."""
     same_key(a.key, b.key)
@@ -101,12 +105,14 @@ def add(a: CipherVector, b: CipherVector) -> CipherVector:
     return CipherVector(a.key, multiply(a.key.kernel, a.values, b.values), marks)
 
 
+@timed
 def add_plain(a: CipherVector, integers: Sequence[int]) -> CipherVector:
     """Add integers (any residues modulo N) elementwise; not fresh."""
     same_length("add_plain", len(a), len(integers))
     return stale_vector(a.key, a.key.kernel.add_plaintexts(a.values, list(map(int, integers))))
 
 
+@timed
 def scale(a: CipherVector, integers: Sequence[int]) -> CipherVector:
     """Multiply by signed integers elementwise; not fresh.
 
@@ -127,6 +133,7 @@ def scale(a: CipherVector, integers: Sequence[int]) -> CipherVector:
     return stale_vector(a.key, kernel.pow_uniform(values, [abs(k) for k in factors]))
 
 
+@timed
 def rerandomise(v: CipherVector, *, towards_owner: bool, pool: ObfuscatorPool | None = None) -> CipherVector:
     """Return the same plaintexts under fresh obfuscators.
 

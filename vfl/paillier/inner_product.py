@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from parties.errors import CryptoError, LocalProtocolError
 from vfl.paillier.cipher import add_plain, centred, decrypt, rerandomise
 from vfl.paillier.columns import choose_windows
+from vfl.paillier.kernel_time import timed
 from vfl.paillier.kernels import Costs
 from vfl.paillier.keys import PrivateKey, PublicKey
 from vfl.paillier.pippenger import powers_of_columns
@@ -171,6 +172,7 @@ def _cost(modulus_bits: int, rows: int, slot_bits: int, features: int, k: int, c
     return ciphertexts * (modulus_bits / 16 + costs.plaintext) + columns + squarings
 
 
+@timed
 def pack_rows(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:
     """Return the plaintexts of r: sum_i r_i 2^(beta i) over blocks of k rows.
 
@@ -191,6 +193,7 @@ def pack_rows(plan: InnerProductPlan, values: NDArray[np.int64]) -> list[int]:
     return join_slots(np.pad(values, (0, short)).reshape(-1, k), plan.slot_bits) if plan.packed else values.tolist()
 
 
+@timed
 def transposed_product(plan: InnerProductPlan, v: CipherVector, X: NDArray[np.int64]) -> CipherVector:
     """Return ciphertexts of X'r (k > 1: with the product in slot k - 1); not fresh.
 
@@ -232,6 +235,7 @@ def _check_norms(plan: InnerProductPlan, X: NDArray[np.int64]) -> None:
         raise CryptoError("Inner product: a column's sum of magnitudes exceeds the plan's bound.")
 
 
+@timed
 def mask_products(
     plan: InnerProductPlan, v: CipherVector, *, pool: ObfuscatorPool | None = None
 ) -> tuple[CipherVector, list[int]]:
@@ -244,6 +248,7 @@ def mask_products(
     return rerandomise(add_plain(v, masks), towards_owner=True, pool=pool), masks
 
 
+@timed
 def open_products(plan: InnerProductPlan, key: PrivateKey, v: CipherVector, *, count: int) -> NDArray[np.uint8]:
     """Decrypt masked products for the owner of X and return exactly what was agreed: the residue, or slot k - 1.
 
@@ -272,6 +277,7 @@ def open_products(plan: InnerProductPlan, key: PrivateKey, v: CipherVector, *, c
     return rows_of(answers, plan.answer_bytes)
 
 
+@timed
 def unmask_products(
     plan: InnerProductPlan, key: PublicKey, opened: NDArray[np.uint8], masks: Sequence[int]
 ) -> list[int]:

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from parties.errors import ConfigError, CryptoError, LocalProtocolError
 from vfl.paillier.gmp import gcd, invert, is_prime, is_square, jacobi, mpz, powmod
+from vfl.paillier.kernel_time import timed
 from vfl.paillier.kernels import Kernel, Values, open_kernel
 from vfl.paillier.obfuscators import Obfuscators, OwnerObfuscators
 from vfl.paillier.rows import Rows
@@ -150,6 +151,7 @@ def _logarithms(kernel: Kernel, rows: Rows, factor: mpz) -> list[mpz]:
     return [factor * u % p for u in kernel.logarithms(powers)]
 
 
+@timed
 def generate_keypair(
     key_bits: int = 2048, *, exponent_bits: int | None = None, insecure_test_mode: bool = False
 ) -> PrivateKey:
@@ -207,6 +209,7 @@ def public_key_from_modulus(n: int, exponent_bits: int) -> PublicKey:
     return PublicKey(n, int(powmod(h, n, mpz(n) * n)), exponent_bits)
 
 
+@timed
 def public_key_from_wire(n: bytes, h_s: bytes, exponent_bits: int, *, min_bits: int) -> PublicKey:
     """Return the key that another party sent, after checking all that can be checked without the primes.
 

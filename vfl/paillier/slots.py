@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from parties.errors import CryptoError
 from vfl.paillier.cipher import centred
+from vfl.paillier.kernel_time import timed
 from vfl.paillier.kernels import Index, Kernel, Values, everything
 from vfl.paillier.rows import Rows
 from vfl.paillier.split import thread_count
@@ -122,6 +123,7 @@ def _bound(value_bits: int, terms: int) -> int:
     return terms * ((1 << value_bits) - 1)
 
 
+@timed
 def pack_slots(layout: SlotLayout, values: NDArray[np.int64], *, sums: bool = False) -> list[int]:
     """Return the plaintexts sum_i values[:, i] 2^(b i).
 
@@ -155,6 +157,7 @@ def _check_values(layout: SlotLayout, values: NDArray[np.int64], largest: int) -
         raise CryptoError(f"Slots: a value has more than the agreed {largest.bit_length()} bits.")
 
 
+@timed
 def pack_residues(layout: SlotLayout, values: NDArray[np.int64], modulus: int) -> Rows:
     """Return the plaintexts of `pack_slots` modulo N in rows of bytes: the form in which many are encrypted fastest.
 
@@ -228,6 +231,7 @@ def _lifted(values: NDArray[np.int64], slot_bits: int) -> tuple[NDArray[np.uint6
     return words, sum(half << (slot_bits * i) for i in range(k))
 
 
+@timed
 def unpack_slots(layout: SlotLayout, residues: Sequence[int], key_n: int) -> Integers:
     """Return all slots of decrypted plaintexts as exact signed integers.
 
@@ -287,6 +291,7 @@ def _bits(words: NDArray[np.uint64], at: int, bits: int) -> NDArray[np.uint64]:
     return piece & np.uint64((1 << bits) - 1)
 
 
+@timed
 def compress(v: CipherVector, layout: SlotLayout) -> CipherVector:
     """Join plaintexts of one group of slots each into as few ciphertexts as hold them; not fresh.
 

@@ -17,10 +17,12 @@ import numpy as np
 from parties.errors import LocalProtocolError
 from vfl.paillier.groups import MOST_GROUPS, multiply_groups
 from vfl.paillier.inverses import invert_all
+from vfl.paillier.kernel_time import timed
 from vfl.paillier.kernels import Index, multiply
 from vfl.paillier.vectors import CipherVector, same_key, same_length, stale_vector
 
 
+@timed
 def sum_segments(v: CipherVector, idx: Index, offsets: Index) -> CipherVector:
     """Add up the ciphertexts of every segment v[idx[offsets[s]:offsets[s + 1]]]; not fresh.
 
@@ -43,6 +45,7 @@ def sum_segments(v: CipherVector, idx: Index, offsets: Index) -> CipherVector:
     return stale_vector(v.key, v.key.kernel.seg_prod(v.values, order, bounds))
 
 
+@timed
 def sum_by_group(v: CipherVector, rows: Index, groups: Index, count: int) -> CipherVector:
     """Add up the ciphertexts v[rows[i]] of every group; not fresh.
 
@@ -83,6 +86,7 @@ def sum_by_group(v: CipherVector, rows: Index, groups: Index, count: int) -> Cip
     return stale_vector(v.key, multiply_groups(v.key.kernel, v.values, numbers, positions, count))
 
 
+@timed
 def running_sums(v: CipherVector, lengths: Index) -> CipherVector:
     """Return the cumulative sums of every run of ciphertexts, the runs following each other; not fresh.
 
@@ -121,12 +125,14 @@ def running_sums(v: CipherVector, lengths: Index) -> CipherVector:
     return stale_vector(v.key, kernel.take(kernel.join(steps), back))
 
 
+@timed
 def gather(v: CipherVector, idx: Index) -> CipherVector:
     """Return v[idx], in any order and with repeats; not fresh, for a ciphertext twice is no new one."""
     positions = _below("gather: positions", idx, len(v))
     return stale_vector(v.key, v.key.kernel.take(v.values, positions))
 
 
+@timed
 def subtract(a: CipherVector, b: CipherVector) -> CipherVector:
     """Subtract elementwise (sibling histograms: parent - child) by one batch inversion; not fresh.
 

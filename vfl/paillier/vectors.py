@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import CryptoError, LocalProtocolError
+from vfl.paillier.kernel_time import timed
 from vfl.paillier.kernels import Values
 from vfl.paillier.keys import PublicKey
 from vfl.paillier.rows import below
@@ -107,6 +108,7 @@ def same_length(what: str, expected: int, got: int) -> None:
         raise LocalProtocolError(f"{what}: got {got} numbers for {expected} ciphertexts.")
 
 
+@timed
 def to_bytes(v: CipherVector) -> NDArray[np.uint8]:
     """Write a vector for the wire.
 
@@ -126,6 +128,7 @@ def to_bytes(v: CipherVector) -> NDArray[np.uint8]:
     return v.key.kernel.to_rows(v.values)
 
 
+@timed
 def from_bytes(key: PublicKey, body: NDArray[np.uint8], *, count: int) -> CipherVector:
     """Read a vector that another party sent, checking each ciphertext.
 
