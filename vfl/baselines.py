@@ -9,14 +9,12 @@ CSVs in one place: it exists on one machine only.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge
 
 from vfl.losses import FAMILIES, Family, Labels, are_estimated, mean_loss, normalise_weights
-from vfl.metrics import Metrics, evaluate
 
 Floats = NDArray[np.float64]
 
@@ -79,33 +77,32 @@ def predict(model: str, X: Floats, coef: Floats, intercept: Floats) -> Floats:
     return FAMILIES[model].mean(X @ coef.T + intercept)
 
 
-def baseline_metrics(
+def baseline_predictions(
     model: str,
     X_train: Floats,
     y_train: Labels,
     X_test: Floats,
-    y_test: Labels,
     *,
-    classes: Sequence[str] = (),
+    n_classes: int = 2,
     l2: float = 0.001,
     fit_intercept: bool = True,
     weights: Floats | None = None,
-) -> Metrics:
-    """Metrics on the test rows of the same model fitted on plain columns.
+) -> Floats:
+    """Predictions of the test rows by the same model fitted on plain columns.
 
     ``active_only``: the active party's columns; with none (d = 0) the prediction is the training mean.
-    ``pooled``: the columns of all parties that the joint run used, side by side.
+    ``pooled``: the columns of all parties that the joint run used, side by side. "without NAME": all but that party's.
 
     Parameters
     ----------
     X_train, X_test : ndarrays of shape (n_train, d) and (n_test, d), float64
-    y_train, y_test : ndarrays of shape (n_train,) and (n_test,)
-    classes : sequence of str
-        Class texts in code order.
+    y_train : ndarray of shape (n_train,)
+    n_classes : int
+        Softmax only.
     """
     intercept_too = fit_intercept or X_train.shape[1] == 0
-    coef, intercept = fit_glm(model, X_train, y_train, l2, intercept_too, weights, max(len(classes), 2))
-    return evaluate(FAMILIES[model].task, y_test, predict(model, X_test, coef, intercept), classes)
+    coef, intercept = fit_glm(model, X_train, y_train, l2, intercept_too, weights, n_classes)
+    return predict(model, X_test, coef, intercept)
 
 
 def _sklearn_start(

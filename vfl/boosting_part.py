@@ -20,7 +20,7 @@ from vfl import boosting
 from vfl.boosting import ActiveFit, PassiveFit
 from vfl.boosting_scoring import score_as_active, score_as_passive
 from vfl.drawn_labels import drawn_once
-from vfl.events import FeatureImportance, Metrics
+from vfl.events import FeatureImportance
 from vfl.importance import Importance
 from vfl.job import Job
 from vfl.label_dp import note, randomise_labels
@@ -170,7 +170,7 @@ def _train_passive(
         losses=(),
         warnings=(),
         score=partial(_help_score, data, terms, columns, fit),
-        alone=dict,
+        alone=lambda: None,
         save=lambda folder: save_tree_shard(
             Path(folder), terms, data.spec, TreeShard(columns.binning, fit.splits, importance=own)
         ),
@@ -256,21 +256,17 @@ def _score(
     return objective.predict(scores) if data.n_test else None
 
 
-def _alone(data: Aligned, columns: BinnedColumns, outputs: int) -> Metrics:
-    """Metrics of the active party's own columns."""
+def _alone(data: Aligned, columns: BinnedColumns, outputs: int) -> Vector:
+    """Predictions of the test rows by trees on the active party's own columns."""
     part = own_part(data.spec, columns.features, columns.codes)
-    return plain_metrics(data, [part], outputs)
+    return plain_predictions(data, [part], outputs)
 
 
-def plain_metrics(data: Aligned, parts: Sequence[PlainPart], outputs: int) -> Metrics:
-    """Metrics on the test rows of the same trees grown on columns in one place; without columns of the mean.
+def plain_predictions(data: Aligned, parts: Sequence[PlainPart], outputs: int) -> Vector:
+    """Predictions of the test rows by the same trees grown on columns in one place; without columns the mean.
 
     ``parts`` hold the bins of all aligned rows, the active party's first.
     """
-    from vfl.metrics import evaluate  # scikit-learn takes seconds to import, and only this role needs it
-
-    if data.labels is None:
-        return {}
     objective = objective_of(data.job, outputs)
     fitted = [PlainPart(part.features, part.codes[: data.n_fit], part.first, part.limits, part.signs) for part in parts]
     labels = Labels(data.labels_to_fit, row_weights(data), data.n_train)
@@ -281,8 +277,7 @@ def plain_metrics(data: Aligned, parts: Sequence[PlainPart], outputs: int) -> Me
     else:
         start = objective.start(labels.y[: data.n_train], labels.weights, None)
         scores = np.tile(start, (data.n_test, 1))
-    y_test = data.labels.values[data.n_fit :]
-    return evaluate(data.job.task, y_test, objective.predict(scores), data.labels.classes)
+    return objective.predict(scores)
 
 
 def _named_importance(

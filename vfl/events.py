@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 Metrics = dict[str, float | None]
+Intervals = dict[str, tuple[float, float]]
 PHASES = ("starting", "aligning", "preparing", "training", "evaluating", "scoring", "saving")
 
 
@@ -33,10 +34,25 @@ class FeatureImportance(msgspec.Struct, frozen=True):
     count: int
 
 
+class Comparison(msgspec.Struct, frozen=True):
+    """The joint model beside another one on the same test rows: joint minus other, with its 95 % interval.
+
+    ``p_value`` is that of no difference; ``test`` names the test, "delong" or "bootstrap".
+    """
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+
+
 class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a role knows at its end and may write into its own report.
 
     ``spent`` are seconds of its main thread by what it did then: "kernel", "wire", "waiting", "python".
+    ``confidence`` and ``comparison`` are those of ``joint`` and ``active_only``, as in the report.
     """
 
     role: str
@@ -60,6 +76,8 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     validation_losses: list[float] = []
     importance: list[FeatureImportance] = []
     spent: dict[str, float] = {}
+    confidence: dict[str, Intervals] = {}
+    comparison: dict[str, Comparison] = {}
 
 
 class Played(msgspec.Struct, frozen=True):

@@ -17,7 +17,6 @@ from parties.policy import Guards, label_rank, single_passive, small_batch
 from parties.spec import PartySpec
 from vfl import glm, glm_exact, glm_quadratic
 from vfl.drawn_labels import drawn_once
-from vfl.events import Metrics
 from vfl.exact import quantise
 from vfl.glm import Block, Fit
 from vfl.job import Job
@@ -163,20 +162,28 @@ def _score(data: Aligned, terms: Terms, block: Block, fit: Fit, endpoint: Endpoi
     return FAMILIES[data.job.model].mean(scores if data.job.model == "softmax" else scores[:, 0])
 
 
-def _alone(data: Aligned, columns: Columns) -> Metrics:
-    """Metrics of the active party's own columns."""
-    from vfl.baselines import baseline_metrics  # scikit-learn takes seconds to import, and only this role needs it
+def _alone(data: Aligned, columns: Columns) -> Vector | None:
+    """Predictions of the test rows by a model on the active party's own columns."""
+    return None if data.labels is None else plain_predictions(data, columns.X)
 
-    if data.labels is None:
-        return {}
+
+def plain_predictions(data: Aligned, X: Vector) -> Vector:
+    """Predictions of the test rows by the same model fitted on columns in one place.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float64
+        Encoded columns of all aligned rows.
+    """
+    from vfl.baselines import baseline_predictions  # scikit-learn takes seconds to import, and few roles need it
+
     training = data.job.training
-    return baseline_metrics(
+    return baseline_predictions(
         data.job.model,
-        columns.X[: data.n_train],
+        X[: data.n_train],
         data.labels_to_fit,
-        columns.X[data.n_fit :],
-        data.labels.values[data.n_fit :],
-        classes=data.labels.classes,
+        X[data.n_fit :],
+        n_classes=max(len(data.classes), 2),
         l2=training.l2,
         fit_intercept=training.fit_intercept,
         weights=data.weights,

@@ -1,38 +1,71 @@
-"""The baseline that no federation can have: the same model on all parties' columns side by side.
+"""The baselines that no federation can have: the same model on several parties' columns side by side.
 
-Only where one machine has every CSV anyway, to show what the federation gives away (nothing, up to fixed point).
+Only where one machine has every CSV anyway. On all columns, to show what the federation gives away: nothing, up to
+fixed point. On all but one passive party's, to show what that party adds: as the model on all columns equals the joint
+one, this equals the joint model without that party.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from parties.data import PartyTable, read_party
 from parties.policy import Guards
 from psi.align import row_order
 from psi.ids import PreparedIds
-from vfl.baselines import baseline_metrics
-from vfl.boosting_part import make_limits, own_part, plain_metrics
-from vfl.events import Metrics
+from vfl.boosting_part import make_limits, own_part
+from vfl.boosting_part import plain_predictions as plain_trees
+from vfl.glm_part import plain_predictions as plain_glm
 from vfl.job import Scenario
 from vfl.optim import Vector
 from vfl.prepare import read_ids, split_rows
+from vfl.report.evidence import ALONE, POOLED, WITHOUT, Evidence, save_evidence
+from vfl.report.summary import References
 from vfl.session import aligned_labels
 from vfl.shard import load_shard
 from vfl.terms import Integers
 from vfl.trained import Aligned
 from vfl.tree_shard import load_tree_shard
+from vfl.trees.bins import Codes, Feature
 from vfl.trees.grow import PlainPart
 
 
-def pooled_metrics(scenario: Scenario, folder: Path, tables: Mapping[str, PartyTable] | None = None) -> Metrics:
-    """The same model on all parties' columns side by side: only where one machine has every CSV.
+def refer(
+    scenario: Scenario, folder: Path, evidence: Evidence, tables: Mapping[str, PartyTable] | None = None
+) -> References:
+    """Judge the models on columns in one place, and add what they say to the active party's ``evidence.npz``.
 
-    It takes exactly the columns that the joint run used, encoded as the parties' shards in ``folder`` say.
+    They take exactly the columns that the joint run used, encoded as the parties' shards in ``folder`` say.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of the joint model, and of the active party alone.
     """
+    from vfl.metrics import evaluate
+    from vfl.report.statistics import bootstrap_intervals, compare
+
+    job = scenario.job
+    whole = replace(evidence, predicted=evidence.predicted | _predictions(scenario, folder, evidence, tables))
+    save_evidence(folder / job.active, whole)
+    metrics = {name: evaluate(whole.task, whole.y, scores, whole.classes) for name, scores in whole.predicted.items()}
+    return References(
+        pooled=metrics[POOLED],
+        confidence=bootstrap_intervals(whole, job.seed, [POOLED]),
+        comparison=compare(whole, job.seed),
+        without={name: metrics[WITHOUT + name] for name in job.passive},
+    )
+
+
+def _predictions(
+    scenario: Scenario, folder: Path, evidence: Evidence, tables: Mapping[str, PartyTable] | None
+) -> dict[str, Vector]:
+    """Predictions of the test rows on all columns, and on all but each passive party's in turn."""
     job = scenario.job
     loaded = {spec.name: tables[spec.name] if tables else read_party(spec) for spec in scenario.parties}
     rows = plain_alignment({s.name: read_ids(job, s, loaded[s.name]) for s in scenario.parties}, job.seed)
@@ -43,46 +76,44 @@ def pooled_metrics(scenario: Scenario, folder: Path, tables: Mapping[str, PartyT
     data = Aligned(
         job, spec, table, order, labels, Guards(enforce=False, small_data=True), parts.train, parts.validation
     )
-    if job.model == "boosting":
-        return _pooled_trees(scenario, folder, data, loaded, rows)
-    return _pooled_glm(folder, data, loaded, rows)
+    frames = {name: table.features.iloc[rows[name]].reset_index(drop=True) for name, table in loaded.items()}
+    predict = (_trees if job.model == "boosting" else _glm)(folder, data, frames)
+    predicted = {POOLED: predict(list(loaded))}
+    for name in job.passive:
+        others = [other for other in loaded if other != name]
+        known = evidence.predicted[ALONE] if others == [job.active] else None
+        predicted[WITHOUT + name] = predict(others) if known is None else known
+    return predicted
 
 
-Tables = Mapping[str, PartyTable]
+Frames = Mapping[str, pd.DataFrame]
+Predict = Callable[[Sequence[str]], Vector]
 
 
-def _pooled_glm(folder: Path, data: Aligned, loaded: Tables, rows: Mapping[str, Integers]) -> Metrics:
-    """Metrics of a GLM on all columns side by side."""
-    X = np.hstack([_encoded(folder / name, loaded[name], rows[name]) for name in loaded])
-    training = data.job.training
-    return baseline_metrics(
-        data.job.model,
-        X[: data.n_train],
-        data.labels_to_fit,
-        X[data.n_fit :],
-        data.labels_to_judge,
-        classes=data.classes,
-        l2=training.l2,
-        fit_intercept=training.fit_intercept,
-        weights=data.weights,
-    )
+def _glm(folder: Path, data: Aligned, frames: Frames) -> Predict:
+    """What fits a GLM on some parties' columns side by side."""
+    encoded = {name: _encoded(folder / name, frame) for name, frame in frames.items()}
+    return lambda names: plain_glm(data, np.hstack([encoded[name] for name in names]))
 
 
-def _pooled_trees(
-    scenario: Scenario, folder: Path, data: Aligned, loaded: Tables, rows: Mapping[str, Integers]
-) -> Metrics:
-    """Metrics of trees on all columns side by side: the reference of the joint run, in the clear."""
-    job = scenario.job
-    parts: list[PlainPart] = []
-    for name in (job.active, *job.passive):
-        binning = load_tree_shard(folder / name).binning
-        codes, _ = binning.transform(loaded[name].features.iloc[rows[name]].reset_index(drop=True))
-        first = sum(len(part.features) for part in parts)
-        if name == job.active:
-            parts.append(own_part(data.spec, binning.features, codes))
-        else:
-            parts.append(PlainPart(binning.features, codes, first, make_limits(job)))
-    return plain_metrics(data, parts, len(data.classes) if job.task == "multiclass" else 1)
+def _trees(folder: Path, data: Aligned, frames: Frames) -> Predict:
+    """What grows trees on some parties' columns side by side, as the joint run does, in the clear."""
+    job = data.job
+    outputs = len(data.classes) if job.task == "multiclass" else 1
+    columns = {name: _binned(folder / name, frame) for name, frame in frames.items()}
+
+    def predict(names: Sequence[str]) -> Vector:
+        parts: list[PlainPart] = []
+        for name in [one for one in (job.active, *job.passive) if one in names]:
+            features, codes = columns[name]
+            first = sum(len(part.features) for part in parts)
+            if name == job.active:
+                parts.append(own_part(data.spec, features, codes))
+            else:
+                parts.append(PlainPart(features, codes, first, make_limits(job)))
+        return plain_trees(data, parts, outputs)
+
+    return predict
 
 
 def plain_alignment(ids: dict[str, PreparedIds], seed: int) -> dict[str, Integers]:
@@ -93,7 +124,12 @@ def plain_alignment(ids: dict[str, PreparedIds], seed: int) -> dict[str, Integer
     return {name: np.array([rows[common[i]] for i in order], dtype=np.int64) for name, rows in position.items()}
 
 
-def _encoded(folder: Path, table: PartyTable, rows: Integers) -> Vector:
+def _encoded(folder: Path, frame: pd.DataFrame) -> Vector:
     shard = load_shard(folder)
-    X, _ = shard.preprocessor.transform(table.features.iloc[rows].reset_index(drop=True))
+    X, _ = shard.preprocessor.transform(frame)
     return X[:, shard.kept]
+
+
+def _binned(folder: Path, frame: pd.DataFrame) -> tuple[Sequence[Feature], Codes]:
+    binning = load_tree_shard(folder).binning
+    return binning.features, binning.transform(frame)[0]

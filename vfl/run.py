@@ -24,6 +24,7 @@ from parties.link import COORDINATOR
 from vfl.events import Report
 from vfl.job import Scenario
 from vfl.launch import play_in_processes
+from vfl.report.evidence import load_evidence
 from vfl.report.summary import RunReport, encode_report, summarise
 
 if TYPE_CHECKING:
@@ -67,15 +68,14 @@ def run_scenario(
             played = play_in_threads(scenario, folder, report, baselines=baselines, tables=tables)
         else:
             played = play_in_processes(scenario, folder, report, baselines=baselines)
-        lead = played.results[scenario.job.active]
-        pooled = None
-        if baselines and lead.n_test:
-            from vfl.pooled import pooled_metrics
+        references = None
+        if baselines and (evidence := load_evidence(folder / scenario.job.active)) is not None:
+            from vfl.pooled import refer
 
-            pooled = pooled_metrics(scenario, folder, tables)
+            references = refer(scenario, folder, evidence, tables)
         ledger = merge_sent(read_ledger(folder / name / LEDGER) for name in played.results)
         write_ledger(folder / LEDGER, ledger)
-        summary = summarise(scenario, played, ledger, pooled, time.perf_counter() - start)
+        summary = summarise(scenario, played, ledger, references, time.perf_counter() - start)
         (folder / REPORT).write_bytes(encode_report(summary))
     return summary
 

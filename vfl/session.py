@@ -24,7 +24,7 @@ from parties.spec import PartySpec
 from psi.align import Alignment, AlignmentSettings, Joined, align_coordinator, align_party
 from psi.ids import PreparedIds
 from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic
-from vfl.events import Event, Metrics, Report, RoleResult
+from vfl.events import Comparison, Event, Intervals, Metrics, Report, RoleResult
 from vfl.glm import Fit
 from vfl.job import Job
 from vfl.kept_run import save_kept_run
@@ -37,6 +37,8 @@ from vfl.prepare import (
     read_ids,
     split_rows,
 )
+from vfl.report.evidence import ALONE, JOINT, Evidence, save_evidence
+from vfl.report.statistics import bootstrap_intervals, compare
 from vfl.scoring import score_as_coordinator
 from vfl.shard import save_ids, save_test_scores
 from vfl.terms import Integers, Terms
@@ -134,6 +136,8 @@ def play_party(
         if predicted is not None:
             classes = labels.classes if labels is not None else []
             save_test_scores(folder, spec, table, alignment.rows[data.n_fit :], predicted, classes)
+        if judged.evidence is not None:
+            save_evidence(folder, judged.evidence)
     return RoleResult(
         role=spec.name,
         sizes=alignment.sizes,
@@ -153,8 +157,10 @@ def play_party(
         seconds=clock.seconds,
         csv_rows=table.n_rows,
         features=prepared.features,
-        joint=judged.joint,
-        active_only=judged.active_only,
+        joint=judged.metrics.get(JOINT),
+        active_only=judged.metrics.get(ALONE),
+        confidence=judged.confidence,
+        comparison=judged.comparison,
     )
 
 
@@ -242,22 +248,28 @@ def _guards(job: Job, spec: PartySpec, budget: Budget | None = None) -> Guards:
 class _Judgement:
     """The active party's evaluation; empty elsewhere."""
 
-    joint: Metrics | None = None
-    active_only: Metrics | None = None
+    evidence: Evidence | None = None
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+    confidence: dict[str, Intervals] = field(default_factory=dict)
+    comparison: dict[str, Comparison] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 def _judge(data: Aligned, trained: Trained, predicted: Vector | None, *, baseline: bool) -> _Judgement:
-    """Metrics on the test rows, joint and of the active party's own columns."""
+    """Metrics on the test rows, joint and of the active party's own columns, and how sure they are."""
     if data.labels is None:
         return _Judgement()
     from vfl.metrics import evaluate  # scikit-learn takes seconds to import, and only this role needs it
 
     if predicted is None:
         return _Judgement(warnings=("no test rows (split.test_fraction = 0): no metrics",))
-    y_test = data.labels.values[data.n_fit :]
-    joint = evaluate(data.job.task, y_test, predicted, data.labels.classes)
-    return _Judgement(joint, trained.alone() if baseline else None)
+    models, alone = {JOINT: predicted}, trained.alone() if baseline else None
+    if alone is not None:
+        models[ALONE] = alone
+    evidence = Evidence(data.job.task, tuple(data.classes), data.labels_to_judge, models)
+    metrics = {name: evaluate(evidence.task, evidence.y, scores, data.classes) for name, scores in models.items()}
+    seed = data.job.seed
+    return _Judgement(evidence, metrics, bootstrap_intervals(evidence, seed), compare(evidence, seed))
 
 
 def _alignment_threads() -> int:

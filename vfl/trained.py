@@ -18,7 +18,7 @@ from parties.errors import LocalProtocolError
 from parties.link import Endpoint
 from parties.policy import Guards
 from parties.spec import PartySpec
-from vfl.events import FeatureImportance, Metrics
+from vfl.events import FeatureImportance
 from vfl.job import Job
 from vfl.optim import Vector
 from vfl.terms import Integers, Terms
@@ -90,7 +90,7 @@ class Trained:
     score : callable
         Joint predictions of the test rows, at the active party; a passive party helps and gets None.
     alone : callable
-        Metrics of the same model on the active party's columns alone.
+        Predictions of the test rows by the same model on the active party's columns alone; None at a passive party.
     save : callable
         Write the party's shard into its folder.
     """
@@ -100,7 +100,7 @@ class Trained:
     losses: tuple[float, ...]
     warnings: tuple[str, ...]
     score: Callable[[Endpoint], Vector | None] = field(repr=False)
-    alone: Callable[[], Metrics] = field(repr=False)
+    alone: Callable[[], Vector | None] = field(repr=False)
     save: Callable[[Path], None] = field(repr=False)
     validation_losses: tuple[float, ...] = ()
     importance: tuple[FeatureImportance, ...] = ()

@@ -14,6 +14,9 @@ from sklearn import metrics as sk
 
 from tests.runs.companies import TASKS, Companies, make_companies
 from tests.runs.conftest import Command
+from vfl.metrics import evaluate
+from vfl.report.evidence import load_evidence
+from vfl.report.statistics import MAIN_METRIC
 from vfl.shard import load_shard
 
 METRICS = {
@@ -47,6 +50,9 @@ REPORT = {
     "disclosures": [{"to": str, "what": str, "count": int, "from": str}],
     "warnings": [str],
 }
+INTERVALS = {"confidence": dict}
+BASELINES = INTERVALS | {"comparison": dict, "without": dict}
+COMPARISON = {"metric": str, "difference": float, "low": float, "high": float, "p_value": float, "test": str}
 
 
 def check_shape(value: object, shape: object, at: str = "report") -> None:
@@ -147,11 +153,12 @@ def test_a_run_keeps_the_contract(run: Run) -> None:
     check_scores(run)
     check_shards(run)
     check_quality(run)
+    check_evidence(run)
 
 
 def check_report(run: Run) -> None:
     report, companies, case = run.report, run.companies, run.case
-    check_shape(report, REPORT)
+    check_shape(report, REPORT | BASELINES)
     assert [report[key] for key in ("name", "model", "task", "seed")] == ["trial", case.model, TASKS[case.model], 3]
     assert report["parties"] == [
         {"name": name, "role": party["role"], "rows": len(companies.tables[name]), "features": features}
@@ -182,7 +189,7 @@ def check_files(run: Run) -> None:
     expected = {"report.json", "ledger.jsonl", "coordinator", "coordinator/ledger.jsonl"}
     for name in run.companies.parties:
         expected |= {name, *(f"{name}/{file}" for file in own)}
-    expected.add(f"{run.companies.active}/test_scores.csv")
+    expected |= {f"{run.companies.active}/{file}" for file in ("test_scores.csv", "evidence.npz")}
     assert {str(path.relative_to(run.out)) for path in run.out.rglob("*")} == expected
 
 
@@ -351,6 +358,27 @@ def check_quality(run: Run) -> None:
         assert metrics["joint"][criterion] < metrics["active_only"][criterion]
 
 
+def check_evidence(run: Run) -> None:
+    """What figures are worked out from gives the figures; intervals hold them; others are compared with the joint."""
+    report, passive = run.report, [name for name in run.companies.parties if name != run.companies.active]
+    evidence = load_evidence(run.out / run.companies.active)
+    assert list(evidence.predicted) == ["joint", "active_only", "pooled", *(f"without {name}" for name in passive)]
+    judged = {name: evaluate(evidence.task, evidence.y, p, evidence.classes) for name, p in evidence.predicted.items()}
+    assert judged == report["metrics"] | {f"without {name}": report["without"][name] for name in passive}
+    assert (report["without"][passive[0]] == report["metrics"]["active_only"]) is (len(passive) == 1)
+    for name, intervals in report["confidence"].items():
+        assert list(intervals) == list(judged[name])
+        assert all(low <= judged[name][metric] <= high for metric, (low, high) in intervals.items())
+    assert list(report["confidence"]) == list(report["metrics"])
+    assert list(report["comparison"]) == ["active_only", "pooled"]
+    for name, compared in report["comparison"].items():
+        check_shape(compared, COMPARISON)
+        metric = MAIN_METRIC[evidence.task]
+        assert (compared["metric"], compared["test"]) == (metric, "delong" if metric == "auc" else "bootstrap")
+        assert compared["difference"] == pytest.approx(judged["joint"][metric] - judged[name][metric], abs=1e-9)
+        assert compared["low"] <= compared["difference"] <= compared["high"] and 0 <= compared["p_value"] <= 1
+
+
 def test_no_test_rows_no_metrics(vfl: Command, tmp_path: Path) -> None:
     run = play(vfl, tmp_path, CASES["poisson, weights"], split={"test_fraction": 0})
     check_shape(run.report, REPORT)
@@ -358,12 +386,14 @@ def test_no_test_rows_no_metrics(vfl: Command, tmp_path: Path) -> None:
     assert run.report["rows"]["test"] == 0
     assert any("test_fraction" in line for line in run.report["warnings"])
     assert not (run.out / "bank" / "test_scores.csv").exists()
+    assert not (run.out / "bank" / "evidence.npz").exists()
 
 
 def test_no_baselines_leaves_two_out(vfl: Command, tmp_path: Path) -> None:
     run = play(vfl, tmp_path, CASES["logistic, one passive party"], "--no-baselines")
-    check_shape(run.report, REPORT)
-    assert list(run.report["metrics"]) == ["joint"]
+    check_shape(run.report, REPORT | INTERVALS)
+    assert list(run.report["metrics"]) == list(run.report["confidence"]) == ["joint"]
+    assert list(load_evidence(run.out / "bank").predicted) == ["joint"]
 
 
 def test_undefined_figures_are_null(vfl: Command, tmp_path: Path) -> None:
@@ -372,6 +402,7 @@ def test_undefined_figures_are_null(vfl: Command, tmp_path: Path) -> None:
     run = play(vfl, tmp_path, case)
     assert run.report["rows"]["test"] == 1
     assert run.report["metrics"]["joint"]["r2"] is None
+    check_shape(run.report, REPORT | {"without": dict})  # one row gives no interval and no test
 
 
 @pytest.mark.parametrize("positive", ["yes", "no"])

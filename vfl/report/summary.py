@@ -11,7 +11,7 @@ import msgspec
 from parties.ledger import Entry
 from parties.link import COORDINATOR
 from vfl import __version__
-from vfl.events import FeatureImportance, Metrics, Played, RoleResult
+from vfl.events import Comparison, FeatureImportance, Intervals, Metrics, Played, RoleResult
 from vfl.job import Job, Scenario
 
 if TYPE_CHECKING:
@@ -76,20 +76,6 @@ class Disclosure(msgspec.Struct, frozen=True):
     source: str = msgspec.field(name="from")
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """The joint model beside another one on the same test rows: joint minus other, with its 95 % interval.
-
-    ``p_value`` is that of no difference; ``test`` names the test, "delong" or "bootstrap".
-    """
-
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    test: str
-
-
 class RunReport(msgspec.Struct, frozen=True):
     """report.json.
 
@@ -119,16 +105,29 @@ class RunReport(msgspec.Struct, frozen=True):
     disclosures: list[Disclosure]
     warnings: list[str]
     feature_importance: list[FeatureImportance] = []
-    confidence: dict[str, dict[str, tuple[float, float]]] = {}
+    confidence: dict[str, Intervals] = {}
     comparison: dict[str, Comparison] = {}
     without: dict[str, Metrics] = {}
     time: dict[str, dict[str, float]] = {}
 
 
+class References(msgspec.Struct, frozen=True):
+    """What only one machine with all CSVs knows; ``confidence`` is of ``pooled``, the rest as in the report."""
+
+    pooled: Metrics
+    confidence: dict[str, Intervals]
+    comparison: dict[str, Comparison]
+    without: dict[str, Metrics]
+
+
 def summarise(
-    scenario: Scenario, played: Played, ledger: Sequence[Entry], pooled: Metrics | None, total_seconds: float
+    scenario: Scenario,
+    played: Played,
+    ledger: Sequence[Entry],
+    references: References | None,
+    total_seconds: float,
 ) -> RunReport:
-    """Build the report of a run on one machine from what its roles know."""
+    """Build the report of a run on one machine from what its roles know, and from its references with baselines."""
     job = scenario.job
     lead, hub = played.results[job.active], played.results[COORDINATOR]
     names = [COORDINATOR, *(spec.name for spec in scenario.parties)]  # processes end in any order
@@ -142,7 +141,15 @@ def summarise(
         warnings=[line for name in names for line in played.results[name].warnings],
         alignment_seconds=hub.seconds["aligning"],
     )
-    return report if pooled is None else msgspec.structs.replace(report, metrics={**report.metrics, "pooled": pooled})
+    if references is None:
+        return report
+    return msgspec.structs.replace(
+        report,
+        metrics={**report.metrics, "pooled": references.pooled},
+        confidence={**report.confidence, **references.confidence},
+        comparison=references.comparison,
+        without=references.without,
+    )
 
 
 def summarise_own(
@@ -217,6 +224,8 @@ def _summarise(
         disclosures=sorted(disclosures(ledger), key=lambda line: (names.index(line.to), names.index(line.source))),
         warnings=list(dict.fromkeys(warnings)),
         feature_importance=sorted(lead.importance, key=lambda line: -line.gain),
+        confidence=lead.confidence,
+        comparison=lead.comparison,
     )
 
 
