@@ -20,6 +20,7 @@ from vfl.commands.app import Interrupted, app
 # Each adds its commands to `app`, in the order in which the help lists them.
 import vfl.commands.run  # noqa: F401
 import vfl.commands.check  # noqa: F401
+import vfl.commands.predict  # noqa: F401
 import vfl.commands.audit  # noqa: F401
 import vfl.commands.company  # noqa: F401
 # isort: on

@@ -133,8 +133,8 @@ def round_text(rounds: int, loss: float | None) -> str:
 class Display:
     """Progress of a run on one machine; the phase is that of the role furthest on."""
 
-    def __init__(self, job: Job, console: Console) -> None:
-        self._phases = Phases(job, console)
+    def __init__(self, job: Job, console: Console, starting: str = _TITLES["starting"]) -> None:
+        self._phases = Phases(job, console, starting)
         self._live = console.is_terminal
 
     def __enter__(self) -> Display:

@@ -213,9 +213,10 @@ def scores_csv(predicted: Predicted) -> bytes:
     return _csv(_ids(new, rows[order], columns) | columns)
 
 
-def unmatched_csv(predicted: Predicted) -> bytes:
-    """Ids of the rows without a joint score, as in the active party's data."""
-    return _csv(_ids(predicted.new, predicted.unmatched, {}))
+def unmatched_csv(predicted: Predicted) -> bytes | None:
+    """Ids of the rows without any score, as in the active party's data; None if there are none."""
+    rows = np.setdiff1d(predicted.unmatched, predicted.alone_rows)
+    return _csv(_ids(predicted.new, rows, {})) if len(rows) else None
 
 
 def score_columns(scores: Vector, classes: Sequence[str]) -> dict[str, Sequence[object]]:
@@ -224,9 +225,15 @@ def score_columns(scores: Vector, classes: Sequence[str]) -> dict[str, Sequence[
         columns: dict[str, Sequence[object]] = {
             f"score_{name}": scores[:, at].tolist() for at, name in enumerate(classes)
         }
-        return columns | {"class": [classes[at] for at in scores.argmax(axis=1)]}
-    columns = {"score": scores.tolist()}
-    return columns | ({"class": [classes[int(score >= THRESHOLD)] for score in scores]} if classes else {})
+    else:
+        columns = {"score": scores.tolist()}
+    return columns | ({"class": chosen_classes(scores, classes)} if classes else {})
+
+
+def chosen_classes(scores: Vector, classes: Sequence[str]) -> list[str]:
+    """Class of each row: the likeliest one, of two the positive one from a probability of one half on."""
+    codes = scores.argmax(axis=1) if scores.ndim == 2 else (scores >= THRESHOLD).astype(np.int64)
+    return [classes[code] for code in codes.tolist()]
 
 
 def _read(model: Model, data: Path | pd.DataFrame, *, labelled: bool) -> NewRows:

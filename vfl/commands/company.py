@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 from rich.console import Console
 
-from parties.errors import PeerLost
+from parties.errors import ConfigError, PeerLost
 from vfl.commands.app import AsJson, Interrupted, app
 
 if TYPE_CHECKING:
+    from parties.identity import Identity
     from vfl.company_file import Company
     from vfl.report.summary import RunReport
     from vfl.watch import Watch
@@ -60,6 +61,10 @@ def coordinator(
     identity: Annotated[Path, typer.Option("--identity", metavar="FILE", help="The coordinator's private .key file.")],
     out: RunOut,
     resume: Resume = False,
+    predict: Annotated[
+        bool,
+        typer.Option("--predict", help="Coordinate a prediction with a trained model instead; parties: vfl predict."),
+    ] = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
     metrics: MetricsAt = None,
@@ -73,6 +78,12 @@ def coordinator(
     company = load_company(job)
     address = parse_address(listen, "--listen")
     own = read_identity(identity)
+    if predict:
+        given = {"--resume": resume, "--json": as_json, "--metrics": metrics is not None}
+        for option in (name for name, asked in given.items() if asked):
+            raise ConfigError(f"{option} with --predict, got both, expected one: a prediction is short and begun anew")
+        _coordinate_prediction(company, own, address, out, listen)
+        return
     seen = _Seen(f"coordinating {', '.join(company.identities)}, listening on {listen}", as_json, log_level, metrics)
     _play(company, COORDINATOR, out, seen, lambda watch: coordinate(company, own, address, out, watch, resume=resume))
 
@@ -103,6 +114,24 @@ def join(
         seen,
         lambda watch: join_run(joining, out, watch, resume=resume, baseline=not no_baselines),
     )
+
+
+def _coordinate_prediction(company: Company, own: Identity, address: tuple[str, int], out: Path, listen: str) -> None:
+    """Coordinate a prediction; its ledger is left in ``out``, under the time."""
+    from parties.link import COORDINATOR
+    from vfl.company_prediction import coordinate as coordinate_prediction
+    from vfl.display import say, show_meeting
+    from vfl.kept_folder import kept_folder
+    from vfl.status import Status
+
+    console = Console()
+    parties = ", ".join(company.identities)
+    show_meeting(company, f"coordinating a prediction of {parties}, listening on {listen}", console)
+    with Status(company.job, COORDINATOR, out, console) as status, kept_folder(out) as kept:
+        scored = coordinate_prediction(company, own, address, kept.path / "ledger.jsonl", status)
+        status.finish()
+    brought = ", ".join(f"{name} {rows:,}" for name, rows in scored.sizes.items())
+    say(f"Scored the rows that all have, of {brought} ids; who learnt what: vfl audit {kept.final}", console)
 
 
 class _Seen(NamedTuple):

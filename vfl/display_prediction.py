@@ -1,0 +1,56 @@
+"""What ``vfl predict`` shows when it is done."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vfl.display import say, warn
+
+if TYPE_CHECKING:
+    from vfl.report.prediction import PredictionReport
+
+
+def show_prediction(
+    report: PredictionReport, out: Path | None, unscored: Path | None, folder: Path, console: Console
+) -> None:
+    """How many rows were scored and how, and where everything lies.
+
+    Parameters
+    ----------
+    out : Path or None
+        The scores; None at a passive party.
+    unscored : Path or None
+        Ids without a score, if there are any.
+    folder : Path
+        Ledger and summary of the prediction.
+    """
+    table = Table(title=escape(f"{report.name}: prediction"), min_width=len(report.name) + 14)
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, rows in report.rows.items():
+        table.add_row(f"ids of {escape(name)}", f"{rows:,}")
+    table.add_row("scored jointly", f"{report.scored:,}")
+    if report.alone:
+        table.add_row("scored on own columns alone", f"{report.alone:,}")
+    if report.unscored is not None:
+        table.add_row("without a score", f"{report.unscored:,}")
+    for name, rows in report.classes.items():
+        table.add_row(f"class {escape(name)}", f"{rows:,}")
+    for name, value in (report.score or {}).items():
+        table.add_row(f"{name} score", f"{value:.4g}")
+    console.print(table)
+    for line in report.warnings:
+        warn(line, console)
+    if out is None:
+        say("The scores are with the active party.", console)
+    else:
+        say(f"Scores: {out}", console)
+    if unscored is not None:
+        say(f"Rows without a score, by id: {unscored}", console)
+    say(f"Who learnt what: vfl audit {shlex.quote(str(folder))}", console)
