@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from parties.ledger import Entry
+from vfl.audit import size_text
 from vfl.events import PHASES, Event
 from vfl.job import EXPECTED_ROUNDS, Job
 from vfl.report.summary import PartyPart, RunReport
@@ -45,21 +45,6 @@ _TITLES = {
     "evaluating": "Evaluating",
     "scoring": "Scoring",
     "saving": "Saving",
-}
-_SCHEMES = {
-    "Encrypted": "Paillier",
-    "EncryptedSums": "Paillier",
-    "Masked": "masked",
-    "Opened": "masked by the receiver",
-    "Points": "masked curve points",
-    "Tags": "masked tags",
-    "Revealed": "plain",
-    "Bitmaps": "plain",
-    "Positions": "plain",
-    "Control": "plain, no data",
-    "PaillierKey": "public key",
-    "Hello": "public key, job",
-    "Roster": "public keys",
 }
 _FILES = {
     "report.json": "this run as one object; docs/report.md",
@@ -168,14 +153,14 @@ def show_arithmetic(arithmetic: Arithmetic, console: Console) -> None:
 
 def show_summary(summary: RunReport, out: Path, console: Console) -> None:
     """The table of a run: active party alone, joint, pooled; then warnings and where everything lies."""
-    _show_metrics(summary, console)
+    show_metrics(summary, console)
     _show_course(summary, console)
     say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
 
 
 def show_own_summary(summary: RunReport, role: str, out: Path, console: Console) -> None:
     """The same of a run between companies, as far as one role knows it."""
-    _show_metrics(summary, console)
+    show_metrics(summary, console)
     _show_own_part(summary, role, console)
     _show_course(summary, console)
     for path in sorted(
@@ -212,11 +197,11 @@ def _titled(title: str) -> Table:
     return Table(title=escape(title), min_width=len(title) + 2)
 
 
-def _show_metrics(summary: RunReport, console: Console) -> None:
-    """The table of metrics, where there are any."""
+def show_metrics(summary: RunReport, console: Console, title: str = "") -> None:
+    """The table of metrics, where there are any; the title says by default how many test rows they are of."""
     columns = [name for name in ("active_only", "joint", "pooled") if name in summary.metrics]
     titles = {"active_only": "active party alone", "joint": "joint", "pooled": "pooled"}
-    table = _titled(f"{summary.name}: {summary.rows['test']:,} test rows")
+    table = _titled(title or f"{summary.name}: {summary.rows['test']:,} test rows")
     table.add_column("")
     for name in columns:
         table.add_column(titles[name], justify="right", style="bold" if name == "joint" else "")
@@ -235,7 +220,7 @@ def _show_course(summary: RunReport, console: Console) -> None:
         + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
         + f"; {training.rounds} rounds{'' if training.converged else ' (not converged)'}, key at the {holder}; "
         f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "
-        f"{_size(summary.training.bytes + summary.alignment.bytes)} sent",
+        f"{size_text(summary.training.bytes + summary.alignment.bytes)} sent",
         console,
     )
     if summary.feature_importance:
@@ -343,61 +328,6 @@ def show_identity(identity: PublicIdentity, private: Path, public: Path, console
     say(f"fingerprint {identity.fingerprint}, valid until {identity.expires:%Y-%m-%d}", console)
 
 
-def show_audit(entries: Sequence[Entry], console: Console) -> None:
-    """The ledger in words: first what each role learnt, then everything that was sent."""
-    disclosing = [entry for entry in entries if entry.discloses]
-    for receiver in sorted({entry.receiver for entry in disclosing}):
-        table = Table(title=f"What {escape(receiver)} learnt", title_justify="left", expand=True)
-        table.add_column("what", ratio=1)
-        table.add_column("from")
-        for title in ("messages", "values", "bytes"):
-            table.add_column(title, justify="right", no_wrap=True)
-        own = [entry for entry in disclosing if entry.receiver == receiver]
-        for what, group in _grouped(own, lambda entry: entry.discloses).items():
-            table.add_row(escape(what), _names(entry.sender for entry in group), *_totals(group))
-        console.print(table)
-    sent = Table(title="Everything that was sent", title_justify="left", expand=True)
-    for title in ("message", "from", "to"):
-        sent.add_column(title, overflow="fold")  # a narrow terminal cuts no name
-    sent.add_column("how", min_width=12)
-    for title in ("messages", "bytes"):
-        sent.add_column(title, justify="right", no_wrap=True)
-    for message, group in _grouped(entries, lambda entry: entry.message).items():
-        count, _, size = _totals(group)
-        senders, receivers = _names(entry.sender for entry in group), _names(entry.receiver for entry in group)
-        protocol, _, name = message.partition(".")
-        sent.add_row(f"{escape(name)}\n[dim]{escape(protocol)}[/]", senders, receivers, _how(group[0]), count, size)
-    console.print(sent)
-    say(
-        f"{len(entries):,} messages, {_size(sum(entry.bytes for entry in entries))} over all hops. Between two parties "
-        "everything is sealed end to end; the coordinator passes it on unread.",
-        console,
-    )
-
-
-def _grouped(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, list[Entry]]:
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(key(entry), []).append(entry)
-    return groups
-
-
-def _names(names: Iterable[str]) -> str:
-    return "\n".join(escape(name) for name in dict.fromkeys(names))
-
-
-def _how(entry: Entry) -> str:
-    return _SCHEMES.get(entry.kind, entry.kind) + (", sealed" if entry.hops > 1 else "")
-
-
-def _totals(group: Sequence[Entry]) -> tuple[str, str, str]:
-    return (
-        f"{len(group):,}",
-        f"{sum(entry.values for entry in group):,}",
-        _size(sum(entry.bytes for entry in group)),
-    )
-
-
 def say(line: str, console: Console) -> None:
     """One line as it stands, however long."""
     console.print(escape(line), highlight=False, soft_wrap=True)
@@ -412,12 +342,3 @@ def _figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}"
-
-
-def _size(count: int) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"

@@ -15,7 +15,8 @@ from rich.console import Console
 from parties.errors import ConfigError
 from parties.greeting import job_digest
 from parties.wire import Payload
-from vfl.display import _SCHEMES, Phases
+from vfl.audit import SCHEMES
+from vfl.display import Phases
 from vfl.job import Boosting, Job, Task, Training, check_job, job_fields, resolve_task
 from vfl.job_file import build_scenario, load_scenario
 from vfl.reference import reference
@@ -311,7 +312,7 @@ def test_progress_expects_every_tree_and_fewer_iterations(changed: Job, rounds: 
 
 
 def test_every_payload_has_words_for_how_it_is_sent() -> None:
-    assert set(_SCHEMES) == {kind.__name__ for kind in Payload.__subclasses__()}
+    assert set(SCHEMES) == {kind.__name__ for kind in Payload.__subclasses__()}
 
 
 def test_a_file_has_one_section_training() -> None:
