@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -88,6 +88,9 @@ class RunReport(msgspec.Struct, frozen=True):
     without : dict of party name to metrics
         The joint metrics without that passive party's columns, where all CSVs are on one machine.
     time : dict of role to dict of "kernel", "python", "wire", "waiting" to seconds
+    evaluates : str
+        Of an evaluation on new rows: the id of the run whose model it is. ``rows["test"]`` are the new rows then, and
+        ``training`` and ``crypto`` those of that run.
     """
 
     name: str
@@ -109,6 +112,7 @@ class RunReport(msgspec.Struct, frozen=True):
     comparison: dict[str, Comparison] = {}
     without: dict[str, Metrics] = {}
     time: dict[str, dict[str, float]] = {}
+    evaluates: str = ""
 
 
 class References(msgspec.Struct, frozen=True):
@@ -140,6 +144,7 @@ def summarise(
         crypto=CryptoPart("paillier", job.privacy.key_bits, played.kernel, played.encryptions, played.decryptions),
         warnings=[line for name in names for line in played.results[name].warnings],
         alignment_seconds=hub.seconds["aligning"],
+        time={name: played.results[name].spent for name in names},
     )
     if references is None:
         return report
@@ -167,6 +172,7 @@ def summarise_own(
         crypto=CryptoPart("paillier", job.privacy.key_bits, kernel, counts.encryptions, counts.decryptions),
         warnings=result.warnings,
         alignment_seconds=result.seconds["aligning"],
+        time={result.role: result.spent},
     )
 
 
@@ -180,6 +186,7 @@ def _summarise(
     crypto: CryptoPart,
     warnings: Sequence[str],
     alignment_seconds: float,
+    time: Mapping[str, Mapping[str, float]],
 ) -> RunReport:
     """Build a report as ``lead`` knows the run."""
     names = [COORDINATOR, *(party.name for party in job.parties)]
@@ -226,13 +233,14 @@ def _summarise(
         feature_importance=sorted(lead.importance, key=lambda line: -line.gain),
         confidence=lead.confidence,
         comparison=lead.comparison,
+        time={role: {part: round(seconds, 3) for part, seconds in spent.items()} for role, spent in time.items()},
     )
 
 
 def encode_report(report: RunReport) -> bytes:
     """JSON text of a report; what is not finite becomes null, and what only some models have is left out of others'."""
     lines = msgspec.to_builtins(report)
-    for name in ("feature_importance", "confidence", "comparison", "without", "time"):
+    for name in ("feature_importance", "confidence", "comparison", "without", "time", "evaluates"):
         if not lines[name]:
             del lines[name]
     if not report.training.validation_loss:
