@@ -243,7 +243,7 @@ def _ranking(y: Floats, p: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
         beaten = misses[:, below]
         wins = np.einsum("rj,rj->r", hits, (beaten + misses[:, not_above]) / 2 if tied else beaten)
         gaps = beaten / n[:, None] - (np.cumsum(hits, axis=1) - hits) / m[:, None]
-        return wins / (m * n), np.maximum(gaps.max(axis=1, initial=0.0), 0.0)
+        return wins / (m * n), np.where(m * n > 0, gaps.max(axis=1, initial=0.0), np.nan)
 
     return rank
 
