@@ -22,6 +22,7 @@ import vfl.commands.run  # noqa: F401
 import vfl.commands.check  # noqa: F401
 import vfl.commands.predict  # noqa: F401
 import vfl.commands.audit  # noqa: F401
+import vfl.commands.report  # noqa: F401
 import vfl.commands.company  # noqa: F401
 # isort: on
 

@@ -1,0 +1,250 @@
+"""The first thing that a reader sees: how good the joint model is beside the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vfl.events import Comparison, Metrics
+from vfl.report.run_directory import RunDirectory
+from vfl.report.summary import RunReport
+from vfl.report.words import CHIEF, METRICS, MODELS, decimals_for, fixed, listed, percent, plural, probability
+
+_EQUAL = 1e-3  # of the joint figure: a difference that no use of the model would show
+_ORDER = ("joint", "active_only", "pooled")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure with its interval, where there is one; ``low`` and ``high`` are texts."""
+
+    value: str
+    low: str = ""
+    high: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """A metric of all models."""
+
+    name: str
+    meaning: str
+    direction: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A model's chief figure on a common axis: positions in percent of its width."""
+
+    colour: str
+    label: str
+    note: str
+    cell: Cell
+    at: float
+    left: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What the top of the page says."""
+
+    metric: str
+    meaning: str
+    dots: list[Dot]
+    verdicts: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Without:
+    """The joint model without one passive party."""
+
+    metric: str
+    dots: list[Dot]
+    verdict: str
+    names: list[str]
+    rows: list[MetricRow]
+
+
+def model_names(run: RunDirectory) -> dict[str, str]:
+    """What the models of a report are called in sentences, e.g. "bank alone"."""
+    return {"joint": "joint model", "active_only": f"{run.active.name} alone", "pooled": "pooled data"}
+
+
+def introduction(run: RunDirectory) -> str:
+    """What was trained, by whom, on what."""
+    report = run.report
+    names = [party.name for party in report.parties]
+    passive = listed([party.name for party in run.passive])
+    task = {
+        "binary": "to tell two classes apart",
+        "multiclass": "to tell several classes apart",
+        "regression": "to predict a number",
+        "count": "to predict a count",
+    }[report.task]
+    holders = f"{passive} {'holds' if len(run.passive) == 1 else 'hold'} further columns about the same people"
+    return (
+        f"{listed(names)} trained one {MODELS.get(report.model, report.model)} {task}. {run.active.name} holds the "
+        f"labels; {holders}. No rows left their owner: the parties have {plural(report.alignment.intersection, 'row')} "
+        "in common."
+    ).replace("trained one gradient-boosted trees", "trained one model of gradient-boosted trees")
+
+
+def headline(run: RunDirectory) -> Headline | None:
+    """The chief figures and what follows from them; None where the role knows none."""
+    report = run.report
+    metric = CHIEF[report.task]
+    models = [name for name in _ORDER if report.metrics.get(name, {}).get(metric) is not None]
+    if "joint" not in models:
+        return None
+    names = model_names(run)
+    notes = {
+        "joint": "all parties' columns, nobody saw anybody's rows",
+        "active_only": "the label holder's own columns" if run.active.features else "no columns: the training mean",
+        "pooled": "all columns in one place, for comparison",
+    }
+    colours = {"joint": "joint", "active_only": "alone", "pooled": "pooled"}
+    lines = [(colours[name], names[name], notes[name], name, report.metrics[name]) for name in models]
+    verdicts = [_verdict(report, name, names[name]) for name in ("active_only", "pooled") if name in models]
+    return Headline(METRICS[metric][0], METRICS[metric][1], _dots(report, metric, lines), verdicts)
+
+
+def metric_rows(run: RunDirectory) -> tuple[list[str], list[MetricRow]]:
+    """All metrics of all models: names of the models, and a row per metric; empty where there are none."""
+    report = run.report
+    models = [name for name in _ORDER if report.metrics.get(name)]
+    if "joint" not in models:
+        return [], []
+    names = model_names(run)
+    return [names[name] for name in models], _rows(report, {name: report.metrics[name] for name in models})
+
+
+def without_parties(run: RunDirectory) -> Without | None:
+    """What each passive party's columns are worth: the joint metric without them."""
+    report = run.report
+    if not report.without:
+        return None
+    metric, more = CHIEF[report.task], METRICS[CHIEF[report.task]][2]
+    named = {"joint": report.metrics["joint"]} | {f"without {name}": report.without[name] for name in report.without}
+    lines = [
+        ("joint" if name == "joint" else "muted", "joint model, all parties" if name == "joint" else name, "", name, m)
+        for name, m in named.items()
+        if m.get(metric) is not None
+    ]
+    losses = {
+        name: (_value(report.metrics["joint"], metric) - _value(m, metric)) * (1 if more else -1)
+        for name, m in report.without.items()
+        if m.get(metric) is not None
+    }
+    columns = ["joint model", *(name for name in named if name != "joint")]
+    return Without(
+        METRICS[metric][0], _dots(report, metric, lines), _most(losses, metric), columns, _rows(report, named)
+    )
+
+
+def _most(losses: dict[str, float], metric: str) -> str:
+    """Which party the model would miss most."""
+    if not losses:
+        return ""
+    name = max(losses, key=lambda party: losses[party])
+    title, _, more = METRICS[metric]
+    change = fixed(abs(losses[name]), decimals_for([losses[name]], 2))
+    if losses[name] <= 0:
+        return f"On these test rows no party's columns improve {title}."
+    worse = "lower" if more else "higher"
+    return f"Without {name}'s columns {title} would be {change} {worse}" + (
+        "." if len(losses) == 1 else ": the largest loss of any party."
+    )
+
+
+def _verdict(report: RunReport, other: str, name: str) -> str:
+    """One sentence on the joint model beside another one."""
+    metric = CHIEF[report.task]
+    title, _, more = METRICS[metric]
+    known = report.comparison.get(other)
+    joint = _value(report.metrics["joint"], metric)
+    difference = known.difference if known else joint - _value(report.metrics[other], metric)
+    digits = max(decimals_for([joint]), min(decimals_for([difference], 2), decimals_for([joint]) + 1))
+    amount = fixed(abs(difference), digits)
+    proof = f" ({_proof(known, digits, more)})" if known else ""
+    if abs(difference) <= _EQUAL * abs(joint) and other == "pooled":
+        return f"The joint model is as good as pooled data: {title} differs by {fixed(difference, digits + 1)}."
+    if known and known.low <= 0 <= known.high:
+        return f"The joint model and {name} differ by {amount} in {title}, which may be chance{proof}."
+    side = ("higher" if difference > 0 else "lower") if difference else "no different"
+    word = "better" if (difference > 0) == more else "worse"
+    return f"The joint model is {word} than {name}: its {title} is {amount} {side}{proof}."
+
+
+def _proof(known: Comparison, digits: int, more: bool) -> str:
+    """Interval and test of a difference, as sizes in the direction of the difference."""
+    sign = -1 if known.difference < 0 else 1
+    low, high = sorted((sign * known.low, sign * known.high))
+    test = {"delong": "DeLong test", "bootstrap": "bootstrap"}.get(known.test, known.test)
+    return f"95 % interval {fixed(low, digits)} to {fixed(high, digits)}, {probability(known.p_value)}, {test}"
+
+
+def _rows(report: RunReport, models: dict[str, Metrics]) -> list[MetricRow]:
+    rows = []
+    for metric in report.metrics["joint"]:
+        title, meaning, more = METRICS.get(metric, (metric, "", True))
+        values = {name: figures.get(metric) for name, figures in models.items()}
+        rows.append(
+            MetricRow(title, meaning, "more is better" if more else "less is better", _cells(report, metric, values))
+        )
+    return rows
+
+
+def _cells(report: RunReport, metric: str, values: dict[str, float | None]) -> list[Cell]:
+    digits = min(decimals_for(values.values()), 4)
+    return [_cell(report, name, metric, value, digits) for name, value in values.items()]
+
+
+def _cell(report: RunReport, model: str, metric: str, value: float | None, digits: int) -> Cell:
+    interval = report.confidence.get(model, {}).get(metric)
+    low, high = ("", "") if interval is None or value is None else (fixed(bound, digits) for bound in interval)
+    return Cell(fixed(value, digits), low, high)
+
+
+def _dots(report: RunReport, metric: str, lines: Sequence[tuple[str, str, str, str, Metrics]]) -> list[Dot]:
+    """Figures and intervals on an axis from the least to the largest of them, with some room at both ends."""
+    values = {model: _value(figures, metric) for _, _, _, model, figures in lines}
+    spans = {model: report.confidence.get(model, {}).get(metric, (value, value)) for model, value in values.items()}
+    low = min(min(span[0] for span in spans.values()), min(values.values()))
+    high = max(max(span[1] for span in spans.values()), max(values.values()))
+    room = 0.06 * (high - low) or 1.0
+    low, width = low - room, high - low + 2 * room
+    digits = decimals_for(values.values())
+    return [
+        Dot(
+            colour,
+            label,
+            note,
+            _cell(report, model, metric, values[model], digits),
+            round(100 * (values[model] - low) / width, 2),
+            round(100 * (spans[model][0] - low) / width, 2),
+            round(100 * (spans[model][1] - spans[model][0]) / width, 2),
+        )
+        for colour, label, note, model, _ in lines
+    ]
+
+
+def _value(metrics: Metrics, name: str) -> float:
+    value = metrics.get(name)
+    return math.nan if value is None else value
+
+
+def training_line(report: RunReport) -> str:
+    """How the training went, in one sentence."""
+    holder = "the active party" if report.training.key_holder == "active" else "the coordinator"
+    what = {"boosting": "tree"}.get(report.model, "round")
+    end = "" if report.training.converged else ", and stopped before it had converged"
+    held = report.rows.get("test", 0)
+    share = f" ({percent(held / (held + report.rows['train']), 0)})" if held else ""
+    return (
+        f"Training took {plural(report.training.rounds, what)}{end}; {holder} held the Paillier key. "
+        f"{plural(held, 'row')}{share} were held out for the test figures."
+    )

@@ -1,0 +1,262 @@
+"""``report.html``: one run as one page for people, made of what lies in the run's directory and of nothing else.
+
+The page stands alone: styles and figures are in it, it loads nothing and needs no script. The same directory gives the
+same page.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from parties.durable import write_durably
+from parties.errors import ConfigError
+from parties.link import COORDINATOR
+from vfl import __version__
+from vfl.report.columns import ColumnPart, columns_of
+from vfl.report.figures import Figure
+from vfl.report.figures_training import loss_figure
+from vfl.report.flow import SPENT, funnel, messages, phases, time_split, time_table
+from vfl.report.headline import headline, introduction, metric_rows, training_line, without_parties
+from vfl.report.learnt import hidden, learnt, nothing_learnt
+from vfl.report.run_directory import RunDirectory, read_run_directory
+from vfl.report.words import count, seconds, size
+
+PAGE = "report.html"
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Figures and tables of the test rows, as the task has them."""
+
+    figures: Sequence[Figure] = ()
+    gains: Sequence[tuple[str, ...]] = ()
+    matrices: Sequence[Any] = ()
+    classes: Sequence[tuple[str, ...]] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.figures or self.gains or self.matrices or self.classes)
+
+
+def write_page(folder: Path, *, role: str | None = None) -> Path:
+    """Write ``report.html`` into a run's directory, whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Directory that ``vfl run``, ``vfl join``, ``vfl coordinator`` or ``vfl evaluate`` left.
+    role : str, optional
+        Whose directory it is, where the report does not say; of other roles' folders nothing is read then.
+
+    Returns
+    -------
+    Path
+        Where the page lies.
+
+    Raises
+    ------
+    DataError
+        The directory holds no run, or a file of it is damaged or another version's.
+    ConfigError
+        The page cannot be written there.
+    """
+    html = render(read_run_directory(folder, role))
+    path = folder / PAGE
+    try:
+        write_durably(path, html.encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); make room or give the right to") from None
+    return path
+
+
+def render(run: RunDirectory) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    content = _content(run)
+    return environment.get_template("template.html.j2").render(**content, contents=_contents(content))
+
+
+def _content(run: RunDirectory) -> dict[str, Any]:
+    """Everything that the template shows; empty where there is none of it."""
+    models, rows = metric_rows(run)
+    kind, parts = columns_of(run)
+    unseen = hidden(run)
+    return {
+        "run": run,
+        "report": run.report,
+        "own": next((party for party in run.report.parties if party.name == run.role), None),
+        "title": run.report.name if run.role is None else f"{run.report.name}: {run.role}",
+        "subtitle": _subtitle(run),
+        "introduction": introduction(run),
+        "training_line": training_line(run.report),
+        "headline": headline(run),
+        "tiles": _tiles(run),
+        "metric_models": models,
+        "metric_rows": rows,
+        "intervals": any(cell.low for row in rows for cell in row.cells),
+        "without": without_parties(run),
+        "quality": _quality(run),
+        "loss": loss_figure(run.report),
+        "columns_kind": kind,
+        "columns": parts,
+        "several": _several(parts),
+        "funnel": funnel(run),
+        "flow": messages(run),
+        "time": time_split(run),
+        "time_rows": time_table(run),
+        "spent": SPENT,
+        "phases": phases(run),
+        "learnt": learnt(run),
+        "nothing_learnt": nothing_learnt(run),
+        "hidden": unseen,
+        "hidden_rows": [(line.what, line.way, line.opens, line.how, line.messages, line.size) for line in unseen],
+        "guards": [line.removeprefix("guard: ") for line in run.report.warnings if line.startswith("guard: ")],
+        "warnings": [line for line in run.report.warnings if not line.startswith("guard: ")],
+        "facts": _facts(run),
+        "lines": _job_lines(run),
+        "digests": run.digests,
+    }
+
+
+def _contents(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Ids and titles of the sections that the page has."""
+    titles = {
+        "quality": "Quality in detail",
+        "loss": "Training",
+        "columns": "Importance of columns" if content["columns_kind"] == "importance" else "Coefficients",
+        "funnel": "Rows",
+        "flow": "Messages",
+        "time": "Time",
+        "learnt": "Who learnt what",
+        "hidden": "What stayed hidden",
+    }
+    first = [("metrics", "Metrics")] if content["metric_rows"] else []
+    worth = [("without", "Worth of each party")] if content["without"] else []
+    time = content["time"] or content["phases"]
+    present = [(name, title) for name, title in titles.items() if (time if name == "time" else content[name])]
+    guards = [("guards", "Guards and warnings")] if content["guards"] or content["warnings"] else []
+    return [*first, *worth, *present, *guards, ("reproduce", "Reproduce")]
+
+
+def _quality(run: RunDirectory) -> Quality:
+    """What the evidence shows."""
+    evidence = run.evidence
+    if evidence is None or not len(evidence.y):
+        return Quality()
+    if evidence.task == "binary":
+        from vfl.report.figures_binary import binary_figures, gain_table, matrices
+
+        return Quality(binary_figures(evidence), gain_table(evidence), matrices(evidence))
+    if evidence.task == "multiclass":
+        from vfl.report.figures_classes import class_figures, class_matrix, class_table
+
+        matrix = class_matrix(evidence)
+        return Quality(class_figures(evidence), (), [] if matrix is None else [matrix], class_table(evidence))
+    from vfl.report.figures_numbers import count_figures, regression_figures
+
+    return Quality(regression_figures(evidence) if evidence.task == "regression" else count_figures(evidence))
+
+
+def _several(parts: Sequence[ColumnPart]) -> bool:
+    return any(part.scores for part in parts)
+
+
+def _subtitle(run: RunDirectory) -> str:
+    """Whose page it is."""
+    if run.role is None:
+        return "A run of all roles on one machine: this page shows what each of them has."
+    if run.role == COORDINATOR:
+        return "The coordinator's own page: it has neither ids, columns, labels nor scores."
+    if run.role == run.active.name:
+        return f"The own page of {run.role}, the active party: what it may know, and nothing else."
+    return f"The own page of {run.role}, a passive party: what it may know, and nothing else."
+
+
+def _tiles(run: RunDirectory) -> list[tuple[str, str]]:
+    """The size of the run in a few figures."""
+    report = run.report
+    own = next((party for party in report.parties if party.name == run.role), None)
+    columns = [party.features for party in report.parties if party.features is not None]
+    tiles = [("rows in common", count(report.alignment.intersection)), ("test rows", count(report.rows["test"]))]
+    if own is not None and own.features is not None:
+        tiles.append(("own columns", count(own.features)))
+    elif run.role is None:
+        tiles.append(("columns of all", count(sum(columns))))
+    return [
+        *tiles,
+        ("trees" if report.model == "boosting" else "rounds", count(report.training.rounds)),
+        ("time in all", seconds(report.seconds.get("total", 0.0))),
+        ("bytes sent" if run.role is None else "own traffic", size(sum(entry.bytes for entry in run.entries))),
+    ]
+
+
+def _facts(run: RunDirectory) -> list[tuple[str, str]]:
+    """What it takes to do the same again, and to prove that it was the same."""
+    import matplotlib
+    import numpy as np
+
+    report = run.report
+    began = min((entry.time for entry in run.entries), default=None)
+    kept = next(iter(run.kept.values()), None)
+    command = {None: "vfl run SCENARIO", COORDINATOR: "vfl coordinator JOB"}.get(run.role, "vfl join PARTY")
+    facts = [
+        ("Job", f"{report.name}: model {report.model}, task {report.task}"),
+        ("Command", f"{command}, with the lines below" if kept else command),
+        ("Seed", f"{report.seed} (of the order of rows; keys and masks are always new)"),
+        ("Engine", f"vfl {report.version}"),
+        (
+            "Encryption",
+            f"{report.crypto.scheme.title()}, {report.crypto.key_bits:,} bits, kernel {report.crypto.kernel}",
+        ),
+        (
+            "Operations",
+            f"{count(report.crypto.encryptions)} encryptions, {count(report.crypto.decryptions)} decryptions",
+        ),
+        ("Alignment", f"{report.alignment.protocol}, {size(report.alignment.bytes)}"),
+    ]
+    if began is not None:
+        facts.append(("Began", f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"))
+    if kept is not None:
+        facts.append(("Run", kept.run))
+    here = f"vfl {__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
+    return [*facts, ("This page", f"{here}matplotlib {matplotlib.__version__}")]
+
+
+def _job_lines(run: RunDirectory) -> list[str]:
+    """The job as ``key = value`` lines, as far as they are not defaults; empty where no folder says."""
+    kept = next(iter(run.kept.values()), None)
+    if kept is None:
+        return []
+    lines = _flat(msgspec.to_builtins(kept.job))
+    usual = _flat(msgspec.to_builtins(msgspec.structs.replace(kept.job, **_defaults(kept.job))))
+    return [f"{key} = {value}" for key, value in lines.items() if usual.get(key) != value or "." not in key]
+
+
+def _defaults(job: Any) -> dict[str, object]:
+    return {name: type(getattr(job, name))() for name in ("alignment", "split", "training", "boosting", "privacy")}
+
+
+def _flat(lines: dict[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in lines.items():
+        if isinstance(value, dict):
+            section = "training" if key == "boosting" else key  # as the file has it
+            flat |= {f"{section}.{inner}": _toml(one) for inner, one in value.items()}
+        elif key != "parties":
+            flat[key] = _toml(value)
+    return flat
+
+
+def _toml(value: object) -> str:
+    return msgspec.json.encode(value).decode()
