@@ -1,0 +1,125 @@
+"""What comes before and after the training: starting the roles, greeting, aligning, preparing, scoring, saving."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parties import greeting
+from parties.link import COORDINATOR
+from parties.wire import Control, Hello, Masked, Points, Revealed, Roster, Tags
+from psi import align, ecdh
+from vfl import prepare, scoring
+from vfl.estimating.account import Account, Load, Trained, shape
+from vfl.estimating.survey import Survey
+from vfl.job import job_fields
+from vfl.prepare import id_rules
+
+Facts = dict[str, bool | int | float | str | None]
+
+_RUN_ID = "0" * 32
+_LAUNCH = 0.05  # CPU seconds to make an identity and start a process
+_SAVE = 3e-6  # CPU seconds to write a row of a party's ids and scores
+_SEARCH = 2e-6  # CPU seconds to sort, hash and compare one id after the curve is done with
+
+
+def start(account: Account, survey: Survey) -> None:
+    """Book the roles' start and greeting."""
+    speeds, lines = account.speeds, dict(job_fields(survey.job))
+    loads = {COORDINATOR: Load(speeds.start)}
+    for name, own in survey.owns.items():
+        loads[name] = Load(speeds.start + own.seconds["reading"])
+        account.send(greeting.Wire.hello, name, COORDINATOR, Hello(bytes(32), lines))
+        account.send(greeting.Wire.verdict, COORDINATOR, name, Control({"differs": None}))
+        fresh = {each: bytes(32) for each in survey.owns}
+        account.send(greeting.Wire.roster, COORDINATOR, name, Roster(fresh, _RUN_ID, 0))
+    account.stage("starting", {"launcher": Load(_LAUNCH * len(loads))})
+    account.stage("starting", loads)
+
+
+def aligning(account: Account, survey: Survey) -> None:
+    """Book the alignment: every list goes round the ring."""
+    order, sizes = list(survey.owns), survey.sizes
+    n, speeds = len(order), account.speeds
+    loads = {name: Load() for name in order} | {COORDINATOR: Load()}
+    for here, name in enumerate(order):
+        loads[name] += _terms(account, survey, name)
+        loads[name] += Load(0.0, sizes[name] * (speeds.hash_id + _SEARCH))
+        for hop in range(n):
+            owner = order[here - hop]
+            loads[name] += Load(0.0, sizes[owner] * speeds.mask_point)
+            if hop < n - 1:
+                points = Points(shape(np.uint8, sizes[owner], 32))
+                loads[name] += account.send(ecdh.Wire.points, name, order[(here + 1) % n], points)
+        last = order[(here + 1) % n]
+        tags = Tags(shape(np.uint8, sizes[last], ecdh.TAG_BYTES))
+        loads[COORDINATOR] += account.send(ecdh.Wire.tags, name, COORDINATOR, tags)
+        common = survey.parts.train + survey.parts.validation + survey.parts.test
+        told = Revealed({"enough": True, "common": common}, shape(np.float64, common))
+        loads[COORDINATOR] += account.send(ecdh.Wire.matches, COORDINATOR, name, told)
+    for name in survey.job.passive:
+        loads[name] += account.send(align.Wire.proof, name, survey.job.active, Control({"proof": "0" * 64}))
+        loads[name] += account.send(align.Wire.agreed, survey.job.active, name, Control({"differs": None}))
+    account.stage("aligning", loads)
+
+
+def _terms(account: Account, survey: Survey, name: str) -> Load:
+    job = survey.job
+    settings = align.AlignmentSettings(
+        seed=job.seed,
+        protocol=job.alignment.protocol,
+        min_intersection=job.alignment.min_intersection,
+        tell_small_count=not job.privacy.enforce,
+    )
+    facts = {**settings.facts(), **id_rules(job, survey.owns[name].spec).facts()}
+    told = account.send(align.Wire.terms, name, COORDINATOR, Revealed(facts, np.zeros(1)))
+    return told + account.send(align.Wire.plan, COORDINATOR, name, Revealed({}, np.zeros(len(survey.owns))))
+
+
+def preparing(account: Account, survey: Survey) -> None:
+    """Book the encoding of columns, and what is told of them."""
+    terms, job = survey.terms, survey.job
+    shapes: Facts = {}
+    for name in survey.owns:
+        own: Facts = {"columns": terms.columns[name], "outputs": terms.outputs, "consent": terms.consent}
+        shapes |= {f"{name} {fact}": value for fact, value in own.items()}
+    loads = {}
+    for name, own_part in survey.owns.items():
+        facts: Facts = {"columns": terms.columns[name], "outputs": 1, "consent": terms.consent}
+        loads[name] = Load(own_part.seconds["preparing"] + (account.speeds.learn if survey.blocks else 0.0))
+        account.send(prepare.Wire.shape, name, COORDINATOR, Revealed(facts, np.zeros(0)))
+        account.send(prepare.Wire.shapes, COORDINATOR, name, Revealed(shapes, np.zeros(0)))
+        if name != job.active:
+            account.send(prepare.Wire.heard, name, job.active, Control({"shapes": "0" * 64}))
+            account.send(prepare.Wire.agreed, job.active, name, Control({"same": True}))
+    account.stage("preparing", loads)
+
+
+def scoring_linear(account: Account, survey: Survey) -> None:
+    """Book the test rows' scores of a generalised linear model."""
+    test, outputs = survey.parts.test, survey.terms.outputs
+    if not test:
+        return
+    words = Masked(shape(np.uint64, test * outputs, 1))
+    load = Load()
+    for name in survey.job.passive:
+        load += account.send(scoring.Wire.partial, name, COORDINATOR, words)
+    load += account.send(scoring.Wire.total, COORDINATOR, survey.job.active, words)
+    account.stage("evaluating", {COORDINATOR: load})
+
+
+def ending(account: Account, survey: Survey, trained: Trained, *, baselines: bool) -> None:
+    """Book metrics, the two baselines, and what is left in the run's directory."""
+    job, speeds, own = survey.job, account.speeds, survey.terms.columns
+    lead, test = job.active, survey.parts.test
+    trees = job.model == "boosting"
+    share = own[lead] / max(sum(own.values()), 1)
+    judging = speeds.learn if trees and test else 0.0
+    alone, pooled = (trained.fitting * share, trained.fitting) if trees else (trained.fitting, trained.fitting / share)
+    if baselines and test:
+        judging += alone
+    account.stage("evaluating", {lead: Load(judging)})
+    common = survey.parts.train + survey.parts.validation + test
+    account.stage("saving", {name: Load(_SAVE * common) for name in survey.owns})
+    if baselines and test:
+        again = sum(sum(part.seconds.values()) for part in survey.owns.values())
+        account.stage("comparing", {"launcher": Load(speeds.learn + again + pooled)})

@@ -1,0 +1,150 @@
+"""Read a scenario's CSVs and prepare them in plain, step by step as the roles will; each step's seconds are kept.
+
+What would refuse the run before its training is raised here too, in the same words.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from parties.checkpoint import Keeper
+from parties.data import PartyTable, read_party
+from parties.errors import ConfigError
+from parties.policy import Guards
+from parties.spec import PartySpec
+from psi.ecdh import Limit, too_few
+from psi.ids import PreparedIds
+from vfl.boosting_part import BinnedColumns, bin_columns, check_consent_to_trees, check_labels
+from vfl.glm import Block
+from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
+from vfl.job import Job, Scenario
+from vfl.pooled import plain_alignment
+from vfl.prepare import Parts, agree_terms, check_consent_to_job, read_ids, split_rows
+from vfl.session import aligned_labels
+from vfl.terms import Integers, Terms
+from vfl.trained import Aligned
+
+Fact = bool | int | float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What one party has; ``seconds`` of CPU by "reading" and "preparing"."""
+
+    spec: PartySpec
+    table: PartyTable = field(repr=False)
+    ids: PreparedIds = field(repr=False)
+    guards: Guards
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A scenario, prepared in plain.
+
+    Attributes
+    ----------
+    blocks, binned : dict of party name
+        Encoded columns, or columns in bins: one of the two is empty.
+    """
+
+    scenario: Scenario
+    terms: Terms
+    parts: Parts
+    owns: dict[str, Own] = field(repr=False)
+    data: dict[str, Aligned] = field(repr=False)
+    blocks: dict[str, Block] = field(repr=False)
+    binned: dict[str, BinnedColumns] = field(repr=False)
+
+    @property
+    def job(self) -> Job:
+        """The scenario's job."""
+        return self.scenario.job
+
+    @property
+    def keeper(self) -> Keeper:
+        """A keeper that keeps nothing."""
+        return Keeper()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Valid ids of every party."""
+        return {name: len(own.ids.ids) for name, own in self.owns.items()}
+
+
+def survey(scenario: Scenario) -> Survey:
+    """Read, align and prepare in plain; nothing is trained, no network is touched.
+
+    Raises
+    ------
+    VflError
+        Whatever would refuse the run before its training.
+    """
+    job = scenario.job
+    owns = {spec.name: _read(job, spec) for spec in scenario.parties}
+    _check_rules(list(owns.values()))
+    rows = plain_alignment({name: own.ids for name, own in owns.items()}, job.seed)
+    common = len(rows[job.active])
+    if common < job.alignment.min_intersection:
+        raise too_few(common, Limit(job.alignment.min_intersection, tell_small_count=True))
+    parts = split_rows(job, common)
+    data: dict[str, Aligned] = {}
+    blocks: dict[str, Block] = {}
+    binned: dict[str, BinnedColumns] = {}
+    facts: dict[str, Fact] = {}
+    for name, own in owns.items():
+        with _timed(own, "preparing"):
+            one = _aligned(job, own, rows[name], parts)
+            if job.model == "boosting":
+                binned[name] = bin_columns(job, own.spec, own.table, rows[name], parts.train)
+                width = len(binned[name].features)
+            else:
+                columns = encode_columns(own.spec, own.table, rows[name], parts.train, own.guards)
+                blocks[name] = own_block(job, own.spec, columns, parts.train)
+                width = blocks[name].width
+        data[name] = one
+        facts |= {f"{name} columns": width, f"{name} consent": own.spec.policy.partial_scores}
+        facts[f"{name} outputs"] = len(one.classes) if one.classes and job.task == "multiclass" else 1
+    terms = agree_terms(job, facts, parts.train, parts.validation)
+    for own in owns.values():
+        (check_consent_to_trees if binned else check_consent_to_terms)(terms, own.spec, own.guards)
+    return Survey(scenario, terms, parts, owns, data, blocks, binned)
+
+
+@contextmanager
+def _timed(own: Own, what: str) -> Iterator[None]:
+    start = time.process_time()
+    yield
+    own.seconds[what] = own.seconds.get(what, 0.0) + time.process_time() - start
+
+
+def _read(job: Job, spec: PartySpec) -> Own:
+    start = time.process_time()
+    guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
+    check_consent_to_job(job, spec, guards)
+    table = read_party(spec)
+    check_consent_to_job(job, spec, guards, map(str, table.features))
+    ids = read_ids(job, spec, table)
+    return Own(spec, table, ids, guards, {"reading": time.process_time() - start})
+
+
+def _check_rules(owns: list[Own]) -> None:
+    """Keys of so many columns at one party and so many at another never match."""
+    expected = len(owns[0].spec.id_columns)
+    for own in owns:
+        if len(own.spec.id_columns) != expected:
+            raise ConfigError(
+                f"alignment: party '{own.spec.name}', id columns: got {len(own.spec.id_columns)}, expected {expected}; "
+                "all parties need the same id rules and settings"
+            )
+
+
+def _aligned(job: Job, own: Own, rows: Integers, parts: Parts) -> Aligned:
+    labels = aligned_labels(job, own.spec, own.table, rows, parts)
+    data = Aligned(job, own.spec, own.table, rows, labels, own.guards, parts.train, parts.validation)
+    if labels is not None and job.model == "boosting":
+        check_labels(data)
+    return data
