@@ -20,7 +20,9 @@ from vfl.commands.app import Interrupted, app
 # Each adds its commands to `app`, in the order in which the help lists them.
 import vfl.commands.run  # noqa: F401
 import vfl.commands.check  # noqa: F401
+import vfl.commands.estimate  # noqa: F401
 import vfl.commands.predict  # noqa: F401
+import vfl.commands.evaluate  # noqa: F401
 import vfl.commands.audit  # noqa: F401
 import vfl.commands.report  # noqa: F401
 import vfl.commands.company  # noqa: F401

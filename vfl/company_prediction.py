@@ -106,7 +106,7 @@ def join(joining: Joining, new: NewRows, ledger: Path, watch: Watch) -> Predicte
         book.close()
     if scored is None:
         raise ConfigError("the prediction had ended already when this party joined; start it anew at all")
-    return scored if scored.predicted is None else summarise(new, scored, [scored])
+    return scored if scored.predicted is None else summarise(new, scored, {name: new.table.n_rows}, [scored])
 
 
 def coordinate(company: Company, identity: Identity, address: tuple[str, int], ledger: Path, watch: Watch) -> Scored:

@@ -1,4 +1,4 @@
-"""What ``vfl predict`` shows when it is done."""
+"""What ``vfl predict`` and ``vfl evaluate`` show when they are done."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vfl.display import say, warn
+from vfl.display import say, show_metrics, warn
 
 if TYPE_CHECKING:
     from vfl.report.prediction import PredictionReport
+    from vfl.report.summary import RunReport
 
 
 def show_prediction(
@@ -54,3 +55,19 @@ def show_prediction(
     if unscored is not None:
         say(f"Rows without a score, by id: {unscored}", console)
     say(f"Who learnt what: vfl audit {shlex.quote(str(folder))}", console)
+
+
+def show_evaluation(report: RunReport, unmatched: int, folder: Path, console: Console) -> None:
+    """The joint metrics on the new rows, and where everything lies.
+
+    Parameters
+    ----------
+    unmatched : int
+        Rows of the active party that another party lacks.
+    """
+    show_metrics(report, console, f"{report.name}: {report.rows['test']:,} new rows")
+    if unmatched:
+        say(f"{unmatched:,} rows of the active party are not judged: another party lacks their ids.", console)
+    for line in report.warnings:
+        warn(line, console)
+    say(f"Results: {folder}  (report.html; who learnt what: vfl audit {shlex.quote(str(folder))})", console)

@@ -37,11 +37,12 @@ from psi.align import AlignmentSettings, align_coordinator, align_party
 from vfl import boosting_scoring, consent, scoring
 from vfl.boosting import ActiveFit
 from vfl.boosting_part import objective_of
-from vfl.events import Event, Report
+from vfl.events import Report
 from vfl.glm import forward, to_scores
 from vfl.job import Job
 from vfl.new_rows import NewRows
 from vfl.optim import Vector
+from vfl.session import Clock
 from vfl.terms import Integers, Terms
 from vfl.tree_shard import TreeShard
 from vfl.trees.bins import Codes
@@ -73,12 +74,14 @@ class Scored:
         Distinct valid ids.
     protocol : str
         Of the alignment.
+    seconds : dict of "aligning", "scoring" to float
     """
 
     rows: Integers = field(repr=False)
     predicted: Vector | None = field(repr=False)
     sizes: dict[str, int]
     protocol: str
+    seconds: dict[str, float]
     warnings: tuple[str, ...]
 
 
@@ -100,18 +103,20 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
     endpoint.consent = consent.of(job, new.spec, guards)
     compare = _compare_as_passive if new.spec.role == "passive" else _compare_as_active
     compare(endpoint, new)
-    report(Event(name, "aligning"))
-    alignment = align_party(endpoint, new.ids, settings(job), workers=workers)
-    guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection))
+    clock = Clock(name, report)
+    with clock.phase("aligning"):
+        alignment = align_party(endpoint, new.ids, settings(job), workers=workers)
+        guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection))
     guards.budget.bind(new.model.kept.alignment)
-    report(Event(name, "scoring"))
-    predicted = _score(endpoint, new, alignment.rows)
+    with clock.phase("scoring"):
+        predicted = _score(endpoint, new, alignment.rows)
     order = np.argsort(alignment.rows)
     return Scored(
         rows=alignment.rows[order],
         predicted=None if predicted is None else predicted[order],
         sizes=alignment.sizes,
         protocol=alignment.protocol,
+        seconds=clock.seconds,
         warnings=(*new.warnings, *guards.warnings),
     )
 
@@ -121,13 +126,14 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> Scored:
     outputs = endpoint.link(Coordinator, Active, job.active).recv(Wire.outputs).facts.get("outputs")
     if type(outputs) is not int or not 1 <= outputs <= MAX_OUTPUTS:
         raise RemoteProtocolError(f"{job.active} announced no sensible number of scores per row")
-    report(Event(COORDINATOR, "aligning"))
-    joined = align_coordinator(endpoint, settings(job))
-    report(Event(COORDINATOR, "scoring"))
-    if job.model != "boosting":
-        terms = Terms(job, "active", "", 0, outputs, {}, consent=False)  # who holds a key does not matter here
-        scoring.score_as_coordinator(endpoint, terms, joined.intersection)
-    return Scored(np.zeros(0, dtype=np.int64), None, joined.sizes, joined.protocol, ())
+    clock = Clock(COORDINATOR, report)
+    with clock.phase("aligning"):
+        joined = align_coordinator(endpoint, settings(job))
+    with clock.phase("scoring"):
+        if job.model != "boosting":
+            terms = Terms(job, "active", "", 0, outputs, {}, consent=False)  # who holds a key does not matter here
+            scoring.score_as_coordinator(endpoint, terms, joined.intersection)
+    return Scored(np.zeros(0, dtype=np.int64), None, joined.sizes, joined.protocol, clock.seconds, ())
 
 
 def settings(job: Job) -> AlignmentSettings:

@@ -51,6 +51,8 @@ class Predicted:
     unmatched : ndarray of shape (m,), int64
         The other rows of its data, ascending; ``alone``: their scores by its own part of the model, where its policy
         says so, of those with a valid id, in the order of ``alone_rows``.
+    csv_rows : dict of party name to int
+        Rows of the data of every party that is known here.
     """
 
     new: NewRows
@@ -58,6 +60,7 @@ class Predicted:
     unmatched: Integers = field(repr=False)
     alone_rows: Integers = field(repr=False)
     alone: Vector | None = field(repr=False)
+    csv_rows: dict[str, int]
     warnings: tuple[str, ...]
 
     @property
@@ -180,16 +183,17 @@ def predict_here(
             book.close()
     if ledgers is not None:
         write_ledger(ledgers / LEDGER, merge_sent(book.entries for book in books.values()))
-    return summarise(news[job.active], results[job.active], [results[name] for name in names])
+    rows = {name: new.table.n_rows for name, new in news.items()}
+    return summarise(news[job.active], results[job.active], rows, [results[name] for name in names])
 
 
-def summarise(new: NewRows, scored: Scored, results: Sequence[Scored]) -> Predicted:
+def summarise(new: NewRows, scored: Scored, rows: dict[str, int], results: Sequence[Scored]) -> Predicted:
     """What the active party has in the end; rows that the others lack are scored alone if its policy says so."""
     unmatched = np.setdiff1d(np.arange(new.table.n_rows), scored.rows)
     valid = np.setdiff1d(new.ids.rows, scored.rows)
     alone = predict.predict_alone(new, valid) if new.spec.policy.unmatched_rows == "score" else None
     warnings = tuple(dict.fromkeys(line for result in results for line in result.warnings))
-    return Predicted(new, scored, unmatched, valid if alone is not None else valid[:0], alone, warnings)
+    return Predicted(new, scored, unmatched, valid if alone is not None else valid[:0], alone, rows, warnings)
 
 
 def scores_csv(predicted: Predicted) -> bytes:

@@ -30,7 +30,9 @@ from vfl.report.summary import RunReport, encode_report, summarise
 if TYPE_CHECKING:
     from parties.data import PartyTable
 
-REPORT, LEDGER = "report.json", "ledger.jsonl"
+REPORT, PAGE, LEDGER = "report.json", "report.html", "ledger.jsonl"
+USES = ("predictions", "evaluations")
+"""Folders in a run's directory of what was done with its model."""
 _UNFINISHED = ".unfinished-"
 
 
@@ -60,8 +62,10 @@ def run_scenario(
     VflError
         Whatever ended the run; nothing is left in ``out`` then, and what was there stays.
     """
+    from vfl.report.page import write_page  # jinja2 takes its time
+
     start = time.perf_counter()
-    with _new_directory(out, [spec.name for spec in scenario.parties], overwrite=overwrite) as folder:
+    with new_directory(out, [spec.name for spec in scenario.parties], overwrite=overwrite) as folder:
         if in_process or tables is not None:
             from vfl.threads import play_in_threads  # pandas takes its time, and the roles import their own
 
@@ -77,6 +81,7 @@ def run_scenario(
         write_ledger(folder / LEDGER, ledger)
         summary = summarise(scenario, played, ledger, references, time.perf_counter() - start)
         (folder / REPORT).write_bytes(encode_report(summary))
+        write_page(folder)
     return summary
 
 
@@ -91,9 +96,15 @@ def default_out(name: str) -> Path:
 
 
 @contextmanager
-def _new_directory(out: Path, parties: list[str], *, overwrite: bool) -> Iterator[Path]:
-    """A hidden directory in ``out`` whose content moves up in the end, or disappears."""
-    incoming = {REPORT, LEDGER, COORDINATOR, *parties}
+def new_directory(out: Path, parties: list[str], *, overwrite: bool) -> Iterator[Path]:
+    """A hidden directory in ``out`` whose content moves up in the end, or disappears after an error.
+
+    Raises
+    ------
+    ConfigError
+        ``out`` cannot be written, or holds a run (save with ``overwrite``) or anything else.
+    """
+    incoming = {REPORT, PAGE, LEDGER, COORDINATOR, *parties}
     _replaceable(out, incoming, overwrite=overwrite)
     made = [directory for directory in (out, *out.parents) if not os.path.lexists(directory)]
     try:
@@ -151,7 +162,7 @@ def _names_of_run(out: Path) -> set[str]:
         return set()
     except (msgspec.MsgspecError, UnicodeDecodeError):
         report = _OldReport()
-    return {REPORT, LEDGER, COORDINATOR, *(party.name for party in report.parties)}
+    return {REPORT, PAGE, LEDGER, COORDINATOR, *USES, *(party.name for party in report.parties)}
 
 
 def _move_up(folder: Path, out: Path, old: set[str]) -> None:
