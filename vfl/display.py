@@ -199,14 +199,20 @@ def _titled(title: str) -> Table:
 
 def show_metrics(summary: RunReport, console: Console, title: str = "") -> None:
     """The table of metrics, where there are any; the title says by default how many test rows they are of."""
+    intervals = summary.confidence.get("joint", {})
     columns = [name for name in ("active_only", "joint", "pooled") if name in summary.metrics]
     titles = {"active_only": "active party alone", "joint": "joint", "pooled": "pooled"}
     table = _titled(title or f"{summary.name}: {summary.rows['test']:,} test rows")
     table.add_column("")
     for name in columns:
         table.add_column(titles[name], justify="right", style="bold" if name == "joint" else "")
+        if name == "joint" and intervals:
+            table.add_column("95 % interval", justify="right", style="dim")
     for metric in summary.metrics["joint"]:
-        table.add_row(metric, *(_figure(summary.metrics[name].get(metric)) for name in columns))
+        cells = {name: [_figure(summary.metrics[name].get(metric))] for name in columns}
+        if intervals:
+            cells["joint"].append(" to ".join(map(_figure, intervals.get(metric, ()))))
+        table.add_row(metric, *(cell for name in columns for cell in cells[name]))
     if summary.metrics["joint"]:
         console.print(table)
 
