@@ -93,6 +93,7 @@ def greet_as_party(
         raise ConfigError(f"{endpoint.name} has no pinned key of {', '.join(missing)}")
     coordinator = endpoint.link(DataParty, Coordinator, COORDINATOR)
     ephemeral = KeyPair.fresh()
+    endpoint.generation = standing.generation
     salt = secrets.token_bytes(_SALT_BYTES)
     coordinator.send(Wire.hello, Hello(ephemeral.public, dict(job), standing.run, standing.steps, salt))
     differs = coordinator.recv(Wire.verdict).facts.get("differs")
@@ -122,6 +123,7 @@ def greet_as_coordinator(
     standing: Standing = Standing(),  # noqa: B008 - frozen
 ) -> Agreed:
     """Collect the parties' fresh keys, compare their jobs with this one, settle where to begin, hand the keys round."""
+    endpoint.generation = standing.generation
     links = [endpoint.link(Coordinator, DataParty, name) for name in endpoint.peers(DataParty)]
     hellos = {link.peer: link.recv(Wire.hello) for link in links}
     differing = sorted(

@@ -66,7 +66,7 @@ class Endpoint:
     run : str
         Id of the run, the same at all roles; ``parties.greeting`` sets it.
     generation : int
-        From 1 on, one more after every crash; the same at all roles.
+        From 1 on, one more after every crash; the same at all roles; ``parties.greeting`` sets it too.
     stopwatch : Stopwatch
         Counts the seconds that links take.
     """

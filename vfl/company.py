@@ -25,7 +25,7 @@ from parties.errors import ConfigError, PeerLost, VflError
 from parties.greeting import job_digest
 from parties.hub import HubTransport, listen
 from parties.identity import Identity
-from parties.ledger import Ledger, read_ledger
+from parties.ledger import Ledger, last_generation, read_ledger
 from parties.link import COORDINATOR
 from parties.patience import Patience
 from vfl.company_file import Company, Joining
@@ -97,7 +97,7 @@ def coordinate(
             identity,
             address,
             watch,
-            generation=folder.state.generation,
+            generation=max(folder.state.generation, last_generation(out / LEDGER)),
             ended=folder.saved,
             heard=folder.heard,
             knowing=folder.state.knowing,

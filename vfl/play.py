@@ -147,8 +147,8 @@ def play_party(
     stopwatch, before = Stopwatch(), kernel_seconds()
 
     def play(generation: int) -> RoleResult:
-        endpoint = Endpoint(spec.name, role_types(part.job), network, ledger, waiting=waiting)
-        endpoint.generation, endpoint.stopwatch = generation, stopwatch
+        roles = role_types(part.job)
+        endpoint = Endpoint(spec.name, roles, network, ledger, waiting=waiting, stopwatch=stopwatch)
         standing = part.memory.standing(generation)
         agreed = greet_as_party(endpoint, part.lines, sealing, part.pinned, standing)
         endpoint.keeper = part.memory.settle(agreed, generation)
@@ -179,8 +179,8 @@ def play_coordinator(
     stopwatch, before = Stopwatch(), kernel_seconds()
 
     def play(generation: int) -> RoleResult:
-        endpoint = Endpoint(COORDINATOR, role_types(part.job), network, ledger, waiting=waiting)
-        endpoint.generation, endpoint.stopwatch = generation, stopwatch
+        roles = role_types(part.job)
+        endpoint = Endpoint(COORDINATOR, roles, network, ledger, waiting=waiting, stopwatch=stopwatch)
         agreed = greet_as_coordinator(endpoint, part.lines, part.memory.standing(generation))
         endpoint.keeper = part.memory.settle(agreed, generation)
         result = session.play_coordinator(endpoint, part.job, report)
