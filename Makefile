@@ -25,7 +25,7 @@ RUNS ?= 1000
 SEED ?= 1
 COUNT ?= 10000000
 
-.PHONY: install dev demo test lint types sanitize coverage chaos fuzz clean
+.PHONY: install dev demo docs test lint types sanitize coverage chaos fuzz clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -49,8 +49,18 @@ $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "Paillier kernel: $$($(KERNEL))"
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing vfl with [docs] into $(VENV)"
+	@$(PIP) install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
+
 demo: install
 	$(BIN)/vfl run scenarios/credit_default
+
+# The pages in docs/ as a site: build/site/index.html. A page that is missing or linked wrongly ends it.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 lint: dev
 	$(BIN)/ruff check .
