@@ -116,7 +116,7 @@ def play_party(
     check_consent_to_job(job, spec, guards, table.features.columns)
     endpoint.consent = consent.of(job, spec, guards)
     with clock.phase("aligning"):
-        alignment = _align(endpoint, job, loaded.ids)
+        alignment = align(endpoint, job, loaded.ids)
         guards.budget.bind(alignment.digest)
     with clock.phase("preparing"):
         parts = split_rows(job, alignment.intersection)
@@ -168,7 +168,7 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult
     """Play the coordinator to its end."""
     clock = Clock(endpoint.name, report)
     with clock.phase("aligning"):
-        joined = _join(endpoint, job)
+        joined = join(endpoint, job)
     with clock.phase("preparing"):
         parts = split_rows(job, joined.intersection)
         terms = exchange_shapes_as_coordinator(endpoint, job, parts.train, parts.validation)
@@ -204,8 +204,8 @@ class _Sizes(msgspec.Struct, frozen=True):
     digest: str = ""
 
 
-def _align(endpoint: Endpoint, job: Job, ids: PreparedIds) -> Alignment:
-    """Align, or take up the alignment that was kept."""
+def align(endpoint: Endpoint, job: Job, ids: PreparedIds) -> Alignment:
+    """Align one party's rows, or take up the alignment that ``endpoint.keeper`` has."""
     kept = endpoint.keeper.aligned()
     if kept is not None:
         known = msgspec.convert(kept.facts, _Sizes)
@@ -216,8 +216,8 @@ def _align(endpoint: Endpoint, job: Job, ids: PreparedIds) -> Alignment:
     return alignment
 
 
-def _join(endpoint: Endpoint, job: Job) -> Joined:
-    """The coordinator's part of it."""
+def join(endpoint: Endpoint, job: Job) -> Joined:
+    """The coordinator's part of the alignment; see `align`."""
     kept = endpoint.keeper.aligned()
     if kept is not None:
         known = msgspec.convert(kept.facts, _Sizes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from parties.data import PartyTable, read_party
 from parties.errors import VflError
-from parties.ledger import Ledger
+from parties.ledger import Ledger, write_ledger
 from parties.link import COORDINATOR, Endpoint
 from parties.local import run_local
 from vfl import session
@@ -19,9 +20,20 @@ from vfl.paillier import kernel_name, kernel_seconds, operation_counts
 from vfl.play import role_types
 from vfl.role import internal_error, own_folder
 
+if TYPE_CHECKING:
+    from vfl.common_alignment import Begun
+
+LEDGER = "ledger.jsonl"
+
 
 def play_in_threads(
-    scenario: Scenario, folder: Path, report: Report, *, baselines: bool, tables: Mapping[str, PartyTable] | None = None
+    scenario: Scenario,
+    folder: Path,
+    report: Report,
+    *,
+    baselines: bool,
+    tables: Mapping[str, PartyTable] | None = None,
+    begun: Begun | None = None,
 ) -> Played:
     """Play all roles in this process, taking turns.
 
@@ -31,6 +43,8 @@ def play_in_threads(
         Every role gets its own folder in it.
     tables : mapping of party name to PartyTable, optional
         Data that are in memory already; read from the parties' CSVs otherwise.
+    begun : Begun, optional
+        An alignment that was made before, and what is counted on it.
     """
     job = scenario.job
     loaded = {
@@ -38,7 +52,9 @@ def play_in_threads(
         for spec in scenario.parties
     }
     specs = {spec.name: spec for spec in scenario.parties}
-    ledgers = {name: Ledger(own_folder(folder, name) / "ledger.jsonl") for name in role_types(job)}
+    ledgers = {name: Ledger(own_folder(folder, name) / LEDGER) for name in role_types(job)}
+    for name, entries in ({} if begun is None else begun.ledgers).items():
+        write_ledger(folder / name / LEDGER, entries)
 
     def play(endpoint: Endpoint) -> RoleResult:
         before = kernel_seconds()
@@ -51,10 +67,15 @@ def play_in_threads(
             raise internal_error(endpoint.name, error) from error
 
     def play_role(endpoint: Endpoint) -> RoleResult:
+        if begun is not None:
+            endpoint.keeper = begun.keepers[endpoint.name]
         if endpoint.name == COORDINATOR:
             return session.play_coordinator(endpoint, job, report)
         spec, own = specs[endpoint.name], folder / endpoint.name
-        return session.play_party(endpoint, job, spec, loaded[spec.name], own, report, baseline=baselines)
+        budget = None if begun is None else begun.budgets[spec.name]
+        return session.play_party(
+            endpoint, job, spec, loaded[spec.name], own, report, baseline=baselines, budget=budget
+        )
 
     before = operation_counts()
     try:
