@@ -23,6 +23,7 @@ from vfl.report.curves import (
 from vfl.report.evidence import Evidence
 from vfl.report.figures import (
     ALONE,
+    COLOURS,
     INK,
     JOINT,
     LINE,
@@ -41,7 +42,10 @@ from vfl.report.figures import (
 )
 from vfl.report.words import percent, plural, significant
 
-_DRAWN = {"active_only": (ALONE, 1.8, "-"), "joint": (JOINT, 2.6, "-"), "pooled": (POOLED, 1.4, (0, (4, 2.5)))}
+_DRAWN = {"active_only": (ALONE, 1.8, "-"), "joint": (JOINT, 3.0, "-"), "pooled": (POOLED, 1.0, (0, (3, 3)))}
+
+
+_FEW = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +206,7 @@ def _lift(y: Floats, p: Floats) -> Figure:
 
 
 def _calibration(y: Floats, predicted: dict[str, Floats]) -> Figure:
-    with canvas(height=3.3, rows=2, ratios=(3, 1)) as (drawn, (axes, below)):
+    with canvas(rows=2, ratios=(3, 1)) as (drawn, (axes, below)):
         joint = calibration(y, predicted["joint"])
         least = max(1e-3, float(np.max(np.concatenate([joint.predicted, joint.observed + joint.error]))))
         top = min(1.0, 1.1 * least)
@@ -246,7 +250,7 @@ def _scores(y: Floats, p: Floats, classes: tuple[str, ...]) -> Figure:
         from matplotlib.ticker import PercentFormatter
 
         axes.xaxis.set_major_formatter("{x:.1f}")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         label_axes(axes, "joint score", "share of the class")
         svg = to_svg(drawn, "scores")
     named = classes if len(classes) == 2 else ("negative", "positive")
@@ -268,9 +272,10 @@ def _thresholds(rows: Ranked) -> Figure:
     recall, precision = rows.found / rows.positives, rows.found / (rows.found + rows.wrong)
     f1 = 2 * rows.found / (rows.found + rows.wrong + rows.positives)
     best, _ = best_f1(rows)
+    enough = rows.found + rows.wrong >= min(_FEW, rows.positives)  # precision of a handful of rows is noise
     with canvas() as (drawn, (axes,)):
-        for values, colour in ((precision, NEGATIVE), (recall, POSITIVE), (f1, JOINT)):
-            axes.plot(*thinned(rows.scores, values), color=colour, linewidth=1.8)
+        for values, colour in ((precision, "c3"), (recall, "c2"), (f1, "joint")):
+            axes.plot(*thinned(rows.scores[enough], values[enough]), color=COLOURS[colour], linewidth=1.8)
         axes.axvline(best, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         shares(axes, "x", "y")
         axes.xaxis.set_major_formatter("{x:.1f}")
@@ -283,8 +288,8 @@ def _thresholds(rows: Ranked) -> Figure:
         f"Precision, recall and F1 over all thresholds; F1 is largest at {best:.3f}.",
         f"A lower threshold finds more positives and raises more false alarms. F1 is largest at {best:.3f}.",
         [
-            Key("negative", "precision"),
-            Key("positive", "recall"),
+            Key("c3", "precision"),
+            Key("c2", "recall"),
             Key("joint", "F1"),
             Key("ink", "largest F1", "dashed"),
         ],

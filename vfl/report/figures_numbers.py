@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POINTS = 700  # more are counted in hexagons
-_DRAWN = {"active_only": (ALONE, 1.6, "-"), "joint": (JOINT, 2.2, "-"), "pooled": (POOLED, 1.4, (0, (4, 2.5)))}
+_DRAWN = {"active_only": (ALONE, 1.6, "-"), "joint": (JOINT, 2.2, "-"), "pooled": (POOLED, 1.0, (0, (3, 3)))}
 
 
 def regression_figures(evidence: Evidence) -> list[Figure]:

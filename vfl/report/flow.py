@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from parties.ledger import Entry
 from parties.link import COORDINATOR
+from vfl.audit import size_text
 from vfl.report.run_directory import RunDirectory
-from vfl.report.words import count, percent, plural, seconds, size
+from vfl.report.words import count, percent, plural, seconds
 
 SPENT = {
     "kernel": ("c1", "encryption kernel", "Paillier and curve arithmetic"),
@@ -87,13 +88,13 @@ def funnel(run: RunDirectory) -> list[Bar]:
     for party in report.parties:
         ids = report.alignment.rows.get(party.name)
         if party.rows is not None:
-            bars.append((party.name, "rows of its CSV", party.rows, "alone"))
+            bars.append((party.name, "rows of its CSV", party.rows, "c6"))
         if ids is not None and ids != party.rows:
-            bars.append((party.name, "distinct valid ids", ids, "alone"))
+            bars.append((party.name, "distinct valid ids", ids, "c6"))
     bars.append(("all parties", "rows in common", report.alignment.intersection, "joint"))
     parts = {"train": "to train on", "validation": "to watch the training", "test": "held out to test"}
     titles = {"train": "training", "validation": "validation", "test": "test"}
-    bars += [(titles[part], note, report.rows[part], "pooled") for part, note in parts.items() if report.rows.get(part)]
+    bars += [(titles[part], note, report.rows[part], "c3") for part, note in parts.items() if report.rows.get(part)]
     most = max(number for _, _, number, _ in bars) or 1
     return [
         Bar(label, note, count(number), round(100 * number / most, 2), colour) for label, note, number, colour in bars
@@ -111,13 +112,13 @@ def messages(run: RunDirectory) -> Flow | None:
         (
             sender,
             receiver,
-            f"{len(group):,}",
-            size(sum(entry.bytes for entry in group)),
             "sealed, by way of the coordinator" if COORDINATOR not in (sender, receiver) else "direct",
+            f"{len(group):,}",
+            size_text(sum(entry.bytes for entry in group)),
         )
         for (sender, receiver), group in sorted(_pairs(entries).items(), key=lambda item: _place(run, *item[0]))
     ]
-    total = f"{plural(len(entries), 'message')}, {size(sum(entry.bytes for entry in entries))}"
+    total = f"{plural(len(entries), 'message')}, {size_text(sum(entry.bytes for entry in entries))}"
     alt = f"Messages between the roles: {total} in all. " + " ".join(
         f"{lane.name}: {'; '.join(f'{arrow.title} {arrow.amount}' for arrow in lane.arrows)}." for lane in lanes
     )
@@ -150,7 +151,7 @@ def _lane(name: str, role: str, entries: Sequence[Entry], most: int) -> Lane:
         total = sum(entry.bytes for entry in group)
         thick = round(1.5 + 4.5 * (min(total / most, 1.0)) ** 0.5, 1)
         if group:
-            arrows.append(Arrow(way, title, size(total), plural(len(group), "message"), thick, sealed))
+            arrows.append(Arrow(way, title, size_text(total), plural(len(group), "message"), thick, sealed))
     return Lane(name, role, arrows)
 
 

@@ -49,13 +49,21 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """One sentence on the joint model beside another one, and what it rests on."""
+
+    text: str
+    proof: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Headline:
     """What the top of the page says."""
 
     metric: str
     meaning: str
     dots: list[Dot]
-    verdicts: list[str]
+    verdicts: list[Verdict]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +168,8 @@ def _most(losses: dict[str, float], metric: str) -> str:
     )
 
 
-def _verdict(report: RunReport, other: str, name: str) -> str:
-    """One sentence on the joint model beside another one."""
+def _verdict(report: RunReport, other: str, name: str) -> Verdict:
+    """What the difference between the joint model and another one amounts to."""
     metric = CHIEF[report.task]
     title, _, more = METRICS[metric]
     known = report.comparison.get(other)
@@ -169,22 +177,26 @@ def _verdict(report: RunReport, other: str, name: str) -> str:
     difference = known.difference if known else joint - _value(report.metrics[other], metric)
     digits = max(decimals_for([joint]), min(decimals_for([difference], 2), decimals_for([joint]) + 1))
     amount = fixed(abs(difference), digits)
-    proof = f" ({_proof(known, digits, more)})" if known else ""
+    proof = _proof(known, digits) if known else ""
     if abs(difference) <= _EQUAL * abs(joint) and other == "pooled":
-        return f"The joint model is as good as pooled data: {title} differs by {fixed(difference, digits + 1)}."
+        bound = 10.0 ** -(digits + 1)
+        small = (
+            f"less than {fixed(bound, digits + 1)}" if abs(difference) < bound else fixed(abs(difference), digits + 1)
+        )
+        return f"The joint model equals pooled data: {title} differs by {small}."
     if known and known.low <= 0 <= known.high:
-        return f"The joint model and {name} differ by {amount} in {title}, which may be chance{proof}."
+        return Verdict(f"The joint model and {name} differ by {amount} in {title}, which may be chance.", proof)
     side = ("higher" if difference > 0 else "lower") if difference else "no different"
     word = "better" if (difference > 0) == more else "worse"
-    return f"The joint model is {word} than {name}: its {title} is {amount} {side}{proof}."
+    return Verdict(f"The joint model is {word} than {name}: its {title} is {amount} {side}.", proof)
 
 
-def _proof(known: Comparison, digits: int, more: bool) -> str:
+def _proof(known: Comparison, digits: int) -> str:
     """Interval and test of a difference, as sizes in the direction of the difference."""
     sign = -1 if known.difference < 0 else 1
     low, high = sorted((sign * known.low, sign * known.high))
     test = {"delong": "DeLong test", "bootstrap": "bootstrap"}.get(known.test, known.test)
-    return f"95 % interval {fixed(low, digits)} to {fixed(high, digits)}, {probability(known.p_value)}, {test}"
+    return f"95 % interval of the difference {fixed(low, digits)} to {fixed(high, digits)}, {probability(known.p_value)}, {test}."
 
 
 def _rows(report: RunReport, models: dict[str, Metrics]) -> list[MetricRow]:
@@ -206,6 +218,8 @@ def _cells(report: RunReport, metric: str, values: dict[str, float | None]) -> l
 def _cell(report: RunReport, model: str, metric: str, value: float | None, digits: int) -> Cell:
     interval = report.confidence.get(model, {}).get(metric)
     low, high = ("", "") if interval is None or value is None else (fixed(bound, digits) for bound in interval)
+    if low == high:  # such as the precision of a model that calls no row positive
+        return Cell(fixed(value, digits))
     return Cell(fixed(value, digits), low, high)
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parties.ledger import Entry
 from parties.link import COORDINATOR
+from vfl import audit
 from vfl.report.run_directory import RunDirectory
-from vfl.report.words import listed, size
+from vfl.report.words import listed, plural
 
-KEPT = {
-    "Encrypted": ("encrypted with Paillier", "the holder of the Paillier key"),
-    "EncryptedSums": ("encrypted with Paillier", "the holder of the Paillier key"),
-    "Masked": ("masked with random numbers", "nobody alone: only the sum of all parties' numbers opens"),
-    "Opened": ("masked by whoever gets it", "the receiver, who knows the mask"),
-    "Points": ("ids as points of a curve, masked with secret keys", "nobody: all keys together would be needed"),
-    "Tags": ("ids as masked tags", "nobody: they can be compared, not read"),
+_HIDDEN = {
+    "Encrypted": "Encrypted with Paillier",
+    "EncryptedSums": "Encrypted with Paillier",
+    "Masked": "Masked with random numbers",
+    "Opened": "Masked by whoever gets it",
+    "Points": "Ids as points of a curve, masked with secret keys",
+    "Tags": "Ids as masked tags",
 }
-"""Per kind of payload that hides what it holds: how, and who can take that off again."""
+"""Per kind of payload that hides what it holds: how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,8 @@ class Line:
 
     what: str
     sources: str
-    messages: str
     values: str
-    size: str
+    messages: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,11 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A kind of message whose content was hidden, and from whom."""
+    """Messages that were hidden in the same way and that the same role can open."""
 
-    what: str
-    way: str
-    opens: str
     how: str
+    opens: str
+    names: str
     messages: str
     size: str
 
@@ -56,15 +55,12 @@ class Hidden:
 def learnt(run: RunDirectory) -> list[Learnt]:
     """Disclosures by receiver, in the order of the job, the coordinator last; a role's own page begins with its own."""
     roles = {party.name: f"{party.role} party" for party in run.report.parties} | {COORDINATOR: "no data of its own"}
-    disclosing = [entry for entry in run.entries if entry.discloses]
-    groups = _grouped(disclosing, lambda entry: entry.receiver)
-    order = sorted(
-        groups, key=lambda name: (name != run.role, list(roles).index(name) if name in roles else len(roles))
-    )
-    return [
-        Learnt(receiver, roles.get(receiver, ""), [_line(what, lines) for what, lines in _by_what(groups[receiver])])
-        for receiver in order
-    ]
+    groups: dict[str, list[audit.Sent]] = {}
+    for line in audit.learnt(run.entries):
+        groups.setdefault(line.receivers[0], []).append(line)
+    place = {name: number for number, name in enumerate(roles)}
+    order = sorted(groups, key=lambda name: (name != run.role, place.get(name, len(place))))
+    return [Learnt(name, roles.get(name, ""), [_line(line) for line in groups[name]]) for name in order]
 
 
 def nothing_learnt(run: RunDirectory) -> list[str]:
@@ -78,48 +74,40 @@ def nothing_learnt(run: RunDirectory) -> list[str]:
 def hidden(run: RunDirectory) -> list[Hidden]:
     """Encrypted and masked messages: how they were hidden, and who can open them."""
     holder = run.active.name if run.report.training.key_holder == "active" else COORDINATOR
-    lines = []
-    for message, group in _grouped((e for e in run.entries if e.kind in KEPT), lambda entry: entry.message).items():
-        how, opens = KEPT[group[0].kind]
-        sealed = " and sealed end to end" if group[0].hops > 1 else ""
-        lines.append(
-            Hidden(
-                _spaced(message),
-                f"{listed(_names(group, 'sender'))} to {listed(_names(group, 'receiver'))}",
-                opens.replace("the holder of the Paillier key", f"{holder}, who has the Paillier key"),
-                how + sealed,
-                f"{len(group):,}",
-                size(sum(entry.bytes for entry in group)),
-            )
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in run.entries:
+        if entry.kind in _HIDDEN:
+            groups.setdefault((_HIDDEN[entry.kind], _opens(entry, holder)), []).append(entry)
+    return [
+        Hidden(how, opens, _names(group), f"{len(group):,}", audit.size_text(sum(entry.bytes for entry in group)))
+        for (how, opens), group in groups.items()
+    ]
+
+
+def _opens(entry: Entry, holder: str) -> str:
+    """Who can take off what hides a message."""
+    if entry.kind in ("Encrypted", "EncryptedSums"):
+        return f"{holder}, who holds the key"
+    if entry.kind == "Masked":
+        return (
+            "The receiver: in the sum the masks cancel" if entry.discloses else "Nobody: masks cancel only in the sum"
         )
-    return lines
-
-
-def _spaced(message: str) -> str:
-    """A message's name in words: ``glm_exact.score_sums`` is "score sums"."""
-    return message.partition(".")[2].replace("_", " ")
-
-
-def _by_what(entries: Sequence[Entry]) -> Iterable[tuple[str, list[Entry]]]:
-    return _grouped(entries, lambda entry: entry.discloses).items()
-
-
-def _line(what: str, entries: Sequence[Entry]) -> Line:
-    return Line(
-        what[:1].upper() + what[1:],
-        listed(_names(entries, "sender")),
-        f"{len(entries):,}",
-        f"{sum(entry.values for entry in entries):,}",
-        size(sum(entry.bytes for entry in entries)),
+    if entry.kind == "Opened":
+        return "The receiver, who knows the mask"
+    return (
+        "Nobody: they can be compared, not read" if entry.kind == "Tags" else "Nobody: it would take all parties' keys"
     )
 
 
-def _names(entries: Sequence[Entry], end: str) -> list[str]:
-    return list(dict.fromkeys(getattr(entry, end) for entry in entries))
+def _names(entries: Sequence[Entry]) -> str:
+    """Names of messages in words: ``glm_exact.score_sums`` is "score sums"."""
+    return ", ".join(dict.fromkeys(entry.message.partition(".")[2].replace("_", " ") for entry in entries))
 
 
-def _grouped(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, list[Entry]]:
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(key(entry), []).append(entry)
-    return groups
+def _line(line: audit.Sent) -> Line:
+    return Line(
+        line.what[:1].upper() + line.what[1:],
+        listed(line.senders),
+        plural(line.values, "value"),
+        f"{plural(line.count, 'message')}, {audit.size_text(line.bytes)}",
+    )

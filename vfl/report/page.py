@@ -19,6 +19,7 @@ from parties.durable import write_durably
 from parties.errors import ConfigError
 from parties.link import COORDINATOR
 from vfl import __version__
+from vfl.audit import size_text
 from vfl.report.columns import ColumnPart, columns_of
 from vfl.report.figures import Figure
 from vfl.report.figures_training import loss_figure
@@ -26,7 +27,7 @@ from vfl.report.flow import SPENT, funnel, messages, phases, time_split, time_ta
 from vfl.report.headline import headline, introduction, metric_rows, training_line, without_parties
 from vfl.report.learnt import hidden, learnt, nothing_learnt
 from vfl.report.run_directory import RunDirectory, read_run_directory
-from vfl.report.words import count, seconds, size
+from vfl.report.words import count, seconds
 
 PAGE = "report.html"
 _HERE = Path(__file__).parent
@@ -120,7 +121,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "learnt": learnt(run),
         "nothing_learnt": nothing_learnt(run),
         "hidden": unseen,
-        "hidden_rows": [(line.what, line.way, line.opens, line.how, line.messages, line.size) for line in unseen],
+        "hidden_rows": [(line.how, line.opens, line.names, line.messages, line.size) for line in unseen],
         "guards": [line.removeprefix("guard: ") for line in run.report.warnings if line.startswith("guard: ")],
         "warnings": [line for line in run.report.warnings if not line.startswith("guard: ")],
         "facts": _facts(run),
@@ -197,7 +198,7 @@ def _tiles(run: RunDirectory) -> list[tuple[str, str]]:
         *tiles,
         ("trees" if report.model == "boosting" else "rounds", count(report.training.rounds)),
         ("time in all", seconds(report.seconds.get("total", 0.0))),
-        ("bytes sent" if run.role is None else "own traffic", size(sum(entry.bytes for entry in run.entries))),
+        ("bytes sent" if run.role is None else "own traffic", size_text(sum(entry.bytes for entry in run.entries))),
     ]
 
 
@@ -223,7 +224,7 @@ def _facts(run: RunDirectory) -> list[tuple[str, str]]:
             "Operations",
             f"{count(report.crypto.encryptions)} encryptions, {count(report.crypto.decryptions)} decryptions",
         ),
-        ("Alignment", f"{report.alignment.protocol}, {size(report.alignment.bytes)}"),
+        ("Alignment", f"{report.alignment.protocol}, {size_text(report.alignment.bytes)}"),
     ]
     if began is not None:
         facts.append(("Began", f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"))

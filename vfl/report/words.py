@@ -82,19 +82,6 @@ def count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def size(value: float) -> str:
-    """Bytes in the unit that suits them.
-
-    >>> size(812), size(21_270_896), size(150_000)
-    ('812 B', '20.3 MiB', '146 KiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1000 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:,.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
-
-
 def seconds(value: float) -> str:
     """A duration.
 
