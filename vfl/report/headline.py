@@ -180,10 +180,8 @@ def _verdict(report: RunReport, other: str, name: str) -> Verdict:
     proof = _proof(known, digits) if known else ""
     if abs(difference) <= _EQUAL * abs(joint) and other == "pooled":
         bound = 10.0 ** -(digits + 1)
-        small = (
-            f"less than {fixed(bound, digits + 1)}" if abs(difference) < bound else fixed(abs(difference), digits + 1)
-        )
-        return f"The joint model equals pooled data: {title} differs by {small}."
+        by = f"less than {fixed(bound, digits + 1)}" if abs(difference) < bound else fixed(abs(difference), digits + 1)
+        return Verdict(f"The joint model equals pooled data: {title} differs by {by}.")
     if known and known.low <= 0 <= known.high:
         return Verdict(f"The joint model and {name} differ by {amount} in {title}, which may be chance.", proof)
     side = ("higher" if difference > 0 else "lower") if difference else "no different"
@@ -196,7 +194,8 @@ def _proof(known: Comparison, digits: int) -> str:
     sign = -1 if known.difference < 0 else 1
     low, high = sorted((sign * known.low, sign * known.high))
     test = {"delong": "DeLong test", "bootstrap": "bootstrap"}.get(known.test, known.test)
-    return f"95 % interval of the difference {fixed(low, digits)} to {fixed(high, digits)}, {probability(known.p_value)}, {test}."
+    interval = f"95 % interval of the difference {fixed(low, digits)} to {fixed(high, digits)}"
+    return f"{interval}, {probability(known.p_value)}, {test}."
 
 
 def _rows(report: RunReport, models: dict[str, Metrics]) -> list[MetricRow]:
