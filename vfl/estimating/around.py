@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from parties import greeting
@@ -13,11 +15,14 @@ from vfl.estimating.account import Account, Load, Trained, shape
 from vfl.estimating.survey import Survey
 from vfl.job import job_fields
 from vfl.prepare import id_rules
+from vfl.report.evidence import JOINT, Evidence
+from vfl.report.statistics import bootstrap_intervals
 
 Facts = dict[str, bool | int | float | str | None]
 
 _RUN_ID = "0" * 32
 _LAUNCH = 0.05  # CPU seconds to make an identity and start a process
+_ENGINE = 0.8  # of a role's start: what the launcher imports of the engine to fit models for comparison
 _SAVE = 3e-6  # CPU seconds to write a row of a party's ids and scores
 _SEARCH = 2e-6  # CPU seconds to sort, hash and compare one id after the curve is done with
 
@@ -108,18 +113,34 @@ def scoring_linear(account: Account, survey: Survey) -> None:
 
 
 def ending(account: Account, survey: Survey, trained: Trained, *, baselines: bool) -> None:
-    """Book metrics, the two baselines, and what is left in the run's directory."""
+    """Book metrics and how sure they are, the models for comparison, and what is left in the run's directory."""
     job, speeds, own = survey.job, account.speeds, survey.terms.columns
     lead, test = job.active, survey.parts.test
     trees = job.model == "boosting"
-    share = own[lead] / max(sum(own.values()), 1)
-    judging = speeds.learn if trees and test else 0.0
-    alone, pooled = (trained.fitting * share, trained.fitting) if trees else (trained.fitting, trained.fitting / share)
-    if baselines and test:
-        judging += alone
-    account.stage("evaluating", {lead: Load(judging)})
+    everything = max(sum(own.values()), 1)
+    alone = trained.fitting * (own[lead] / everything if trees else 1.0)
+    whole = trained.fitting * (1.0 if trees else everything / max(own[lead], 1))
+    judging = _judging(survey) if test else 0.0
+    if test:
+        again = alone + judging if baselines else 0.0
+        account.stage("evaluating", {lead: Load(judging + again + speeds.learn * trees)})
     common = survey.parts.train + survey.parts.validation + test
     account.stage("saving", {name: Load(_SAVE * common) for name in survey.owns})
     if baselines and test:
-        again = sum(sum(part.seconds.values()) for part in survey.owns.values())
-        account.stage("comparing", {"launcher": Load(speeds.learn + again + pooled)})
+        reading = sum(sum(part.seconds.values()) for part in survey.owns.values())
+        without = [whole * (1 - own[name] / everything) for name in job.passive if len(job.passive) > 1]
+        fits = whole + sum(without) + judging
+        account.stage("comparing", {"launcher": Load(_ENGINE * speeds.start + speeds.learn + reading + fits)})
+
+
+def _judging(survey: Survey) -> float:
+    """CPU seconds of one model's metrics on the test rows, resampled: any scores take as long."""
+    data = survey.data[survey.job.active]
+    y = data.labels_to_judge
+    scores = np.linspace(0.01, 0.99, len(y))
+    if survey.job.task == "multiclass":
+        scores = np.tile(np.full(len(data.classes), 1 / len(data.classes)), (len(y), 1))
+    evidence = Evidence(survey.job.task, tuple(data.classes), y, {JOINT: scores})
+    start = time.process_time()
+    bootstrap_intervals(evidence, survey.job.seed)
+    return time.process_time() - start

@@ -30,8 +30,8 @@ from vfl.paillier.split import thread_count
 from vfl.paillier.vectors import from_bytes, to_bytes
 
 _LEAST = 0.04  # seconds of CPU per measurement
-_MANY = 1024
-_HOP = 4e-4  # a frame's way through the threads of sender, connection and receiver
+_MANY, _CALLS = 1024, 64
+_HOP = 6e-4  # a frame's way through the threads of sender, connection and receiver
 _START = """
 import time
 import vfl.role, vfl.session
@@ -50,6 +50,8 @@ class Speeds:
     ----------
     product, squaring, plaintext : float
         Modulo N^2.
+    call : float
+        One call of the kernel, whatever it computes.
     encrypt, encrypt_public : float
         An obfuscator and its plaintext, by the key's owner and by others; ``rerandomise``: towards the key's owner.
     owner_tables, public_tables, long_tables : float
@@ -71,6 +73,7 @@ class Speeds:
     product: float
     squaring: float
     plaintext: float
+    call: float
     encrypt: float
     encrypt_public: float
     rerandomise: float
@@ -126,6 +129,7 @@ def _arithmetic(key: PrivateKey) -> dict[str, float]:
         "product": _per(lambda: _products(kernel, values), 4 * _MANY),
         "squaring": _per(lambda: kernel.pow_uniform(kernel.take(values, slice(0, 64)), 1 << 64), 64 * 64),
         "plaintext": _per(lambda: kernel.add_plaintexts(ciphers.values, [1] * 256), 256),
+        "call": _per(lambda: _few(kernel, ciphers.values), _CALLS),
         "encrypt": _per(lambda: encrypt_numbers(key, [1] * 256), 256),
         "encrypt_public": rerandomise * shorter,
         "rerandomise": rerandomise,
@@ -144,6 +148,13 @@ def _table(draw: Callable[[int], object], enough: int) -> float:
     middle = time.process_time()
     draw(enough)
     return max(0.0, 2 * middle - before - time.process_time())
+
+
+def _few(kernel: Kernel, values: Values) -> None:
+    """Calls that compute next to nothing."""
+    one = np.zeros(1, dtype=np.int64)
+    for _ in range(_CALLS):
+        kernel.mul_pairs(values, one, values, one)
 
 
 def _products(kernel: Kernel, values: Values) -> None:

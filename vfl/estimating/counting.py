@@ -12,23 +12,26 @@ from functools import cached_property
 
 import numpy as np
 
-from vfl.paillier.kernels import Costs, Digits, Index, Kernel, Table, Values
+from vfl.paillier.kernels import Costs, Digits, Index, Kernel, Table, Values, kernel_name, open_kernel
 from vfl.paillier.keys import PublicKey
 from vfl.paillier.rows import Rows
+from vfl.paillier.split import thread_count
 
 
 @dataclass(slots=True)
 class Work:
-    """Operations modulo N^2, each in units of one product, one squaring, one plaintext multiplied in."""
+    """Operations modulo N^2: products, squarings, plaintexts multiplied in; and calls of the kernel."""
 
     products: float = 0.0
     squarings: float = 0.0
     plaintexts: float = 0.0
+    calls: int = 0
 
     def take(self) -> Work:
         """Return the counts so far, and begin anew."""
-        taken = Work(self.products, self.squarings, self.plaintexts)
+        taken = Work(self.products, self.squarings, self.plaintexts, self.calls)
         self.products = self.squarings = self.plaintexts = 0.0
+        self.calls = 0
         return taken
 
 
@@ -50,7 +53,7 @@ class CountingKernel:
     Parameters
     ----------
     lanes : int
-        Numbers that are squared in the time of one: a shorter vector costs as much.
+        Numbers that all threads square in the time of one: a shorter vector takes as long.
     """
 
     modulus: int
@@ -60,11 +63,13 @@ class CountingKernel:
 
     def mul_pairs(self, a: Values, ai: Index, b: Values, bi: Index) -> Values:
         """Count one product per pair."""
+        self.work.calls += 1
         self.work.products += len(ai)
         return Numbers(len(ai))
 
     def seg_prod(self, src: Values, idx: Index, offsets: Index) -> Values:
         """Count one product per factor beyond each segment's first."""
+        self.work.calls += 1
         products = len(idx) - int(np.count_nonzero(np.diff(offsets)))
         reused = isinstance(src, Numbers) and src.reused
         self.work.products += products * (self.costs.reused if reused else 1.0)
@@ -87,6 +92,7 @@ class CountingKernel:
 
     def pow_uniform(self, a: Values, e: int | Sequence[int], *, secret_bits: int = 0) -> Values:
         """Count the squarings of all lanes, and the products of the exponents' other bits."""
+        self.work.calls += 1
         exponents = [e] if isinstance(e, int) else list(e)
         bits = max(secret_bits, max((x.bit_length() for x in exponents), default=1)) - 1
         ones = max((x.bit_count() for x in exponents), default=1) - 1
@@ -141,10 +147,8 @@ class CountedKey(PublicKey):
     @cached_property
     def kernel(self) -> CountingKernel:
         """The counting kernel, with the costs of the one that this process would use."""
-        from vfl.paillier.kernels import kernel_name, open_kernel
-
         name = kernel_name(self.bits)
-        return CountingKernel(self.n, open_kernel(self.n).costs, 8 if name == "ifma" else 1)
+        return CountingKernel(self.n, open_kernel(self.n).costs, (8 if name == "ifma" else 1) * thread_count())
 
 
 def counted_key(key_bits: int, exponent_bits: int) -> CountedKey:
