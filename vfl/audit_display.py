@@ -20,7 +20,7 @@ def show_audit(entries: Sequence[Entry], console: Console, key_owner: str = "") 
     lines = learnt(entries, key_owner)
     for receiver in dict.fromkeys(line.receivers[0] for line in lines):
         table = _table(f"What {escape(receiver)} learnt")
-        table.add_column("what", ratio=2)
+        table.add_column("what", ratio=1)
         table.add_column("from", overflow="fold")
         _add_amounts(table)
         for line in (line for line in lines if line.receivers[0] == receiver):
@@ -99,7 +99,7 @@ def _table(title: str) -> Table:
 
 
 def _add_amounts(table: Table, *, values: bool = True) -> None:
-    table.add_column("how", ratio=1, min_width=12)
+    table.add_column("how", min_width=12, max_width=16)
     for title in ("count", "values", "bytes") if values else ("count", "bytes"):
         table.add_column(title, justify="right", no_wrap=True)
 

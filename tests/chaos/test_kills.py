@@ -18,9 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from parties.errors import DataError
+from parties.ledger_check import Agreement
 from parties.link import COORDINATOR
 from tests.chaos.between_companies import PATIENT, Job, Running, write_job
 from tests.runs.companies import Companies, make_boosted, make_companies
+from vfl.audit import verify_run
 
 KILLS = int(os.environ.get("VFL_CHAOS_KILLS", "20"))
 SEED = os.environ.get("VFL_CHAOS_SEED", "1")
@@ -139,7 +142,17 @@ def check(reference: Reference, running: Running, seed: str) -> dict[str, object
         unheard = role == COORDINATOR and role in running.killed and state["progress"] == "saved"
         assert unheard or state["progress"] == "ended", (role, state, told)
         assert unheard or not (running.out / role / ".run" / "checkpoints").exists(), told
-    return {"killed": len(running.killed), "redone": redone}
+    return {"killed": len(running.killed), "redone": redone, "cut": ledgers_agree(running, told).cut}
+
+
+def ledgers_agree(running: Running, told: str) -> Agreement:
+    """Over all generations: every chain holds, and what one role sent another received, but for what was cut off."""
+    try:
+        agreement = verify_run(running.out)
+    except DataError as error:
+        raise AssertionError(f"{error}; {told}") from error
+    assert agreement.ledgers == len(running.job.roles) and not agreement.unseen, told
+    return agreement
 
 
 def rounds_redone(running: Running, role: str) -> int:
