@@ -123,8 +123,9 @@ class Calibration:
     error: Floats
 
 
-def calibration(y: Floats, p: Floats, groups: int = 10) -> Calibration:
-    """Compare predictions with outcomes in groups of as many rows each; equal predictions stay together."""
+def calibration(y: Floats, p: Floats) -> Calibration:
+    """Compare predictions with outcomes in up to ten groups of as many rows each; equal predictions stay together."""
+    groups = min(10, max(3, len(y) // 40))  # of few rows fewer groups: a share of ten rows says little
     edges = np.unique(np.quantile(p, np.linspace(0, 1, groups + 1)[1:-1]))
     group = np.searchsorted(edges, p, side="left")
     rows = np.bincount(group, minlength=len(edges) + 1)
@@ -174,6 +175,16 @@ def poisson_counts(predicted: Floats, edges: NDArray[np.int64], most: int = 50_0
     taken = np.sort(predicted)[np.linspace(0, len(predicted) - 1, min(most, len(predicted))).astype(np.int64)]
     below = [float(pdtr(edge - 1, np.maximum(taken, 1e-12)).mean()) if edge else 0.0 for edge in edges]
     return np.diff(below) * len(predicted)
+
+
+def poisson_deviance(y: Floats, p: Floats) -> Floats:
+    """Deviance of each row: 2 (y log(y / p) - (y - p)).
+
+    >>> poisson_deviance(np.array([0.0, 2.0]), np.array([0.5, 2.0])).tolist()
+    [1.0, 0.0]
+    """
+    mean = np.maximum(p, 1e-15)
+    return 2 * (y * np.log(np.where(y > 0, y / mean, 1.0)) - (y - mean))
 
 
 def _from_zero(values: Floats) -> Floats:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vfl.report.words import fixed, significant
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
@@ -181,6 +183,6 @@ def thousands(axis: object) -> None:
     from matplotlib.ticker import FuncFormatter
 
     def write(value: float, _: object) -> str:
-        return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}"
+        return fixed(value, 0) if float(value).is_integer() else significant(value)
 
     axis.set_major_formatter(FuncFormatter(write))  # type: ignore[attr-defined]

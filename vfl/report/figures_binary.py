@@ -107,7 +107,7 @@ def _roc(models: dict[str, Ranked]) -> Figure:
         "ROC curve",
         svg,
         f"ROC curves of the models; area under the curve: {said}.",
-        "The further a curve bends to the upper left, the better it ranks. The grey diagonal is guessing.",
+        "The further a curve bends to the upper left, the better it ranks. The thin diagonal is guessing.",
         _keys(models, {name: f", AUC {value:.3f}" for name, value in areas.items()}),
     )
 
@@ -130,7 +130,7 @@ def _precision_recall(models: dict[str, Ranked]) -> Figure:
         "Precision and recall",
         svg,
         f"Precision against recall; average precision: {said}; guessing has {rate:.3f}.",
-        f"How many calls are right, the more positives one wants to find. Guessing gets {percent(rate)} (grey).",
+        f"How many calls are right, the more positives one wants to find. Guessing gets {percent(rate)} (thin line).",
         _keys(models, {name: f", AP {value:.3f}" for name, value in averages.items()}),
     )
 

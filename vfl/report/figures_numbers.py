@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vfl.report.curves import Floats, calibration, count_edges, poisson_counts, quantile_pairs
+from vfl.report.curves import Floats, calibration, count_edges, poisson_counts, poisson_deviance, quantile_pairs
 from vfl.report.evidence import Evidence
 from vfl.report.figures import (
     ALONE,
@@ -40,11 +40,11 @@ def regression_figures(evidence: Evidence) -> list[Figure]:
 
 
 def count_figures(evidence: Evidence) -> list[Figure]:
-    """Rootogram, calibration by groups of rows, and residuals."""
+    """Rootogram, calibration by groups of rows, residuals, and where the deviance comes from."""
     y, p = evidence.y.astype(np.float64), evidence.predicted["joint"]
     if len(y) < 2:
         return []
-    return [_rootogram(y, p), _mean_calibration(evidence), _residuals(y, p, pearson=True), _actual(y, p)]
+    return [_rootogram(y, p), _mean_calibration(evidence), _residuals(y, p, pearson=True), _deviance(evidence)]
 
 
 def cloud(axes: Axes, x: Floats, y: Floats) -> bool:
@@ -77,7 +77,7 @@ def _actual(y: Floats, p: Floats) -> Figure:
         "Predicted and actual",
         svg,
         f"Actual against predicted values of {plural(len(y), 'test row')}; their correlation is {r:.2f}.",
-        f"On the grey line predictions are exact. Correlation {r:.2f}.",
+        f"On the thin line predictions are exact. Correlation {r:.2f}.",
         [_cloud_key(hexagons), Key("muted", "predicted = actual")],
     )
 
@@ -102,7 +102,7 @@ def _residuals(y: Floats, p: Floats, *, pearson: bool = False) -> Figure:
         "Residuals",
         svg,
         f"Residuals against predictions; their mean is {significant(float(errors.mean()))}.",
-        "Without pattern is good: a black line away from zero means that predictions of that size are off to one side.",
+        "No pattern is good. A dotted line away from zero: predictions of that size are off to one side.",
         [_cloud_key(hexagons), Key("ink", "mean of each tenth of the rows", "dot")],
     )
 
@@ -219,6 +219,35 @@ def _mean_calibration(evidence: Evidence) -> Figure:
     )
 
 
+def _deviance(evidence: Evidence) -> Figure:
+    y, joint = evidence.y.astype(np.float64), evidence.predicted["joint"]
+    parts = np.array_split(np.argsort(joint, kind="stable"), min(10, len(y)))
+    means = {
+        name: [float(poisson_deviance(y[part], evidence.predicted[name][part]).mean()) for part in parts]
+        for name in _DRAWN
+        if name in evidence.predicted
+    }
+    with canvas() as (drawn, (axes,)):
+        for name, values in means.items():
+            colour, width, style = _DRAWN[name]
+            marker = "o" if name == "joint" else ""
+            axes.plot(range(1, len(parts) + 1), values, color=colour, linewidth=width, linestyle=style, marker=marker)
+        axes.set_ylim(0, None)
+        axes.set_xticks(range(1, len(parts) + 1))
+        thousands(axes.yaxis)
+        label_axes(axes, "tenth of the rows, smallest predictions first", "mean deviance")
+        svg = to_svg(drawn, "deviance")
+    whole = float(poisson_deviance(y, joint).mean())
+    return Figure(
+        "deviance",
+        "Deviance",
+        svg,
+        f"Mean Poisson deviance of each tenth of the rows; {significant(whole)} over all rows for the joint model.",
+        f"How far counts are from predictions: lower is better. Over all rows: {significant(whole)}.",
+        [MODEL_KEYS[name] for name in ("joint", "active_only", "pooled") if name in means],
+    )
+
+
 def _numbers(axes: Axes) -> None:
     thousands(axes.xaxis)
     thousands(axes.yaxis)
@@ -226,7 +255,7 @@ def _numbers(axes: Axes) -> None:
 
 def _cloud_key(hexagons: bool) -> Key:
     return (
-        Key("joint", "test rows, darker where there are many", "hexagon")
+        Key("joint", "test rows, stronger where there are many", "hexagon")
         if hexagons
         else Key("joint", "a test row", "dot")
     )

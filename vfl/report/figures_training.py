@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vfl.report.figures import ALONE, JOINT, Figure, Key, canvas, label_axes, to_svg
+from vfl.report.figures import ALONE, JOINT, Figure, Key, canvas, label_axes, thousands, to_svg
 from vfl.report.summary import RunReport
 from vfl.report.words import plural, significant
 
@@ -17,7 +17,7 @@ def loss_figure(report: RunReport) -> Figure | None:
     if sum(math.isfinite(value) for value in loss) < 2:
         return None
     what = "tree" if report.model == "boosting" else "round"
-    with canvas(width=8.6, height=2.6) as (drawn, (axes,)):
+    with canvas() as (drawn, (axes,)):
         dots = "o" if len(loss) <= 40 else ""
         axes.plot(range(len(loss)), np.array(loss), color=JOINT, marker=dots, markersize=4)
         if validation:
@@ -26,6 +26,7 @@ def loss_figure(report: RunReport) -> Figure | None:
             )
         axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.02)
+        thousands(axes.yaxis)
         label_axes(axes, what, "mean loss")
         svg = to_svg(drawn, "loss")
     ends = f"from {significant(loss[0], 4)} at the start to {significant(loss[-1], 4)}"

@@ -112,7 +112,7 @@ def messages(run: RunDirectory) -> Flow | None:
         (
             sender,
             receiver,
-            "sealed, by way of the coordinator" if COORDINATOR not in (sender, receiver) else "direct",
+            "sealed, two hops" if COORDINATOR not in (sender, receiver) else "direct",
             f"{len(group):,}",
             size_text(sum(entry.bytes for entry in group)),
         )

@@ -11,6 +11,7 @@ from vfl.report.run_directory import RunDirectory
 from vfl.report.summary import RunReport
 from vfl.report.words import CHIEF, METRICS, MODELS, decimals_for, fixed, listed, percent, plural, probability
 
+_NUMBERS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six", 7: "Seven", 8: "Eight"}
 _EQUAL = 1e-3  # of the joint figure: a difference that no use of the model would show
 _ORDER = ("joint", "active_only", "pooled")
 
@@ -93,12 +94,12 @@ def introduction(run: RunDirectory) -> str:
         "regression": "to predict a number",
         "count": "to predict a count",
     }[report.task]
-    holders = f"{passive} {'holds' if len(run.passive) == 1 else 'hold'} further columns about the same people"
+    holders = f"{'holds' if len(run.passive) == 1 else 'hold'} further columns about the same people or things"
     return (
-        f"{listed(names)} trained one {MODELS.get(report.model, report.model)} {task}. {run.active.name} holds the "
-        f"labels; {holders}. No rows left their owner: the parties have {plural(report.alignment.intersection, 'row')} "
-        "in common."
-    ).replace("trained one gradient-boosted trees", "trained one model of gradient-boosted trees")
+        f"{_NUMBERS.get(len(names), str(len(names)))} parties trained one {MODELS.get(report.model, report.model)} "
+        f"{task}: {run.active.name}, which holds the labels, and {passive}, which {holders}. They have "
+        f"{plural(report.alignment.intersection, 'row')} in common; no row left its owner."
+    )
 
 
 def headline(run: RunDirectory) -> Headline | None:
@@ -117,7 +118,8 @@ def headline(run: RunDirectory) -> Headline | None:
     colours = {"joint": "joint", "active_only": "alone", "pooled": "pooled"}
     lines = [(colours[name], names[name], notes[name], name, report.metrics[name]) for name in models]
     verdicts = [_verdict(report, name, names[name]) for name in ("active_only", "pooled") if name in models]
-    return Headline(METRICS[metric][0], METRICS[metric][1], _dots(report, metric, lines), verdicts)
+    title = METRICS[metric][0]
+    return Headline(title[:1].upper() + title[1:], METRICS[metric][1], _dots(report, metric, lines), verdicts)
 
 
 def metric_rows(run: RunDirectory) -> tuple[list[str], list[MetricRow]]:
@@ -210,7 +212,7 @@ def _rows(report: RunReport, models: dict[str, Metrics]) -> list[MetricRow]:
 
 
 def _cells(report: RunReport, metric: str, values: dict[str, float | None]) -> list[Cell]:
-    digits = min(decimals_for(values.values()), 4)
+    digits = min(decimals_for([next(iter(values.values()))]), 4)  # of the joint model, which comes first
     return [_cell(report, name, metric, value, digits) for name, value in values.items()]
 
 
@@ -230,7 +232,7 @@ def _dots(report: RunReport, metric: str, lines: Sequence[tuple[str, str, str, s
     high = max(max(span[1] for span in spans.values()), max(values.values()))
     room = 0.06 * (high - low) or 1.0
     low, width = low - room, high - low + 2 * room
-    digits = decimals_for(values.values())
+    digits = decimals_for([next(iter(values.values()))])
     return [
         Dot(
             colour,

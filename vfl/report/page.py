@@ -27,6 +27,7 @@ from vfl.report.flow import SPENT, funnel, messages, phases, time_split, time_ta
 from vfl.report.headline import headline, introduction, metric_rows, training_line, without_parties
 from vfl.report.learnt import hidden, learnt, nothing_learnt
 from vfl.report.run_directory import RunDirectory, read_run_directory
+from vfl.report.summary import RunReport
 from vfl.report.words import count, seconds
 
 PAGE = "report.html"
@@ -109,6 +110,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "without": without_parties(run),
         "quality": _quality(run),
         "loss": loss_figure(run.report),
+        "course": _course(run.report),
         "columns_kind": kind,
         "columns": parts,
         "several": _several(parts),
@@ -134,7 +136,7 @@ def _contents(content: dict[str, Any]) -> list[tuple[str, str]]:
     """Ids and titles of the sections that the page has."""
     titles = {
         "quality": "Quality in detail",
-        "loss": "Training",
+        "course": "Training",
         "columns": "Importance of columns" if content["columns_kind"] == "importance" else "Coefficients",
         "funnel": "Rows",
         "flow": "Messages",
@@ -202,6 +204,24 @@ def _tiles(run: RunDirectory) -> list[tuple[str, str]]:
     ]
 
 
+def _course(report: RunReport) -> list[tuple[str, str]]:
+    """How the training went."""
+    training, rows = report.training, report.rows
+    holder = "the active party" if training.key_holder == "active" else "the coordinator"
+    split = [f"{count(rows[part])} {part}" for part in ("train", "validation", "test") if part in rows]
+    course = [
+        ("Trees" if report.model == "boosting" else "Rounds", count(training.rounds)),
+        ("Converged", "yes" if training.converged else "no: it stopped at its limit of rounds"),
+        ("Rows", ", ".join(split)),
+        ("Key holder", holder),
+        ("Why", training.key_holder_reason),
+        ("Messages", f"{count(training.messages)}, {size_text(training.bytes)}"),
+        ("Encryptions", f"{count(report.crypto.encryptions)}, and {count(report.crypto.decryptions)} decryptions"),
+        ("Duration", seconds(training.seconds)),
+    ]
+    return [(name, value) for name, value in course if value]
+
+
 def _facts(run: RunDirectory) -> list[tuple[str, str]]:
     """What it takes to do the same again, and to prove that it was the same."""
     import matplotlib
@@ -219,10 +239,6 @@ def _facts(run: RunDirectory) -> list[tuple[str, str]]:
         (
             "Encryption",
             f"{report.crypto.scheme.title()}, {report.crypto.key_bits:,} bits, kernel {report.crypto.kernel}",
-        ),
-        (
-            "Operations",
-            f"{count(report.crypto.encryptions)} encryptions, {count(report.crypto.decryptions)} decryptions",
         ),
         ("Alignment", f"{report.alignment.protocol}, {size_text(report.alignment.bytes)}"),
     ]

@@ -30,7 +30,7 @@ MODELS = {
     "softmax": "multinomial logistic regression",
     "linear": "linear regression",
     "poisson": "Poisson regression",
-    "boosting": "gradient-boosted trees",
+    "boosting": "model of boosted trees",
 }
 
 
