@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from parties.codec import encode
 from parties.errors import VflError
-from parties.ledger import read_ledger
+from parties.ledger import merge_sent, read_ledger
 from parties.link import COORDINATOR
 from parties.wire import Encrypted, Masked, Revealed
 from tests.runs.companies import Companies, make_boosted, make_companies
@@ -30,7 +30,8 @@ from vfl.job import Privacy
 from vfl.job_file import load_scenario
 from vfl.paillier.kernels import open_kernel
 from vfl.paillier.pippenger import powers_of_columns
-from vfl.run import run_scenario
+from vfl.report.summary import encode_report, summarise
+from vfl.threads import play_in_threads
 
 SPEEDS = Speeds(**{name: 2 if name == "cores" else 1e-6 for name in Speeds.__slots__})
 
@@ -44,12 +45,13 @@ def both(companies: Companies, out: Path) -> tuple[Estimate, dict[str, Any], dic
     """Estimate, then run: the estimate, the report, and messages and bytes by link."""
     scenario = load_scenario(companies.write(), ())
     ours = estimate(scenario)
-    run_scenario(scenario, out, lambda event: None, baselines=False, in_process=True)
+    played = play_in_threads(scenario, out, lambda event: None, baselines=False)
+    ledger = merge_sent(read_ledger(out / name / "ledger.jsonl") for name in played.results)
     links: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for entry in read_ledger(out / "ledger.jsonl"):
+    for entry in ledger:
         links[entry.sender, entry.receiver][0] += 1
         links[entry.sender, entry.receiver][1] += entry.bytes
-    return ours, json.loads((out / "report.json").read_text()), links
+    return ours, json.loads(encode_report(summarise(scenario, played, ledger, None, 0.0))), links
 
 
 GLM: dict[str, dict[str, Any]] = {
