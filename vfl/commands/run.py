@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from vfl.commands.app import AsJson, Overrides, ScenarioPath, Strict, app
+
+if TYPE_CHECKING:
+    from vfl.job import Job
+    from vfl.report.summary import RunReport
+    from vfl.tracking import Tracking
 
 
 @app.command(epilog="Example: vfl run scenarios/credit_default --set training.l2=0.01 --out runs/first")
@@ -27,6 +32,13 @@ def run(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="All roles in this process, taking turns, instead of one process each.")
     ] = False,
+    mlflow: Annotated[
+        bool,
+        typer.Option(
+            "--mlflow",
+            help="Log the run in MLflow, where MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say; needs vfl[mlflow].",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Align the parties' rows, train the joint model, evaluate it: all roles on this machine."""
@@ -39,6 +51,7 @@ def run(
     console = Console(stderr=as_json)
     loaded = load_scenario(scenario, overrides or (), strict=strict)
     show_arithmetic(choose_arithmetic(loaded.job.privacy.key_bits), console)
+    tracking = _open_tracking() if mlflow else None
     target = out if out is not None else default_out(loaded.job.name)
     with Display(loaded.job, console) as display:
         summary = run_scenario(
@@ -48,3 +61,24 @@ def run(
         sys.stdout.buffer.write(encode_report(summary))
         sys.stdout.buffer.flush()
     show_summary(summary, target, console)
+    if tracking is not None:
+        _log(tracking, loaded.job, summary, target, console)
+
+
+def _open_tracking() -> Tracking:
+    from vfl.tracking import open_tracking
+
+    return open_tracking()
+
+
+def _log(tracking: Tracking, job: Job, summary: RunReport, out: Path, console: Console) -> None:
+    """Log the run in MLflow; where that fails, the run has ended well all the same."""
+    from vfl.display import say, warn
+    from vfl.tracking import TrackingLost, log_run
+
+    try:
+        run = log_run(tracking, job, summary, out)
+    except TrackingLost as error:
+        warn(f"--mlflow: the run is not in MLflow ({error}); nothing of it is lost, it lies in {out}", console)
+    else:
+        say(f"MLflow: run {run} in experiment '{tracking.name}'", console)
