@@ -45,6 +45,8 @@ _TITLES = {
     "evaluating": "Evaluating",
     "scoring": "Scoring",
     "saving": "Saving",
+    "comparing": "Comparing models",
+    "reporting": "Writing the report",
 }
 _FILES = {
     "report.json": "this run as one object; docs/report.md",

@@ -8,7 +8,10 @@ import msgspec
 
 Metrics = dict[str, float | None]
 Intervals = dict[str, tuple[float, float]]
-PHASES = ("starting", "aligning", "preparing", "training", "evaluating", "scoring", "saving")
+PHASES = (
+    *("starting", "aligning", "preparing", "training", "evaluating", "scoring", "saving"),
+    *("comparing", "reporting"),  # on one machine, when all roles have ended
+)
 
 
 class Event(msgspec.Struct, frozen=True):
