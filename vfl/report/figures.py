@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vfl.report.words import fixed, significant
+from vfl.report.words import fixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
 
 WIDTH, HEIGHT = 4.2, 2.9  # inches of 72 points: as wide as a telephone, so that text keeps its size there
@@ -178,11 +179,12 @@ def shares(axes: Axes, *which: str) -> None:
         getattr(axes, f"{one}axis").set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
-def thousands(axis: object) -> None:
-    """Whole numbers with separators on an axis."""
+def thousands(axis: Axis) -> None:
+    """As many decimals as the ticks need, thousands separated, real minus signs."""
     from matplotlib.ticker import FuncFormatter
 
     def write(value: float, _: object) -> str:
-        return fixed(value, 0) if float(value).is_integer() else significant(value)
+        ticks = axis.get_majorticklocs()
+        return fixed(value, next((n for n in range(9) if all(abs(round(t, n) - t) < 1e-9 for t in ticks)), 9))
 
-    axis.set_major_formatter(FuncFormatter(write))  # type: ignore[attr-defined]
+    axis.set_major_formatter(FuncFormatter(write))

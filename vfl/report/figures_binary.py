@@ -23,6 +23,7 @@ from vfl.report.curves import (
 from vfl.report.evidence import Evidence
 from vfl.report.figures import (
     ALONE,
+    CARD,
     COLOURS,
     INK,
     JOINT,
@@ -73,7 +74,7 @@ def binary_figures(evidence: Evidence) -> list[Figure]:
         _gain(models),
         _lift(y, p),
         _calibration(y, evidence.predicted),
-        _scores(y, p, evidence.classes),
+        _scores(y, p, joint, evidence.classes),
         _thresholds(joint),
     ]
 
@@ -87,6 +88,13 @@ def _keys(models: dict[str, Ranked], notes: dict[str, str]) -> list[Key]:
     """The legend of curves, each with its figure."""
     keys = [(MODEL_KEYS[name], notes.get(name, "")) for name in ("joint", "active_only", "pooled") if name in models]
     return [Key(key.colour, f"{key.label}{note}", key.look) for key, note in keys]
+
+
+def _reach(rows: Ranked) -> float:
+    """Where an axis of scores ends: scores of rare events need not be drawn up to 1."""
+    at = int(np.searchsorted(rows.found + rows.wrong, 0.002 * (rows.positives + rows.negatives)))
+    top = 1.1 * float(rows.scores[at])
+    return 1.0 if top > 0.5 or top <= 0 else top
 
 
 def _roc(models: dict[str, Ranked]) -> Figure:
@@ -139,13 +147,14 @@ def _ks(rows: Ranked) -> Figure:
     found, wrong = rows.found / rows.positives, rows.wrong / rows.negatives
     at = int(np.argmax(np.abs(found - wrong)))
     low, high = sorted((1 - found[at], 1 - wrong[at]))
+    ends = [[0.0], rows.scores[::-1], [rows.scores[0], max(1.0, rows.scores[0])]]
     with canvas() as (drawn, (axes,)):
-        for shares_above, colour in ((wrong, NEGATIVE), (found, POSITIVE)):
-            axes.plot(*thinned(rows.scores, 1 - shares_above), color=colour)
+        for above, colour in ((wrong, NEGATIVE), (found, POSITIVE)):
+            axes.plot(*thinned(np.concatenate(ends), np.concatenate([[0.0], 1 - above[::-1], [1, 1]])), color=colour)
         axes.plot([rows.scores[at]] * 2, [low, high], color=INK, linewidth=1.6, marker="_", markersize=7)
         shares(axes, "y")
-        axes.set_xlim(0, 1)
-        label_axes(axes, "joint score", "rows with at most that score")
+        axes.set_xlim(0, _reach(rows))
+        label_axes(axes, "joint score", "rows below that score")
         svg = to_svg(drawn, "ks")
     gap = high - low
     return Figure(
@@ -188,9 +197,12 @@ def _lift(y: Floats, p: Floats) -> Figure:
     with canvas() as (drawn, (axes,)):
         axes.bar(range(1, len(parts) + 1), lifts, width=0.72, color=JOINT)
         axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        behind = {"facecolor": CARD, "edgecolor": "none", "pad": 0.6}
         axes.set_ylim(0, max(*lifts, 1) * 1.12)
         for number, lift in enumerate(lifts, 1):
-            axes.annotate(f"{lift:.1f}", (number, lift), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(
+                f"{lift:.1f}", (number, lift), (0, 2), textcoords="offset points", ha="center", fontsize=8, bbox=behind
+            )
         axes.set_xticks(range(1, len(parts) + 1))
         axes.grid(visible=False, axis="x")
         label_axes(axes, "tenth of the rows, highest scores first", "positives, times the average")
@@ -238,19 +250,19 @@ def _calibration(y: Floats, predicted: dict[str, Floats]) -> Figure:
     )
 
 
-def _scores(y: Floats, p: Floats, classes: tuple[str, ...]) -> Figure:
-    edges = np.linspace(0, 1, 41)
-    heights = [np.histogram(p[y == label], edges)[0] / max(1, int((y == label).sum())) for label in (0, 1)]
+def _scores(y: Floats, p: Floats, rows: Ranked, classes: tuple[str, ...]) -> Figure:
+    edges = np.linspace(0, _reach(rows), 41)
+    heights = [
+        np.histogram(np.minimum(p[y == label], edges[-1]), edges)[0] / max(1, int((y == label).sum()))
+        for label in (0, 1)
+    ]
     with canvas() as (drawn, (axes,)):
         for values, colour in zip(heights, (NEGATIVE, POSITIVE), strict=True):
             axes.stairs(values, edges, fill=True, color=colour, alpha=0.35)
             axes.stairs(values, edges, color=colour, linewidth=1.6)
+        shares(axes, "y")
         axes.set_ylim(0, None)
-        shares(axes, "x")
-        from matplotlib.ticker import PercentFormatter
-
-        axes.xaxis.set_major_formatter("{x:.1f}")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.set_xlim(0, edges[-1])
         label_axes(axes, "joint score", "share of the class")
         svg = to_svg(drawn, "scores")
     named = classes if len(classes) == 2 else ("negative", "positive")
@@ -277,8 +289,8 @@ def _thresholds(rows: Ranked) -> Figure:
         for values, colour in ((precision, "c3"), (recall, "c2"), (f1, "joint")):
             axes.plot(*thinned(rows.scores[enough], values[enough]), color=COLOURS[colour], linewidth=1.8)
         axes.axvline(best, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        shares(axes, "x", "y")
-        axes.xaxis.set_major_formatter("{x:.1f}")
+        shares(axes, "y")
+        axes.set_xlim(0, _reach(rows))
         label_axes(axes, "threshold: rows from that score on are called positive", "")
         svg = to_svg(drawn, "thresholds")
     return Figure(

@@ -112,7 +112,7 @@ def messages(run: RunDirectory) -> Flow | None:
         (
             sender,
             receiver,
-            "sealed, two hops" if COORDINATOR not in (sender, receiver) else "direct",
+            "sealed" if COORDINATOR not in (sender, receiver) else "direct",
             f"{len(group):,}",
             size_text(sum(entry.bytes for entry in group)),
         )

@@ -255,11 +255,11 @@ def _value(metrics: Metrics, name: str) -> float:
 def training_line(report: RunReport) -> str:
     """How the training went, in one sentence."""
     holder = "the active party" if report.training.key_holder == "active" else "the coordinator"
-    what = {"boosting": "tree"}.get(report.model, "round")
+    verb, what = ("grew", "tree") if report.model == "boosting" else ("took", "round")
     end = "" if report.training.converged else ", and stopped before it had converged"
     held = report.rows.get("test", 0)
     share = f" ({percent(held / (held + report.rows['train']), 0)})" if held else ""
     return (
-        f"Training took {plural(report.training.rounds, what)}{end}; {holder} held the Paillier key. "
+        f"Training {verb} {plural(report.training.rounds, what)}{end}; {holder} held the Paillier key. "
         f"{plural(held, 'row')}{share} were held out for the test figures."
     )

@@ -7,6 +7,7 @@ same page.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from markupsafe import Markup, escape
 
 from parties.durable import write_durably
 from parties.errors import ConfigError
@@ -85,6 +87,7 @@ def render(run: RunDirectory) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     content = _content(run)
     return environment.get_template("template.html.j2").render(**content, contents=_contents(content))
 
@@ -211,7 +214,7 @@ def _course(report: RunReport) -> list[tuple[str, str]]:
     split = [f"{count(rows[part])} {part}" for part in ("train", "validation", "test") if part in rows]
     course = [
         ("Trees" if report.model == "boosting" else "Rounds", count(training.rounds)),
-        ("Converged", "yes" if training.converged else "no: it stopped at its limit of rounds"),
+        ("Converged", _converged(report)),
         ("Rows", ", ".join(split)),
         ("Key holder", holder),
         ("Why", training.key_holder_reason),
@@ -220,6 +223,18 @@ def _course(report: RunReport) -> list[tuple[str, str]]:
         ("Duration", seconds(training.seconds)),
     ]
     return [(name, value) for name, value in course if value]
+
+
+def _converged(report: RunReport) -> str:
+    """Whether a GLM reached its optimum; trees are as many as were asked for."""
+    if report.model == "boosting":
+        return ""
+    return "yes" if report.training.converged else "no: it stopped at its limit of rounds"
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may break behind the signs with which identifiers are joined."""
+    return Markup(re.sub(r"([_=./-])", r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped before
 
 
 def _facts(run: RunDirectory) -> list[tuple[str, str]]:
