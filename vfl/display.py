@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,20 +11,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from vfl.audit import size_text
 from vfl.events import PHASES, Event
-from vfl.job import EXPECTED_ROUNDS, Job
+from vfl.job import Job
+from vfl.progress import TITLES, Phases, done_mark
+from vfl.progress import round_text as round_text
 from vfl.report.summary import PartyPart, RunReport
 
 if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need
@@ -37,17 +29,6 @@ if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing 
 
 _EXPIRES_SOON = 30  # days
 _MOST_IMPORTANT = 6  # columns named after a run
-_TITLES = {
-    "starting": "Starting the roles",
-    "aligning": "Aligning ids",
-    "preparing": "Preparing columns",
-    "training": "Training",
-    "evaluating": "Evaluating",
-    "scoring": "Scoring",
-    "saving": "Saving",
-    "comparing": "Comparing models",
-    "reporting": "Writing the report",
-}
 _FILES = {
     "report.json": "this run as one object; docs/report.md",
     "ledger.jsonl": "every message, and what it disclosed",
@@ -59,73 +40,14 @@ _FILES = {
 }
 
 
-class Phases:
-    """The phases of a run, a line each: bars on a terminal, elsewhere the seconds of those that are over.
-
-    Attributes
-    ----------
-    bars : Progress
-        To be shown on a terminal: finished phases with their seconds, the present one with round, loss and time left.
-    """
-
-    def __init__(self, job: Job, console: Console, starting: str = _TITLES["starting"]) -> None:
-        self.bars = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.phase = ""
-        self.expected = min(EXPECTED_ROUNDS.get(job.model, job.max_rounds), job.max_rounds)
-        self._console = console
-        self._titles = _TITLES | {"starting": starting}
-        self._task: TaskID | None = None
-        self.begin("starting")
-
-    def begin(self, phase: str) -> None:
-        """A phase begins."""
-        self.phase, self._since = phase, time.monotonic()
-        if self._console.is_terminal:
-            self._task = self.bars.add_task(self._titles[phase], total=None, detail="")
-
-    def advance(self, rounds: int, loss: float | None) -> None:
-        """So many rounds of the present phase are done."""
-        if self._task is not None:
-            detail = round_text(rounds, loss)
-            self.bars.update(self._task, completed=rounds, total=max(self.expected, rounds + 1), detail=detail)
-
-    def finish(self) -> None:
-        """The present phase is over."""
-        if self._task is not None:
-            self.bars.update(self._task, total=1, completed=1)
-            self.bars.stop_task(self._task)
-        else:
-            seconds = time.monotonic() - self._since
-            self._console.print(f"{self._titles[self.phase]}: {seconds:.1f} s", highlight=False)
-
-    def forget(self) -> None:
-        """All phases begin again."""
-        for task in self.bars.task_ids:
-            self.bars.remove_task(task)
-
-
-def round_text(rounds: int, loss: float | None) -> str:
-    """How far a training is."""
-    return f"round {rounds}" + ("" if loss is None else f", loss {loss:.6g}")
-
-
 class Display:
     """Progress of a run on one machine; the phase is that of the role furthest on."""
 
-    def __init__(self, job: Job, console: Console, starting: str = _TITLES["starting"]) -> None:
+    def __init__(self, job: Job, console: Console, starting: str = TITLES["starting"]) -> None:
         self._phases = Phases(job, console, starting)
-        self._live = console.is_terminal
 
     def __enter__(self) -> Display:
-        if self._live:
+        if self._phases.moving:
             self._phases.bars.start()
         return self
 
@@ -134,7 +56,9 @@ class Display:
     ) -> None:
         if kind is None:
             self._phases.finish()
-        if self._live:
+        else:
+            self._phases.fail()
+        if self._phases.moving:
             self._phases.bars.stop()
 
     def report(self, event: Event) -> None:
@@ -157,7 +81,8 @@ def show_summary(summary: RunReport, out: Path, console: Console) -> None:
     """The table of a run: active party alone, joint, pooled; then warnings and where everything lies."""
     show_metrics(summary, console)
     _show_course(summary, console)
-    say(f"Results: {out}  (who learnt what: vfl audit {out})", console)
+    say(f"Results: {out}  (for people: {out / 'report.html'})", console)
+    say(f"Who learnt what: vfl audit {shlex.quote(str(out))}", console)
 
 
 def show_own_summary(summary: RunReport, role: str, out: Path, console: Console) -> None:
@@ -200,39 +125,52 @@ def _titled(title: str) -> Table:
 
 
 def show_metrics(summary: RunReport, console: Console, title: str = "") -> None:
-    """The table of metrics, where there are any; the title says by default how many test rows they are of."""
-    intervals = summary.confidence.get("joint", {})
+    """The table of metrics, where there are any; the title says by default how many test rows they are of.
+
+    The joint model's intervals are left out where the terminal is too narrow for them.
+    """
+    if not summary.metrics["joint"]:
+        return
+    title = title or f"{summary.name}: {summary.rows['test']:,} test rows"
+    table = _metrics_table(summary, title, intervals=bool(summary.confidence.get("joint")))
+    if console.measure(table).maximum > console.width:
+        table = _metrics_table(summary, title, intervals=False)
+    console.print(table)
+
+
+def _metrics_table(summary: RunReport, title: str, *, intervals: bool) -> Table:
+    sure = summary.confidence.get("joint", {})
     columns = [name for name in ("active_only", "joint", "pooled") if name in summary.metrics]
     titles = {"active_only": "active party alone", "joint": "joint", "pooled": "pooled"}
-    table = _titled(title or f"{summary.name}: {summary.rows['test']:,} test rows")
-    table.add_column("")
+    table = _titled(title)
+    table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(titles[name], justify="right", style="bold" if name == "joint" else "")
         if name == "joint" and intervals:
-            table.add_column("95 % interval", justify="right", style="dim")
+            table.add_column("95 % interval", justify="right", style="dim", no_wrap=True)
     for metric in summary.metrics["joint"]:
         cells = {name: [_figure(summary.metrics[name].get(metric))] for name in columns}
         if intervals:
-            cells["joint"].append(" to ".join(map(_figure, intervals.get(metric, ()))))
+            cells["joint"].append(" to ".join(map(_figure, sure.get(metric, ()))))
         table.add_row(metric, *(cell for name in columns for cell in cells[name]))
-    if summary.metrics["joint"]:
-        console.print(table)
+    return table
 
 
 def _show_course(summary: RunReport, console: Console) -> None:
     """How the run went, and what it warned of."""
     training = summary.training
     holder = "active party" if training.key_holder == "active" else "coordinator"
-    say(
+    rounds = "1 round" if training.rounds == 1 else f"{training.rounds:,} rounds"
+    _tell(
         f"{summary.alignment.intersection:,} common rows of "
         + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
-        + f"; {training.rounds} rounds{'' if training.converged else ' (not converged)'}, key at the {holder}; "
+        + f"; {rounds}{'' if training.converged else ' (not converged)'}, key at the {holder}; "
         f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "
         f"{size_text(summary.training.bytes + summary.alignment.bytes)} sent",
         console,
     )
     if summary.feature_importance:
-        say(_importance_line(summary), console)
+        _tell(_importance_line(summary), console)
     for line in summary.warnings:
         warn(line, console)
 
@@ -258,7 +196,7 @@ def show_check(check: Check, console: Console) -> None:
     limit = check.job.alignment.min_intersection
     say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
     if check.enough:
-        console.print("[green]✓[/] ready to run", highlight=False)
+        console.print(f"[green]{done_mark(console)}[/] ready to run", highlight=False)
 
 
 def show_joining(check: JoiningCheck, console: Console) -> None:
@@ -270,7 +208,7 @@ def show_joining(check: JoiningCheck, console: Console) -> None:
     say(f"alignment.min_intersection is {least:,}; how many rows are common shows when all meet", console)
     for budget in check.budgets:
         say(_budget_line(budget), console)
-    console.print("[green]✓[/] ready to join", highlight=False)
+    console.print(f"[green]{done_mark(console)}[/] ready to join", highlight=False)
 
 
 def _budget_line(budget: Left) -> str:
@@ -341,9 +279,14 @@ def say(line: str, console: Console) -> None:
     console.print(escape(line), highlight=False, soft_wrap=True)
 
 
+def _tell(line: str, console: Console) -> None:
+    """One sentence; on a terminal it breaks between words."""
+    console.print(escape(line), highlight=False, soft_wrap=not console.is_terminal)
+
+
 def warn(line: str, console: Console) -> None:
-    """One warning."""
-    console.print(f"[yellow]warning:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    """One warning; on a terminal it breaks between words."""
+    console.print(f"[yellow]warning:[/] {escape(line)}", highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _figure(value: float | None) -> str:

@@ -17,9 +17,10 @@ from rich.live import Live
 from rich.text import Text
 
 from parties.errors import ConfigError
-from vfl.display import Phases, round_text, say, show_own_summary, warn
+from vfl.display import say, show_own_summary, warn
 from vfl.events import Event
 from vfl.job import Job
+from vfl.progress import Phases, round_text
 from vfl.report.summary import RunReport, encode_report
 from vfl.watch import Began, Kept, Moment, Network, Notice, Standstill, Warned
 
@@ -50,7 +51,7 @@ class Status:
         self._as_json = as_json
         self._phases = Phases(job, console, starting="Meeting the others")
         self._moment = Moment()
-        self._plain = not console.is_terminal
+        self._plain = not self._phases.moving
         self._met = False
         self._told = False  # rounds, by the training itself
         self._said = time.monotonic()
