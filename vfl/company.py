@@ -33,6 +33,7 @@ from vfl.events import Event, RoleResult
 from vfl.job import Job
 from vfl.play import Part, play_coordinator, play_party
 from vfl.report.summary import RunReport, encode_report, summarise_own
+from vfl.report.wanted import page_wanted
 from vfl.role import own_folder
 from vfl.run_folder import RunFolder, digest_of_file, open_run_folder
 from vfl.watch import Awaited, Dialled, Network, Warned, Watch
@@ -81,6 +82,7 @@ def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, bas
                 raise PeerLost(
                     f"{error}; all files of '{spec.name}' are written, only the others' end is open"
                 ) from error
+        _write_page(out, spec.name, folder)
         return folder.report
 
 
@@ -111,7 +113,16 @@ def coordinate(
                 play_coordinator(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
         if set(company.identities) <= set(folder.state.knowing):
             folder.end()
+        _write_page(out, COORDINATOR, folder)
         return folder.report
+
+
+def _write_page(out: Path, role: str, folder: RunFolder) -> None:
+    """``report.html``, when the others need this role no more; ``vfl report`` writes it where this fails to."""
+    if folder.report is not None and page_wanted():
+        from vfl.report.page import write_page
+
+        write_page(out, role=role)
 
 
 def _party(joining: Joining, out: Path, folder: RunFolder, *, baseline: bool) -> Part:

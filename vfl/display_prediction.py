@@ -70,4 +70,4 @@ def show_evaluation(report: RunReport, unmatched: int, folder: Path, console: Co
         say(f"{unmatched:,} rows of the active party are not judged: another party lacks their ids.", console)
     for line in report.warnings:
         warn(line, console)
-    say(f"Results: {folder}  (report.html; who learnt what: vfl audit {shlex.quote(str(folder))})", console)
+    say(f"Results: {folder}  (who learnt what: vfl audit {shlex.quote(str(folder))})", console)

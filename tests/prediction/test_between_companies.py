@@ -94,7 +94,8 @@ def _check_budget(companies: Companies, test: int, predicted: int) -> None:
     assert account["opened"]
 
 
-def test_trees_and_evaluation(tmp_path: Path) -> None:
+def test_trees_and_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFL_REPORT", "html")
     consent = {"min_node_rows": 0, "min_bin_gap": 0, "small_data": True}
     companies = make_boosted(tmp_path / "companies", consent=consent, passive=1, rows=500,
                              training={"min_node_rows": 0, "min_bin_gap": 0})  # fmt: skip

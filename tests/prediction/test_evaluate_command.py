@@ -23,7 +23,8 @@ def evaluated(vfl: Command, companies: Companies, run: Path, tables: dict[str, p
     return report
 
 
-def test_metrics_are_those_of_the_scores(vfl: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_metrics_are_those_of_the_scores(vfl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("VFL_REPORT", "html")
     companies = make_companies(tmp_path / "companies")
     run = train(vfl, companies)
     report = evaluated(vfl, companies, run)

@@ -107,10 +107,13 @@ def _write(folder: Path, predicted: Predicted, trained: RunReport, start: float)
     from parties.ledger import read_ledger
     from vfl.evaluation import evaluate_rows, write_evaluation
     from vfl.prediction import LEDGER
-    from vfl.report.page import write_page
+    from vfl.report.wanted import page_wanted
 
     entries = read_ledger(folder / LEDGER)
     report = evaluate_rows(predicted, trained, entries, time.perf_counter() - start)
     write_evaluation(folder, predicted, report)
-    write_page(folder)
+    if page_wanted():
+        from vfl.report.page import write_page  # matplotlib takes its time
+
+        write_page(folder)
     return report
