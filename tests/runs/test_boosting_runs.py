@@ -16,7 +16,7 @@ from parties.wire import Message
 from tests.runs.companies import Companies, make_boosted, make_companies, run_vfl
 from tests.runs.conftest import Command
 from tests.runs.test_privacy import leakage
-from tests.runs.test_report import BASELINES, METRICS, REPORT, check_shape, recompute
+from tests.runs.test_report import BASELINES, METRICS, REPORT, TIME, check_shape, recompute
 from vfl import Federation, GradientBoostingClassifier, GradientBoostingRegressor, Party
 from vfl.tree_shard import load_tree_shard
 
@@ -107,7 +107,8 @@ def check_report(run: Run) -> None:
     training = REPORT["training"] | ({"validation_loss": [float]} if validation else {})
     importance = [{"party": str, "feature": str, "gain": float, "cover": float, "count": int}]
     rows = {"train": int, "test": int} | ({"validation": int} if validation else {})
-    check_shape(report, REPORT | {"rows": rows, "training": training, "feature_importance": importance} | BASELINES)
+    shape = REPORT | {"rows": rows, "training": training, "feature_importance": importance} | BASELINES | TIME
+    check_shape(report, shape)
     assert (report["model"], report["task"]) == ("boosting", run.task)
     assert report["training"]["key_holder"] == "active"
     assert report["training"]["converged"] is True

@@ -52,6 +52,7 @@ REPORT = {
 }
 INTERVALS = {"confidence": dict}
 BASELINES = INTERVALS | {"comparison": dict, "without": dict}
+TIME = {"time": dict}
 COMPARISON = {"metric": str, "difference": float, "low": float, "high": float, "p_value": float, "test": str}
 
 
@@ -158,7 +159,7 @@ def test_a_run_keeps_the_contract(run: Run) -> None:
 
 def check_report(run: Run) -> None:
     report, companies, case = run.report, run.companies, run.case
-    check_shape(report, REPORT | BASELINES)
+    check_shape(report, REPORT | BASELINES | TIME)
     assert [report[key] for key in ("name", "model", "task", "seed")] == ["trial", case.model, TASKS[case.model], 3]
     assert report["parties"] == [
         {"name": name, "role": party["role"], "rows": len(companies.tables[name]), "features": features}
@@ -381,7 +382,7 @@ def check_evidence(run: Run) -> None:
 
 def test_no_test_rows_no_metrics(vfl: Command, tmp_path: Path) -> None:
     run = play(vfl, tmp_path, CASES["poisson, weights"], split={"test_fraction": 0})
-    check_shape(run.report, REPORT)
+    check_shape(run.report, REPORT | TIME)
     assert run.report["metrics"] == {"joint": {}}
     assert run.report["rows"]["test"] == 0
     assert any("test_fraction" in line for line in run.report["warnings"])
@@ -391,7 +392,7 @@ def test_no_test_rows_no_metrics(vfl: Command, tmp_path: Path) -> None:
 
 def test_no_baselines_leaves_two_out(vfl: Command, tmp_path: Path) -> None:
     run = play(vfl, tmp_path, CASES["logistic, one passive party"], "--no-baselines")
-    check_shape(run.report, REPORT | INTERVALS)
+    check_shape(run.report, REPORT | INTERVALS | TIME)
     assert list(run.report["metrics"]) == list(run.report["confidence"]) == ["joint"]
     assert list(load_evidence(run.out / "bank").predicted) == ["joint"]
 
@@ -402,7 +403,7 @@ def test_undefined_figures_are_null(vfl: Command, tmp_path: Path) -> None:
     run = play(vfl, tmp_path, case)
     assert run.report["rows"]["test"] == 1
     assert run.report["metrics"]["joint"]["r2"] is None
-    check_shape(run.report, REPORT | {"without": dict})  # one row gives no interval and no test
+    check_shape(run.report, REPORT | {"without": dict} | TIME)  # one row gives no interval and no test
 
 
 @pytest.mark.parametrize("positive", ["yes", "no"])
