@@ -147,10 +147,11 @@ def _ks(rows: Ranked) -> Figure:
     found, wrong = rows.found / rows.positives, rows.wrong / rows.negatives
     at = int(np.argmax(np.abs(found - wrong)))
     low, high = sorted((1 - found[at], 1 - wrong[at]))
-    ends = [[0.0], rows.scores[::-1], [rows.scores[0], max(1.0, rows.scores[0])]]
+    top = float(rows.scores[0])
+    below = np.concatenate([np.zeros(1), rows.scores[::-1], np.array([top, max(1.0, top)])])
     with canvas() as (drawn, (axes,)):
         for above, colour in ((wrong, NEGATIVE), (found, POSITIVE)):
-            axes.plot(*thinned(np.concatenate(ends), np.concatenate([[0.0], 1 - above[::-1], [1, 1]])), color=colour)
+            axes.plot(*thinned(below, np.concatenate([[0.0], 1 - above[::-1], [1, 1]])), color=colour)
         axes.plot([rows.scores[at]] * 2, [low, high], color=INK, linewidth=1.6, marker="_", markersize=7)
         shares(axes, "y")
         axes.set_xlim(0, _reach(rows))

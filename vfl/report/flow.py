@@ -60,6 +60,7 @@ class Flow:
     alt: str
     pairs: list[tuple[str, str, str, str, str]]
     total: str
+    sealed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ def funnel(run: RunDirectory) -> list[Bar]:
             bars.append((party.name, "distinct valid ids", ids, "c6"))
     bars.append(("all parties", "rows in common", report.alignment.intersection, "joint"))
     parts = {"train": "to train on", "validation": "to watch the training", "test": "held out to test"}
-    titles = {"train": "training", "validation": "validation", "test": "test"}
+    if report.evaluates:
+        parts = {"test": "scored and compared with their labels"}
+    titles = {"train": "training", "validation": "validation", "test": "new rows" if report.evaluates else "test"}
     bars += [(titles[part], note, report.rows[part], "c3") for part, note in parts.items() if report.rows.get(part)]
     most = max(number for _, _, number, _ in bars) or 1
     return [
@@ -107,7 +110,7 @@ def messages(run: RunDirectory) -> Flow | None:
     if not entries:
         return None
     most = max(sum(entry.bytes for entry in group) for group in _pairs(entries).values())
-    lanes = [_lane(party.name, party.role, entries, most) for party in run.report.parties]
+    lanes = [_lane(party.name, party.role, run.role, entries, most) for party in run.report.parties]
     pairs = [
         (
             sender,
@@ -122,7 +125,8 @@ def messages(run: RunDirectory) -> Flow | None:
     alt = f"Messages between the roles: {total} in all. " + " ".join(
         f"{lane.name}: {'; '.join(f'{arrow.title} {arrow.amount}' for arrow in lane.arrows)}." for lane in lanes
     )
-    return Flow([lane for lane in lanes if lane.arrows], alt, pairs, total)
+    sealed = any(arrow.sealed for lane in lanes for arrow in lane.arrows)
+    return Flow([lane for lane in lanes if lane.arrows], alt, pairs, total, sealed)
 
 
 def _pairs(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
@@ -137,13 +141,14 @@ def _place(run: RunDirectory, *roles: str) -> list[int]:
     return [order.index(role) if role in order else len(order) for role in roles]
 
 
-def _lane(name: str, role: str, entries: Sequence[Entry], most: int) -> Lane:
+def _lane(name: str, role: str, whose: str | None, entries: Sequence[Entry], most: int) -> Lane:
     """Up to four arrows: to and from the coordinator, and through it to and from other parties."""
+    others = "other parties" if whose in (None, name) else whose  # its own ledger has nothing else
     kinds: list[tuple[str, str, bool, Callable[[Entry], bool]]] = [
         ("out", "to the coordinator", False, lambda e: e.sender == name and e.receiver == COORDINATOR),
         ("in", "from the coordinator", False, lambda e: e.receiver == name and e.sender == COORDINATOR),
-        ("out", "to other parties", True, lambda e: e.sender == name and e.receiver != COORDINATOR),
-        ("in", "from other parties", True, lambda e: e.receiver == name and e.sender != COORDINATOR),
+        ("out", f"to {others}", True, lambda e: e.sender == name and e.receiver != COORDINATOR),
+        ("in", f"from {others}", True, lambda e: e.receiver == name and e.sender != COORDINATOR),
     ]
     arrows = []
     for way, title, sealed, belongs in kinds:

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from vfl.events import Comparison, Metrics
 from vfl.report.run_directory import RunDirectory
 from vfl.report.summary import RunReport
-from vfl.report.words import CHIEF, METRICS, MODELS, decimals_for, fixed, listed, percent, plural, probability
+from vfl.report.words import (
+    CHIEF,
+    METRICS,
+    MODELS,
+    decimals_for,
+    fixed,
+    listed,
+    percent,
+    plural,
+    probability,
+    significant,
+)
 
 _NUMBERS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six", 7: "Seven", 8: "Eight"}
 _EQUAL = 1e-3  # of the joint figure: a difference that no use of the model would show
@@ -86,6 +97,12 @@ def model_names(run: RunDirectory) -> dict[str, str]:
 def introduction(run: RunDirectory) -> str:
     """What was trained, by whom, on what."""
     report = run.report
+    if report.evaluates:
+        return (
+            f"A joint model of {listed([party.name for party in report.parties])}, trained before "
+            f"({MODELS.get(report.model, report.model)}), scored {plural(report.rows['test'], 'new row')} whose labels "
+            f"{run.active.name} has."
+        )
     names = [party.name for party in report.parties]
     passive = listed([party.name for party in run.passive])
     task = {
@@ -117,7 +134,8 @@ def headline(run: RunDirectory) -> Headline | None:
     }
     colours = {"joint": "joint", "active_only": "alone", "pooled": "pooled"}
     lines = [(colours[name], names[name], notes[name], name, report.metrics[name]) for name in models]
-    verdicts = [_verdict(report, name, names[name]) for name in ("active_only", "pooled") if name in models]
+    others = [name for name in ("active_only", "pooled") if name in models]
+    verdicts = [_verdict(report, name, names[name]) for name in others] or [_alone(report)]
     title = METRICS[metric][0]
     return Headline(title[:1].upper() + title[1:], METRICS[metric][1], _dots(report, metric, lines), verdicts)
 
@@ -191,6 +209,13 @@ def _verdict(report: RunReport, other: str, name: str) -> Verdict:
     return Verdict(f"The joint model is {word} than {name}: its {title} is {amount} {side}.", proof)
 
 
+def _alone(report: RunReport) -> Verdict:
+    """What the joint model reaches, where there is nothing to compare it with."""
+    title, meaning, _ = METRICS[CHIEF[report.task]]
+    value = _value(report.metrics["joint"], CHIEF[report.task])
+    return Verdict(f"The joint model reaches {title} {significant(value)}.", f"{title}: {meaning}.")
+
+
 def _proof(known: Comparison, digits: int) -> str:
     """Interval and test of a difference, as sizes in the direction of the difference."""
     sign = -1 if known.difference < 0 else 1
@@ -212,7 +237,8 @@ def _rows(report: RunReport, models: dict[str, Metrics]) -> list[MetricRow]:
 
 
 def _cells(report: RunReport, metric: str, values: dict[str, float | None]) -> list[Cell]:
-    digits = min(decimals_for([next(iter(values.values()))]), 4)  # of the joint model, which comes first
+    share = metric not in ("rmse", "mae", "poisson_deviance")
+    digits = min(decimals_for([next(iter(values.values()))]), 3 if share else 6)  # of the joint model, the first
     return [_cell(report, name, metric, value, digits) for name, value in values.items()]
 
 
@@ -253,11 +279,13 @@ def _value(metrics: Metrics, name: str) -> float:
 
 
 def training_line(report: RunReport) -> str:
-    """How the training went, in one sentence."""
+    """How the training went, in one sentence or two."""
     holder = "the active party" if report.training.key_holder == "active" else "the coordinator"
     verb, what = ("grew", "tree") if report.model == "boosting" else ("took", "round")
     end = "" if report.training.converged else ", and stopped before it had converged"
-    held = report.rows.get("test", 0)
+    if report.evaluates:
+        return f"Of the run that trained the model: {plural(report.training.rounds, what)}{end}; {holder} held the key."
+    held = report.rows["test"]
     share = f" ({percent(held / (held + report.rows['train']), 0)})" if held else ""
     return (
         f"Training {verb} {plural(report.training.rounds, what)}{end}; {holder} held the Paillier key. "

@@ -112,8 +112,9 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "intervals": any(cell.low for row in rows for cell in row.cells),
         "without": without_parties(run),
         "quality": _quality(run),
-        "loss": loss_figure(run.report),
-        "course": _course(run.report),
+        "loss": None if run.report.evaluates else loss_figure(run.report),
+        "course": [] if run.report.evaluates else _course(run.report),
+        "rows_are": "new rows" if run.report.evaluates else "test rows",
         "columns_kind": kind,
         "columns": parts,
         "several": _several(parts),
@@ -180,6 +181,8 @@ def _several(parts: Sequence[ColumnPart]) -> bool:
 
 def _subtitle(run: RunDirectory) -> str:
     """Whose page it is."""
+    if run.report.evaluates:
+        return f"An evaluation on new rows of the model of run {run.report.evaluates}."
     if run.role is None:
         return "A run of all roles on one machine: this page shows what each of them has."
     if run.role == COORDINATOR:
@@ -194,7 +197,10 @@ def _tiles(run: RunDirectory) -> list[tuple[str, str]]:
     report = run.report
     own = next((party for party in report.parties if party.name == run.role), None)
     columns = [party.features for party in report.parties if party.features is not None]
-    tiles = [("rows in common", count(report.alignment.intersection)), ("test rows", count(report.rows["test"]))]
+    tiles = [
+        ("rows in common", count(report.alignment.intersection)),
+        ("new rows" if report.evaluates else "test rows", count(report.rows["test"])),
+    ]
     if own is not None and own.features is not None:
         tiles.append(("own columns", count(own.features)))
     elif run.role is None:
@@ -211,6 +217,7 @@ def _course(report: RunReport) -> list[tuple[str, str]]:
     """How the training went."""
     training, rows = report.training, report.rows
     holder = "the active party" if training.key_holder == "active" else "the coordinator"
+    encrypted, decrypted = report.crypto.encryptions, report.crypto.decryptions
     split = [f"{count(rows[part])} {part}" for part in ("train", "validation", "test") if part in rows]
     course = [
         ("Trees" if report.model == "boosting" else "Rounds", count(training.rounds)),
@@ -219,7 +226,7 @@ def _course(report: RunReport) -> list[tuple[str, str]]:
         ("Key holder", holder),
         ("Why", training.key_holder_reason),
         ("Messages", f"{count(training.messages)}, {size_text(training.bytes)}"),
-        ("Encryptions", f"{count(report.crypto.encryptions)}, and {count(report.crypto.decryptions)} decryptions"),
+        ("Encryptions", f"{count(encrypted)}, and {count(decrypted)} decryptions" if encrypted or decrypted else ""),
         ("Duration", seconds(training.seconds)),
     ]
     return [(name, value) for name, value in course if value]
@@ -246,6 +253,7 @@ def _facts(run: RunDirectory) -> list[tuple[str, str]]:
     began = min((entry.time for entry in run.entries), default=None)
     kept = next(iter(run.kept.values()), None)
     command = {None: "vfl run SCENARIO", COORDINATOR: "vfl coordinator JOB"}.get(run.role, "vfl join PARTY")
+    command = "vfl evaluate RUN_DIR" if report.evaluates else command
     facts = [
         ("Job", f"{report.name}: model {report.model}, task {report.task}"),
         ("Command", f"{command}, with the lines below" if kept else command),
