@@ -48,7 +48,7 @@ def plan_of(key: CountedKey, survey: Survey) -> InnerProductPlan:
 def descend(survey: Survey, rows_per_ciphertext: int) -> Descended:
     """Train on plain blocks, side by side, as the roles will on theirs."""
     job, terms, lead = survey.job, survey.terms, survey.job.active
-    start = time.process_time()
+    start = time.thread_time()
     training, guards = job.training, survey.owns[lead].guards
     target = glm_part._target(survey.data[lead], terms, survey.keeper)
     setup, (first, z, losses) = glm_exact._begin(survey.blocks[lead], target, training, rows_per_ciphertext)
@@ -57,7 +57,7 @@ def descend(survey: Survey, rows_per_ciphertext: int) -> Descended:
     }
     at = {name: Descent(np.zeros((block.width, terms.outputs))) for name, block in survey.blocks.items()}
     at[lead] = first
-    begun = time.process_time()
+    begun = time.thread_time()
     stop, rounds = "", 0
     for rounds in range(training.max_iter + 1):
         residuals = glm_exact._quantised(target.residual(z), setup)
@@ -87,7 +87,7 @@ def descend(survey: Survey, rows_per_ciphertext: int) -> Descended:
             at[name].move(t * d[name])
         z = z + t * dz
         losses.append(target.loss(z) + (at_w + 2 * t * cross + t * t * at_d) / 2)
-    spent = time.process_time() - begun
+    spent = time.thread_time() - begun
     return Descended(setup, rounds, stop == "converged", begun - start, spent / (rounds + 1))
 
 
@@ -101,9 +101,9 @@ def training(account: Account, survey: Survey) -> Trained:
     for name in survey.job.passive:
         account.send(Wire.setup, lead, name, Revealed(ran.setup.facts(), np.zeros(0)))
     products = {name: _products(account, survey, key, plan, name) for name in survey.job.passive}
-    start = time.process_time()
+    start = time.thread_time()
     pack_rows(plan, np.zeros(terms.rows, dtype=np.int64))
-    packing = (time.process_time() - start) * terms.outputs
+    packing = (time.thread_time() - start) * terms.outputs
     for number in range(ran.rounds + 1):
         account.stage("training", {lead: Load(ran.round_seconds)})
         pairs = min(number, glm_exact.memory(terms))
@@ -132,12 +132,12 @@ def begin(account: Account, survey: Survey, seconds: float) -> None:
 def _products(account: Account, survey: Survey, key: CountedKey, plan: InnerProductPlan, name: str) -> Load:
     """What a passive party's products cost in a round."""
     block, outputs = survey.blocks[name], survey.terms.outputs
-    start = time.process_time()
+    start = time.thread_time()
     values = key.kernel.pack([0] * plan.ciphertexts)
     powers_of_columns(
         key.kernel, values, block.training, rows_per_value=plan.rows_per_ciphertext, slot_bits=plan.slot_bits
     )
-    single = time.process_time() - start
+    single = time.thread_time() - start
     return (Load(single) + account.on_ciphers(key.kernel.work.take())) * outputs
 
 

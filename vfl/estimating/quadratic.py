@@ -41,12 +41,12 @@ class Walked:
 def walk(survey: Survey, key: CountedKey) -> Walked:
     """Train on plain blocks, side by side, as the roles will on theirs."""
     job, terms, lead = survey.job, survey.terms, survey.job.active
-    start = time.process_time()
+    start = time.thread_time()
     target = glm_part._target(survey.data[lead], terms, survey.keeper)
     own = glm.local_optimum(survey.blocks[lead], target, job.training.l2, ones=job.training.fit_intercept)
     w = {name: np.zeros((block.width, 1)) for name, block in survey.blocks.items()} | {lead: own}
     columns = {name: _real(block) for name, block in survey.blocks.items()}
-    begun = time.process_time()
+    begun = time.thread_time()
     rounds: list[int] = []
     stop = ""
     for _ in range(job.training.newton_steps + 1):
@@ -54,7 +54,7 @@ def walk(survey: Survey, key: CountedKey) -> Walked:
         setup, _deviation = glm_quadratic._expand(key, terms, target, z)
         count, stop = _descend(survey, target, setup, columns, w, z, sum(rounds))
         rounds.append(count)
-    spent = time.process_time() - begun
+    spent = time.thread_time() - begun
     return Walked(setup, tuple(rounds), stop == "converged", begun - start, spent / (sum(rounds) + len(rounds)))
 
 
@@ -142,12 +142,12 @@ def _plans(survey: Survey, key: CountedKey, setup: Setup) -> tuple[InnerProductP
 def _products(account: Account, survey: Survey, key: CountedKey, plan: InnerProductPlan, name: str) -> Load:
     """What a party's products, masked and fresh, cost once."""
     block = survey.blocks[name]
-    start = time.process_time()
+    start = time.thread_time()
     values = key.kernel.pack([0] * plan.ciphertexts)
     powers_of_columns(
         key.kernel, values, block.training, rows_per_value=plan.rows_per_ciphertext, slot_bits=plan.slot_bits
     )
-    single = time.process_time() - start
+    single = time.thread_time() - start
     work = account.on_ciphers(key.kernel.work.take())
     return Load(single) + work + Load(0.0, rerandomised(account, block.width, key))
 

@@ -65,7 +65,7 @@ class _CountedPart:
 
     def begin(self, task: TreeTask, drawn: Mask) -> None:
         """Receive a tree's gradients."""
-        start = time.process_time()
+        start = time.thread_time()
         rows = task.gradients.rows
         least = max(self.plain.limits.min_node_rows, 1)
         self._tree = EncryptedTree(self.columns, rows, _numbers(self.key, len(rows)), drawn, least)
@@ -74,7 +74,7 @@ class _CountedPart:
 
     def offer(self, level: Level) -> Floats:
         """Count the sums that will be sent, and offer what the plain columns do."""
-        start, at, tree = time.process_time(), self._level, self._tree
+        start, at, tree = time.thread_time(), self._level, self._tree
         if at is not None and tree is not None:
             allowed = tree.drawn & (at.place >= 0)[:, None]
             found = find_candidates(self.columns.layout, at.counts, self.plain.limits.min_bin_gap, allowed)
@@ -105,7 +105,7 @@ class _CountedPart:
 
     def finish(self, level: Level, outcome: Outcome) -> None:
         """Hear how the level ended, and count the next one's sums."""
-        start, tree, own = time.process_time(), self._tree, self.trees[-1]
+        start, tree, own = time.thread_time(), self._tree, self.trees[-1]
         told = outcome.told()
         if level.depth + 1 == level.task.max_depth or self._level is None or tree is None:
             self._level = None
@@ -126,7 +126,7 @@ class _CountedPart:
         own.loads.append(self._spent(start))
 
     def _spent(self, start: float) -> Load:
-        single = time.process_time() - start
+        single = time.thread_time() - start
         return Load(single) + self.account.on_ciphers(self.key.kernel.work.take())
 
 
@@ -204,15 +204,15 @@ def _grow(account: Account, survey: Survey, key: CountedKey, layout: SlotLayout)
         nonlocal packing
         if job.boosting.first_tree_active_only and number == 0:
             return grow(task, [own])
-        start = time.process_time()
+        start = time.thread_time()
         pack_residues(layout, task.gradients.values[:BLOCK], key.n)
-        packing = (time.process_time() - start) / min(BLOCK, len(task.gradients.values))
+        packing = (time.thread_time() - start) / min(BLOCK, len(task.gradients.values))
         for part in parts.values():
             part.begin(task, task.columns[part.plain.first : part.plain.first + len(part.plain.features)])
         counting = sum(load.single for part in parts.values() for load in part.trees[-1].loads)
-        start = time.process_time()
+        start = time.thread_time()
         grown = grow(task, [own, *parts.values()])
-        spent = time.process_time() - start
+        spent = time.thread_time() - start
         counted = sum(load.single for part in parts.values() for load in part.trees[-1].loads) - counting
         drawn.append(len(task.gradients.rows))
         seconds.append(max(0.0, spent - counted))
@@ -322,7 +322,7 @@ def _book_importance(account: Account, survey: Survey, key: CountedKey, grown: _
 def _book_scoring(account: Account, survey: Survey, grown: _Grown, scale: float) -> None:
     """Book the way of the test rows down all trees, as the training rows go."""
     test, lead = survey.parts.test, survey.job.active
-    start = time.process_time()
+    start = time.thread_time()
     reached: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
     for name, part in grown.parts.items():
         for tree in part.trees:
@@ -330,7 +330,7 @@ def _book_scoring(account: Account, survey: Survey, grown: _Grown, scale: float)
                 reached[name, depth][0] += won
                 reached[name, depth][1] += rows
     fitted = survey.parts.train + survey.parts.validation
-    load = Load(time.process_time() - start)
+    load = Load(time.thread_time() - start)
     for block in range(0, test, ROWS):
         share = min(ROWS, test - block) / fitted
         for name in survey.job.passive:
