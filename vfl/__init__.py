@@ -16,24 +16,44 @@ if TYPE_CHECKING:
         PoissonRegressor,
         SoftmaxRegression,
     )
-    from vfl.federation import Evaluation, Federation, JointModel, Party
+    from vfl.federation import Federation
+    from vfl.joint_model import Evaluation, JointModel, load_model
+    from vfl.model_selection import CrossValidation, cross_validate
+    from vfl.parameter_search import GridSearch
+    from vfl.party import Party
+    from vfl.predictions import Predictions
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossValidation",
     "Evaluation",
     "Federation",
     "GradientBoostingClassifier",
     "GradientBoostingRegressor",
+    "GridSearch",
     "JointModel",
     "LinearRegression",
     "LogisticRegression",
     "Party",
     "PoissonRegressor",
+    "Predictions",
     "SoftmaxRegression",
+    "cross_validate",
+    "load_model",
 ]
 
-_OF_FEDERATION = ("Evaluation", "Federation", "JointModel", "Party")
+_MODULES = {
+    "CrossValidation": "vfl.model_selection",
+    "Evaluation": "vfl.joint_model",
+    "Federation": "vfl.federation",
+    "GridSearch": "vfl.parameter_search",
+    "JointModel": "vfl.joint_model",
+    "Party": "vfl.party",
+    "Predictions": "vfl.predictions",
+    "cross_validate": "vfl.model_selection",
+    "load_model": "vfl.joint_model",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -42,5 +62,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'vfl' has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module("vfl.federation" if name in _OF_FEDERATION else "vfl.estimators")
-    return getattr(module, name)
+    return getattr(importlib.import_module(_MODULES.get(name, "vfl.estimators")), name)
+
+
+def __dir__() -> list[str]:
+    """Names for completion, those not imported yet too."""
+    return sorted({*globals(), *__all__})

@@ -1,14 +1,59 @@
-"""What to train, with scikit-learn's manners: constructor parameters, ``get_params``, ``set_params``, ``clone``."""
+"""What to train, with scikit-learn's manners: constructor parameters, ``get_params``, ``set_params``, ``clone``.
+
+An estimator says what to fit and is never fitted itself: no process has the data of all parties in one array, so that
+there is no ``fit(X, y)``, and scikit-learn's ``check_estimator`` does not apply. `vfl.Federation.fit` returns a
+`vfl.JointModel`, which has what was fitted; asking the estimator for it raises scikit-learn's ``NotFittedError``.
+
+>>> from sklearn.base import clone, is_classifier, is_regressor
+>>> clone(LogisticRegression(l2=0.01)).set_params(tol=1e-6)
+LogisticRegression(l2=0.01, tol=1e-06)
+>>> is_classifier(SoftmaxRegression()), is_regressor(PoissonRegressor())
+(True, True)
+>>> LogisticRegression().coef_
+Traceback (most recent call last):
+sklearn.exceptions.NotFittedError: LogisticRegression has no 'coef_': an estimator says what to fit and keeps nothing; \
+use the JointModel that Federation.fit(estimator) returns
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sklearn.base import BaseEstimator
+import msgspec
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import NotFittedError
+
+from vfl.job import Job
+
+_OF_MODELS = ("predict", "predict_proba", "decision_function", "predictions", "evaluate", "report", "save")
 
 
-class LogisticRegression(BaseEstimator):  # type: ignore[misc]
+def _refuse_unfitted(estimator: BaseEstimator, name: str) -> object:
+    """``__getattr__`` of estimators: what only a fitted model has is refused with the way to one."""
+    if name in _OF_MODELS or (name.endswith("_") and not name.startswith("_")):
+        raise NotFittedError(
+            f"{type(estimator).__name__} has no '{name}': an estimator says what to fit and keeps nothing; use the "
+            "JointModel that Federation.fit(estimator) returns"
+        )
+    raise AttributeError(f"{type(estimator).__name__!r} object has no attribute {name!r}")
+
+
+class _LinearModel(BaseEstimator):  # type: ignore[misc]
+    """The parameters that all linear models share."""
+
+    __getattr__ = _refuse_unfitted
+
+    def __init__(
+        self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
+    ) -> None:
+        self.l2 = l2
+        self.tol = tol
+        self.max_iter = max_iter
+        self.fit_intercept = fit_intercept
+
+
+class LogisticRegression(ClassifierMixin, _LinearModel):  # type: ignore[misc]
     """Binary classification with log-odds linear in all parties' columns.
 
     Parameters
@@ -41,40 +86,43 @@ class LogisticRegression(BaseEstimator):  # type: ignore[misc]
         newton_steps: int = 0,
         curvature: Literal["mean", "row"] = "mean",
     ) -> None:
-        self.l2 = l2
-        self.tol = tol
-        self.max_iter = max_iter
-        self.fit_intercept = fit_intercept
+        super().__init__(l2=l2, tol=tol, max_iter=max_iter, fit_intercept=fit_intercept)
         self.newton_steps = newton_steps
         self.curvature = curvature
 
 
-class _LinearModel(BaseEstimator):  # type: ignore[misc]
-    """The parameters that models share whose result does not depend on the quadratic expansion."""
+class LinearRegression(RegressorMixin, _LinearModel):  # type: ignore[misc]
+    """Least squares, linear in all parties' columns; parameters as in `LogisticRegression`.
 
-    def __init__(
-        self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
-    ) -> None:
-        self.l2 = l2
-        self.tol = tol
-        self.max_iter = max_iter
-        self.fit_intercept = fit_intercept
-
-
-class LinearRegression(_LinearModel):
-    """Least squares, linear in all parties' columns; parameters as in `LogisticRegression`."""
+    Examples
+    --------
+    >>> LinearRegression(fit_intercept=False)
+    LinearRegression(fit_intercept=False)
+    """
 
     model: ClassVar[str] = "linear"
 
 
-class PoissonRegressor(_LinearModel):
-    """Counts with log mean linear in all parties' columns; parameters as in `LogisticRegression`."""
+class PoissonRegressor(RegressorMixin, _LinearModel):  # type: ignore[misc]
+    """Counts with log mean linear in all parties' columns; parameters as in `LogisticRegression`.
+
+    Examples
+    --------
+    >>> PoissonRegressor(l2=0.1).get_params()
+    {'fit_intercept': True, 'l2': 0.1, 'max_iter': 100, 'tol': 1e-08}
+    """
 
     model: ClassVar[str] = "poisson"
 
 
-class SoftmaxRegression(_LinearModel):
-    """Multiclass classification, multinomial; parameters as in `LogisticRegression`."""
+class SoftmaxRegression(ClassifierMixin, _LinearModel):  # type: ignore[misc]
+    """Multiclass classification, multinomial; parameters as in `LogisticRegression`.
+
+    Examples
+    --------
+    >>> SoftmaxRegression(max_iter=200)
+    SoftmaxRegression(max_iter=200)
+    """
 
     model: ClassVar[str] = "softmax"
 
@@ -106,9 +154,10 @@ class _Trees(BaseEstimator):  # type: ignore[misc]
     min_bin_gap: int | None = None
 
     model: ClassVar[str] = "boosting"
+    __getattr__ = _refuse_unfitted
 
 
-class GradientBoostingClassifier(_Trees):
+class GradientBoostingClassifier(ClassifierMixin, _Trees):  # type: ignore[misc]
     """Gradient-boosted trees on all parties' columns, binary or multiclass as the label has two values or more.
 
     Parameters
@@ -135,7 +184,7 @@ class GradientBoostingClassifier(_Trees):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class GradientBoostingRegressor(_Trees):
+class GradientBoostingRegressor(RegressorMixin, _Trees):  # type: ignore[misc]
     """Gradient-boosted trees on all parties' columns for numbers or counts.
 
     Parameters
@@ -144,6 +193,11 @@ class GradientBoostingRegressor(_Trees):
         Least squares, or counts with the log link.
     others
         As in `GradientBoostingClassifier`; those of classes keep their defaults.
+
+    Examples
+    --------
+    >>> GradientBoostingRegressor(objective="poisson")
+    GradientBoostingRegressor(objective='poisson')
     """
 
     objective: Literal["squared_error", "poisson"] = "squared_error"
@@ -151,3 +205,23 @@ class GradientBoostingRegressor(_Trees):
 
 Trees = GradientBoostingClassifier | GradientBoostingRegressor
 Estimator = LogisticRegression | LinearRegression | PoissonRegressor | SoftmaxRegression | Trees
+ESTIMATORS = (LogisticRegression, LinearRegression, PoissonRegressor, SoftmaxRegression, *Trees.__args__)
+
+
+def estimator_of(job: Job) -> Estimator:
+    """The estimator that a job trains.
+
+    >>> from vfl.job import Boosting, Member
+    >>> members = Member(name="bank", role="active"), Member(name="shop", role="passive")
+    >>> estimator_of(Job(name="trees", model="boosting", task="count", boosting=Boosting(max_depth=2), parties=members))
+    GradientBoostingRegressor(max_depth=2, objective='poisson')
+    """
+    if job.model != "boosting":
+        kind = next(kind for kind in ESTIMATORS if kind.model == job.model)
+        lines = msgspec.structs.asdict(job.training)
+        estimator: Estimator = kind(**{name: lines[name] for name in kind().get_params()})
+        return estimator
+    lines = msgspec.structs.asdict(job.boosting)
+    if job.task in ("binary", "multiclass"):
+        return GradientBoostingClassifier(**lines)
+    return GradientBoostingRegressor(**lines, objective="poisson" if job.task == "count" else "squared_error")

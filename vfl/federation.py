@@ -5,187 +5,27 @@ The roles play the same protocols as between processes, on turn-taking threads o
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
-import msgspec
-import numpy as np
 import pandas as pd
 
 from parties.columns import MISSING, encode_labels
 from parties.data import PartyTable, read_party, table_from_frame
 from parties.errors import ConfigError
-from vfl.estimators import Estimator, GradientBoostingClassifier, GradientBoostingRegressor
-from vfl.events import Event, Metrics
+from vfl.common_alignment import Begun
+from vfl.estimators import ESTIMATORS, Estimator, GradientBoostingClassifier, GradientBoostingRegressor
+from vfl.events import Report
 from vfl.job import Scenario, Task
 from vfl.job_file import build_scenario
-from vfl.optim import Vector
-from vfl.report.summary import RunReport
+from vfl.joint_model import JointModel, make_model
+from vfl.kept_directory import KeptDirectory
+from vfl.notebook import watch
+from vfl.party import Party, plain
 from vfl.run import run_scenario
-from vfl.shard import Shard, load_shard
 from vfl.tables import show
 
-_IN_MEMORY = "a DataFrame"
-
-
-class Party:
-    """One company: its name, its data and which columns mean what.
-
-    Parameters
-    ----------
-    name : str
-        Lower-case letters, digits, ``-`` and ``_``.
-    data : path or pandas.DataFrame
-        A CSV, or a DataFrame whose id columns are text or whole numbers.
-    id : str or sequence of str
-        Id column, or several for a composite key.
-    label : str, optional
-        The label column; the party that has one is the active party.
-    role : {"active", "passive"}, optional
-        By default "active" with a label, else "passive".
-    **options
-        The other keys of a ``[[party]]`` table: ``positive``, ``sample_weight``, ``features``, ``drop``,
-        ``categorical``, ``monotone_constraints``, ``missing_values``, ``encoding``, ``unknown_category``, ``policy``.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        data: str | Path | pd.DataFrame,
-        *,
-        id: str | list[str] | tuple[str, ...],  # noqa: A002 - the scenario file's word
-        label: str | None = None,
-        role: Literal["active", "passive"] | None = None,
-        **options: Any,
-    ) -> None:
-        self.name = name
-        self.data = data
-        self.lines: dict[str, object] = {
-            "name": name,
-            "role": role or ("active" if label is not None else "passive"),
-            "data": _IN_MEMORY if isinstance(data, pd.DataFrame) else str(data),
-            "id": id if isinstance(id, str) else list(id),
-            **({} if label is None else {"label": label}),
-            **options,
-        }
-
-    def __repr__(self) -> str:
-        return f"Party({self.name!r}, {self.lines['role']})"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics on the held-out rows.
-
-    Attributes
-    ----------
-    metrics : dict of metric name to float or None
-        Of the joint model.
-    active_only, pooled : dict or None
-        The same model on the active party's columns alone, and on all columns in one place.
-    """
-
-    metrics: Metrics
-    active_only: Metrics | None
-    pooled: Metrics | None
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per metric, one column per model."""
-        columns = {"active_only": self.active_only, "joint": self.metrics, "pooled": self.pooled}
-        return pd.DataFrame({name: values for name, values in columns.items() if values is not None})
-
-
-@dataclass(frozen=True)
-class LinearPart:
-    """What is particular to a fitted GLM; see `JointModel`."""
-
-    coef: dict[str, pd.DataFrame]
-    intercept: Vector
-
-
-@dataclass(frozen=True)
-class JointModel:
-    """A fitted joint model; fitted attributes end in an underscore, as in scikit-learn.
-
-    Attributes
-    ----------
-    coef_ : dict of party name to DataFrame
-        Of GLMs: one row per encoded column of the party, one column per score (softmax: per class). They belong to
-        the standardised columns.
-    intercept_ : ndarray of shape (outputs,), float64
-        Of GLMs: zeros without an intercept.
-    classes_ : list of str
-        Class texts (binary: negative, positive); empty for numbers.
-    n_iter_ : int
-        Rounds, of boosting the trees.
-    loss_curve_ : list of float
-        Loss with penalty: the start, then one per round.
-    report : RunReport
-        The whole run, as in report.json.
-    linear : LinearPart or None
-        What ``coef_`` and ``intercept_`` are taken from; None for trees, which have neither.
-    """
-
-    estimator: Estimator
-    report: RunReport = field(repr=False)
-    classes_: list[str]
-    test_scores_: pd.DataFrame | None = field(repr=False)
-    linear: LinearPart | None = field(default=None, repr=False)
-
-    @property
-    def coef_(self) -> dict[str, pd.DataFrame]:
-        """Coefficients by party."""
-        return self._linear("coef_").coef
-
-    @property
-    def intercept_(self) -> Vector:
-        """One number per score."""
-        return self._linear("intercept_").intercept
-
-    def _linear(self, name: str) -> LinearPart:
-        if self.linear is None:
-            raise AttributeError(
-                f"{type(self.estimator).__name__} grows trees and has no {name}, expected a linear model"
-            )
-        return self.linear
-
-    @property
-    def n_iter_(self) -> int:
-        """Rounds of the training."""
-        return self.report.training.rounds
-
-    @property
-    def loss_curve_(self) -> list[float]:
-        """Loss with penalty: the start, then one entry per round."""
-        return self.report.training.loss
-
-    @property
-    def feature_importances_(self) -> pd.DataFrame:
-        """Gain, cover and number of splits of every column of a boosted model, the largest gain first.
-
-        Own columns stand by name, those of passive parties by number.
-        """
-        lines = self.report.feature_importance
-        if not lines:
-            raise AttributeError("feature_importances_ exists for boosted trees only; GLMs have coef_")
-        return pd.DataFrame([msgspec.structs.asdict(line) for line in lines])
-
-    def evaluate(self) -> Evaluation:
-        """Metrics on the rows that ``fit`` held out.
-
-        Raises
-        ------
-        ConfigError
-            If none were held out.
-        """
-        metrics = self.report.metrics
-        if not metrics["joint"]:
-            raise ConfigError("test_fraction: got 0, expected more: no rows were held out to evaluate on")
-        return Evaluation(metrics["joint"], metrics.get("active_only"), metrics.get("pooled"))
+Tables = dict[str, PartyTable]
 
 
 class Federation:
@@ -256,11 +96,12 @@ GradientBoostingClassifier or GradientBoostingRegressor
         seed : int
             Of the row order; keys and masks are fresh in every run.
         out : path, optional
-            Directory to keep the run in, as ``vfl run --out`` writes it.
+            Directory to keep the run in, as ``vfl run --out`` writes it. By default it goes with the model; see
+            `JointModel.save`.
         baselines : bool
             Also fit the active party's columns alone and all columns pooled, for comparison.
         progress : bool
-            Show the phases on standard error.
+            Show the phases: on standard error, or in the cell of a notebook.
 
         Raises
         ------
@@ -268,76 +109,103 @@ GradientBoostingClassifier or GradientBoostingRegressor
             As the command line would say it.
         """
         split = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
-        scenario, tables = self._prepare(estimator, {"name": name, "seed": seed, "split": split})
-        if out is not None:
-            return _fit(scenario, estimator, tables, Path(out), overwrite, baselines, progress)
-        with tempfile.TemporaryDirectory() as directory:
-            return _fit(scenario, estimator, tables, Path(directory) / "run", False, baselines, progress)
-
-    def _prepare(self, estimator: Estimator, lines: dict[str, object]) -> tuple[Scenario, dict[str, PartyTable]]:
-        """Check the scenario and read the data; a classifier of trees takes its task from the labels."""
-        if not isinstance(estimator, GradientBoostingClassifier):
-            scenario = self._scenario(estimator, lines, _task(estimator))
-            return scenario, self._tables(scenario)
-        scenario = self._scenario(GradientBoostingClassifier(), lines, "binary")
-        tables = self._tables(scenario)
-        return self._scenario(
-            estimator, lines, _task_of_labels(tables[scenario.job.active], scenario.job.active)
-        ), tables
-
-    def _scenario(self, estimator: Estimator, lines: dict[str, object], task: Task | None) -> Scenario:
-        parameters = {key: value for key, value in estimator.get_params().items() if key != "objective"}
-        document = {
-            **lines,
-            "model": estimator.model,
-            **({} if task is None else {"task": task}),
-            "alignment": self.alignment,
-            "training": parameters,
-            "privacy": self.privacy,
-            "party": [party.lines for party in self.parties],
-        }
-        return build_scenario(document, Path.cwd(), file="the federation")
-
-    def _tables(self, scenario: Scenario) -> dict[str, PartyTable]:
-        return {
-            spec.name: table_from_frame(party.data, spec) if isinstance(party.data, pd.DataFrame) else read_party(spec)
-            for party, spec in zip(self.parties, scenario.parties, strict=True)
-        }
+        scenario, tables = prepare(self, estimator, {"name": name, "seed": seed, "split": split})
+        with watch(scenario.job, progress=progress) as report:
+            return train(self, scenario, tables, report, out=out, overwrite=overwrite, baselines=baselines)
 
 
-def _fit(
+def train(
+    federation: Federation,
     scenario: Scenario,
-    estimator: Estimator,
-    tables: dict[str, PartyTable],
-    out: Path,
-    overwrite: bool,
-    baselines: bool,
-    progress: bool,
+    tables: Tables,
+    report: Report,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    baselines: bool = True,
+    begun: Begun | None = None,
 ) -> JointModel:
-    """Run, and read the shards back."""
-
-    def run(report: Any) -> RunReport:
-        return run_scenario(scenario, out, report, overwrite=overwrite, baselines=baselines, tables=tables)
-
-    summary = _with_display(scenario, run) if progress else run(_silent)
-    lead = out / scenario.job.active
-    scores = lead / "test_scores.csv"
-    return JointModel(
-        estimator=estimator,
-        report=summary,
-        classes_=json.loads((lead / "model.json").read_text("utf-8"))["classes"],
-        test_scores_=pd.read_csv(scores, dtype=dict.fromkeys(_text_columns(scenario), str))
-        if scores.exists()
-        else None,
-        linear=None if estimator.model == "boosting" else _linear_part(scenario, out),
+    """Run a scenario that `prepare` made; ``begun`` is an alignment that was made before."""
+    directory = KeptDirectory(None if out is None else Path(out))
+    summary = run_scenario(
+        scenario,
+        directory.path,
+        report,
+        overwrite=overwrite,
+        baselines=baselines,
+        tables=tables,
+        begun=begun,
+        page=out is not None,
     )
+    return make_model(directory, summary, data=_data(federation, scenario))
+
+
+def prepare(
+    federation: Federation, estimator: Estimator, lines: dict[str, object], tables: Tables | None = None
+) -> tuple[Scenario, Tables]:
+    """Check the scenario and read the data; a classifier of trees takes its task from the labels.
+
+    Parameters
+    ----------
+    lines : dict
+        ``name``, ``seed`` and ``split`` of the scenario file.
+    tables : dict of party name to PartyTable, optional
+        The data, where they have been read.
+    """
+    check_kind(estimator)
+    if not isinstance(estimator, GradientBoostingClassifier):
+        scenario = _scenario(federation, estimator, lines, _task(estimator))
+        return scenario, tables or _read(federation, scenario)
+    scenario = _scenario(federation, GradientBoostingClassifier(), lines, "binary")
+    read = tables or _read(federation, scenario)
+    active = scenario.job.active
+    return _scenario(federation, estimator, lines, _task_of_labels(read[active], active)), read
+
+
+def check_kind(estimator: object) -> None:
+    """Refuse what is no estimator of vfl's, such as scikit-learn's of the same name."""
+    names = ", ".join(kind.__name__ for kind in ESTIMATORS)
+    if isinstance(estimator, type) and estimator in ESTIMATORS:
+        raise ConfigError(f"estimator, got the class {estimator.__name__}, expected {estimator.__name__}()")
+    if not isinstance(estimator, ESTIMATORS):
+        got = f"{type(estimator).__module__.partition('.')[0]}'s {type(estimator).__name__}"
+        raise ConfigError(f"estimator, got {got}, expected one of vfl's: {names}")
+
+
+def _scenario(federation: Federation, estimator: Estimator, lines: dict[str, object], task: Task | None) -> Scenario:
+    parameters = {key: plain(value) for key, value in estimator.get_params().items() if key != "objective"}
+    document = {
+        **{key: plain(value) for key, value in lines.items()},
+        "model": estimator.model,
+        **({} if task is None else {"task": task}),
+        "alignment": plain(federation.alignment),
+        "training": parameters,
+        "privacy": plain(federation.privacy),
+        "party": [party.lines for party in federation.parties],
+    }
+    return build_scenario(document, Path.cwd(), file="the federation")
+
+
+def _read(federation: Federation, scenario: Scenario) -> Tables:
+    return {
+        spec.name: table_from_frame(party.data, spec) if isinstance(party.data, pd.DataFrame) else read_party(spec)
+        for party, spec in zip(federation.parties, scenario.parties, strict=True)
+    }
+
+
+def _data(federation: Federation, scenario: Scenario) -> dict[str, Path | pd.DataFrame]:
+    """Every party's data; CSVs by the path that they were read from."""
+    return {
+        spec.name: party.data if isinstance(party.data, pd.DataFrame) else Path(spec.data)
+        for party, spec in zip(federation.parties, scenario.parties, strict=True)
+    }
 
 
 def _task(estimator: Estimator) -> Task | None:
     """Task of an estimator that implies one; of a GLM the model says it."""
     if isinstance(estimator, GradientBoostingRegressor):
         tasks: dict[str, Task] = {"squared_error": "regression", "poisson": "count"}
-        given: object = estimator.objective
+        given: object = plain(estimator.objective)
         if not isinstance(given, str) or given not in tasks:
             raise ConfigError(f"objective, got {show(given)}, expected 'squared_error' or 'poisson'")
         return tasks[given]
@@ -348,36 +216,3 @@ def _task_of_labels(table: PartyTable, party: str) -> Task:
     """Binary for labels of two values, multiclass for more."""
     labels = [label for label in table.labels or () if label not in MISSING]
     return "binary" if len(encode_labels(labels, "multiclass", None, party).classes) == 2 else "multiclass"
-
-
-def _linear_part(scenario: Scenario, out: Path) -> LinearPart:
-    """Coefficients from the shards of a GLM."""
-    shards = {spec.name: load_shard(out / spec.name) for spec in scenario.parties}
-    lead = shards[scenario.job.active]
-    return LinearPart(
-        coef={name: _coefficients(shard, lead.classes) for name, shard in shards.items()},
-        intercept=np.zeros(lead.coef.shape[1]) if lead.intercept is None else lead.intercept,
-    )
-
-
-def _coefficients(shard: Shard, classes: list[str]) -> pd.DataFrame:
-    names = classes if len(classes) == shard.coef.shape[1] else ["coef"]
-    return pd.DataFrame(shard.coef, index=shard.columns, columns=names)
-
-
-def _text_columns(scenario: Scenario) -> tuple[str, ...]:
-    return next(spec.id_columns for spec in scenario.parties if spec.role == "active")
-
-
-def _with_display(scenario: Scenario, run: Any) -> RunReport:
-    from rich.console import Console
-
-    from vfl.display import Display
-
-    with Display(scenario.job, Console(stderr=True)) as display:
-        summary: RunReport = run(display.report)
-    return summary
-
-
-def _silent(event: Event) -> None:
-    """Show nothing."""

@@ -26,9 +26,11 @@ from vfl.job import Scenario
 from vfl.launch import play_in_processes
 from vfl.report.evidence import load_evidence
 from vfl.report.summary import RunReport, encode_report, summarise
+from vfl.report.wanted import page_wanted
 
 if TYPE_CHECKING:
     from parties.data import PartyTable
+    from vfl.common_alignment import Begun
 
 REPORT, PAGE, LEDGER = "report.json", "report.html", "ledger.jsonl"
 USES = ("predictions", "evaluations")
@@ -45,6 +47,8 @@ def run_scenario(
     baselines: bool = True,
     in_process: bool = False,
     tables: Mapping[str, PartyTable] | None = None,
+    begun: Begun | None = None,
+    page: bool = True,
 ) -> RunReport:
     """Align, train and evaluate; write the run's directory.
 
@@ -56,20 +60,23 @@ def run_scenario(
         Called with every `vfl.events.Event`.
     tables : mapping of party name to PartyTable, optional
         Data in memory instead of CSVs; implies ``in_process``.
+    begun : Begun, optional
+        With ``tables``: an alignment of them that was made before.
+    page : bool
+        Also write ``report.html``, unless ``VFL_REPORT`` says otherwise.
 
     Raises
     ------
     VflError
         Whatever ended the run; nothing is left in ``out`` then, and what was there stays.
     """
-    from vfl.report.page import write_page  # jinja2 takes its time
-
+    page = page and page_wanted()
     start = time.perf_counter()
     with new_directory(out, [spec.name for spec in scenario.parties], overwrite=overwrite) as folder:
         if in_process or tables is not None:
             from vfl.threads import play_in_threads  # pandas takes its time, and the roles import their own
 
-            played = play_in_threads(scenario, folder, report, baselines=baselines, tables=tables)
+            played = play_in_threads(scenario, folder, report, baselines=baselines, tables=tables, begun=begun)
         else:
             played = play_in_processes(scenario, folder, report, baselines=baselines)
         references = None
@@ -81,7 +88,10 @@ def run_scenario(
         write_ledger(folder / LEDGER, ledger)
         summary = summarise(scenario, played, ledger, references, time.perf_counter() - start)
         (folder / REPORT).write_bytes(encode_report(summary))
-        write_page(folder)
+        if page:
+            from vfl.report.page import write_page  # jinja2 takes its time
+
+            write_page(folder)
     return summary
 
 

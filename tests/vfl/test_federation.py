@@ -20,7 +20,6 @@ from vfl import (
     Federation,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
-    JointModel,
     LinearRegression,
     LogisticRegression,
     Party,
@@ -28,6 +27,7 @@ from vfl import (
     SoftmaxRegression,
 )
 from vfl.estimators import Trees
+from vfl.federation import prepare
 from vfl.job import Boosting, Scenario
 
 TEST_KEY = {"key_bits": 512, "insecure_test_mode": True}
@@ -128,7 +128,7 @@ def test_estimators_follow_scikit_learn() -> None:
 
 def scenario_of(joined: Federation, estimator: Any, **split: float) -> Scenario:
     """What the federation would run."""
-    return joined._prepare(estimator, {"name": "trees", "seed": 1, "split": split})[0]
+    return prepare(joined, estimator, {"name": "trees", "seed": 1, "split": split})[0]
 
 
 @pytest.mark.parametrize("kind", [GradientBoostingClassifier, GradientBoostingRegressor])
@@ -213,16 +213,6 @@ def test_mistakes_of_trees_are_named(
 def test_a_validation_part_is_for_trees(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     with pytest.raises(ConfigError, match="validation_fraction .* got 0.1 for model 'logistic', expected 0"):
         federation(frames, "bought").fit(LogisticRegression(), validation_fraction=0.1)
-
-
-def test_trees_have_no_coefficients() -> None:
-    report: Any = None
-    model = JointModel(GradientBoostingClassifier(), report, ["a", "b"], None)
-    assert not hasattr(model, "coef_")
-    with pytest.raises(AttributeError, match="GradientBoostingClassifier grows trees and has no coef_, expected a lin"):
-        model.coef_  # noqa: B018
-    with pytest.raises(AttributeError, match="no intercept_"):
-        model.intercept_  # noqa: B018
 
 
 def test_mistakes_are_named(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
