@@ -18,13 +18,13 @@ from vfl.commands.app import Interrupted, app
 
 # isort: off
 # Each adds its commands to `app`, in the order in which the help lists them.
-import vfl.commands.run  # noqa: F401
 import vfl.commands.check  # noqa: F401
+import vfl.commands.run  # noqa: F401
 import vfl.commands.estimate  # noqa: F401
 import vfl.commands.predict  # noqa: F401
 import vfl.commands.evaluate  # noqa: F401
-import vfl.commands.audit  # noqa: F401
 import vfl.commands.report  # noqa: F401
+import vfl.commands.audit  # noqa: F401
 import vfl.commands.company  # noqa: F401
 # isort: on
 
@@ -55,7 +55,8 @@ def execute(arguments: list[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except UsageError as error:
         describe = getattr(error, "format_message", error.__str__)
-        return _fail(f"{describe().rstrip('.')}; see 'vfl --help'", 2)
+        text = describe().rstrip(".")
+        return _fail(f"{text}{'' if text.endswith('?') else ';'} see 'vfl --help'", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = Interrupted.exit_code
     except BrokenPipeError:

@@ -9,6 +9,7 @@ import typer
 
 from parties.errors import VflError
 from vfl import __version__
+from vfl.commands.completing import complete_key, complete_run, complete_scenario
 
 app = typer.Typer(
     name="vfl",
@@ -18,18 +19,31 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+TRAIN, USE, LOOK, BETWEEN = "Train", "Use a model", "Look", "Between companies"
+"""Panels of the help; commands stand in them in the order in which ``vfl.cli`` names their files."""
+
 ScenarioPath = Annotated[
-    Path, typer.Argument(metavar="SCENARIO", help="A scenario file, or a directory that holds scenario.toml.")
+    Path,
+    typer.Argument(
+        metavar="SCENARIO",
+        help="A scenario file, or a directory that holds scenario.toml.",
+        autocompletion=complete_scenario,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a line, e.g. --set training.l2=0.01. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a line, e.g. --set training.l2=0.01 or --set party.bank.data=other.csv. Repeatable.",
+        autocompletion=complete_key,
+    ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Guards refuse, as between companies, instead of warning.")]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print report.json on standard output, and nothing else there.")]
-RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory that a run left behind.")]
+RunDirectory = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="Directory that a run left behind.", autocompletion=complete_run)
+]
 
 
 class Interrupted(VflError):

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from parties.errors import ConfigError
-from vfl.commands.app import RunDirectory, app
+from vfl.commands.app import LOOK, RunDirectory, app
 
 
-@app.command(epilog="Example: vfl audit runs/first --verify")
+@app.command(rich_help_panel=LOOK, epilog="Example: vfl audit runs/first --verify")
 def audit(
     directory: RunDirectory,
     messages: Annotated[bool, typer.Option("--messages", help="List every message instead, a line each.")] = False,

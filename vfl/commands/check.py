@@ -10,10 +10,11 @@ import typer
 from rich.console import Console
 
 from parties.errors import ConfigError
-from vfl.commands.app import Overrides, Strict, app
+from vfl.commands.app import TRAIN, Overrides, Strict, app
+from vfl.commands.completing import complete_scenario
 
 
-@app.command(epilog="Example: vfl check scenarios/credit_default")
+@app.command(rich_help_panel=TRAIN, epilog="Example: vfl check scenarios/credit_default")
 def check(
     file: Annotated[
         Path,
@@ -21,6 +22,7 @@ def check(
             metavar="SCENARIO|PARTY",
             help="A scenario (file, or directory that holds scenario.toml); or, between companies, a party's file or "
             "the job file.",
+            autocompletion=complete_scenario,
         ),
     ],
     overrides: Overrides = None,

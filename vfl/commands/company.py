@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from parties.errors import ConfigError, PeerLost
-from vfl.commands.app import AsJson, Interrupted, app
+from vfl.commands.app import BETWEEN, AsJson, Interrupted, app
 
 if TYPE_CHECKING:
     from parties.identity import Identity
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from vfl.watch import Watch
 
 
-@app.command(epilog="Example: vfl keygen bank --out keys")
+@app.command(rich_help_panel=BETWEEN, epilog="Example: vfl keygen bank --out keys")
 def keygen(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The party's name in the job, or 'coordinator'.")],
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DIR", help="Directory of the two files. [default: .]", show_default=False),
+        typer.Option(
+            "--out", metavar="DIR", help="Directory of the two files; by default this one.", show_default=False
+        ),
     ] = Path(),
 ) -> None:
     """Make an identity for jobs between companies: NAME.key, which stays here, and NAME.pub, to share."""
@@ -46,12 +48,13 @@ LogLevel = Annotated[
 ]
 MetricsAt = Annotated[
     str | None,
-    typer.Option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there; needs vfl[metrics]."),
+    typer.Option("--metrics", metavar="HOST:PORT", help=r"Serve metrics for Prometheus there; needs vfl\[metrics]."),
 ]
 
 
 @app.command(
-    epilog="Example: vfl coordinator job.toml --listen 0.0.0.0:7700 --identity coordinator.key --out runs/first"
+    rich_help_panel=BETWEEN,
+    epilog="Example: vfl coordinator job.toml --listen 0.0.0.0:7700 --identity coordinator.key --out runs/first",
 )
 def coordinator(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="The job file that all parties have.")],
@@ -88,7 +91,7 @@ def coordinator(
     _play(company, COORDINATOR, out, seen, lambda watch: coordinate(company, own, address, out, watch, resume=resume))
 
 
-@app.command(epilog="Example: vfl join bank.toml --out runs/first")
+@app.command(rich_help_panel=BETWEEN, epilog="Example: vfl join bank.toml --out runs/first")
 def join(
     party: Annotated[Path, typer.Argument(metavar="PARTY", help="This party's own file.")],
     out: RunOut,

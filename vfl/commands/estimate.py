@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vfl.commands.app import Overrides, ScenarioPath, Strict, app
+from vfl.commands.app import TRAIN, Overrides, ScenarioPath, Strict, app
 
 
-@app.command(epilog="Example: vfl estimate scenarios/credit_default --set privacy.key_bits=3072")
+@app.command(rich_help_panel=TRAIN, epilog="Example: vfl estimate scenarios/credit_default --set privacy.key_bits=3072")
 def estimate(
     scenario: ScenarioPath,
     overrides: Overrides = None,

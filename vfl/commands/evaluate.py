@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vfl.commands.app import AsJson, RunDirectory, app
+from vfl.commands.app import USE, AsJson, RunDirectory, app
 from vfl.commands.predict import Data, Join, Overwrite, parse_data
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 EVALUATIONS = "evaluations"
 
 
-@app.command(epilog="Example: vfl evaluate runs/first --data bank=new_bank.csv --data shop=new_shop.csv")
+@app.command(
+    rich_help_panel=USE, epilog="Example: vfl evaluate runs/first --data bank=new_bank.csv --data shop=new_shop.csv"
+)
 def evaluate(
     directory: RunDirectory,
     data: Data = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Directory of the evaluation. [default: RUN_DIR/evaluations/TIME]"),
+        typer.Option("--out", metavar="DIR", help="Directory of the evaluation; by default RUN_DIR/evaluations/TIME."),
     ] = None,
     overwrite: Overwrite = False,
     join: Join = None,

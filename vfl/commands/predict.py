@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 
 from parties.errors import ConfigError
-from vfl.commands.app import RunDirectory, app
+from vfl.commands.app import USE, RunDirectory, app
+from vfl.commands.completing import complete_data
 
 if TYPE_CHECKING:
     from vfl.prediction import Predicted
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions"
 Data = Annotated[
     list[str] | None,
-    typer.Option("--data", metavar="PARTY=CSV", help="A party's new rows; one for each party, or one's own."),
+    typer.Option(
+        "--data",
+        metavar="PARTY=CSV",
+        help="A party's new rows; one for each party, or one's own.",
+        autocompletion=complete_data,
+    ),
 ]
 Join = Annotated[
     Path | None,
@@ -34,7 +40,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out
 
 
 @app.command(
-    epilog="Example: vfl predict runs/first --data bank=new_bank.csv --data shop=new_shop.csv --out scores.csv"
+    rich_help_panel=USE,
+    epilog="Example: vfl predict runs/first --data bank=new_bank.csv --data shop=new_shop.csv --out scores.csv",
 )
 def predict(
     directory: RunDirectory,

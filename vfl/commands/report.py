@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from vfl.commands.app import RunDirectory, app
+from vfl.commands.app import LOOK, RunDirectory, app
 
 
-@app.command(epilog="Example: vfl report runs/first")
+@app.command(rich_help_panel=LOOK, epilog="Example: vfl report runs/first")
 def report(directory: RunDirectory) -> None:
     """Write report.html, the run as one page for people, from what lies in the run's directory."""
     from vfl.report.page import write_page

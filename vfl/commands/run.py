@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vfl.commands.app import AsJson, Overrides, ScenarioPath, Strict, app
+from vfl.commands.app import TRAIN, AsJson, Overrides, ScenarioPath, Strict, app
 
 if TYPE_CHECKING:
     from vfl.job import Job
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from vfl.tracking import Tracking
 
 
-@app.command(epilog="Example: vfl run scenarios/credit_default --set training.l2=0.01 --out runs/first")
+@app.command(
+    rich_help_panel=TRAIN, epilog="Example: vfl run scenarios/credit_default --set training.l2=0.01 --out runs/first"
+)
 def run(
     scenario: ScenarioPath,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Directory of the run. [default: runs/NAME-TIMESTAMP]")
+        Path | None, typer.Option("--out", metavar="DIR", help="Directory of the run; by default runs/NAME-TIMESTAMP.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")] = False,
     overrides: Overrides = None,
@@ -36,7 +38,8 @@ def run(
         bool,
         typer.Option(
             "--mlflow",
-            help="Log the run in MLflow, where MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say; needs vfl[mlflow].",
+            help="Log the run in MLflow, where MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say; "
+            r"needs vfl\[mlflow].",
         ),
     ] = False,
     as_json: AsJson = False,
