@@ -81,7 +81,8 @@ def show_summary(summary: RunReport, out: Path, console: Console) -> None:
     """The table of a run: active party alone, joint, pooled; then warnings and where everything lies."""
     show_metrics(summary, console)
     _show_course(summary, console)
-    say(f"Results: {out}  (for people: {out / 'report.html'})", console)
+    page = out / "report.html"
+    say(f"Results: {out}" + (f"  (for people: {page})" if page.is_file() else ""), console)
     say(f"Who learnt what: vfl audit {shlex.quote(str(out))}", console)
 
 

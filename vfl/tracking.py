@@ -100,7 +100,7 @@ def log_run(tracking: Tracking, job: Job, report: RunReport, directory: Path) ->
     Parameters
     ----------
     directory : Path
-        The run's own, with `ARTIFACTS` in it.
+        The run's own, with `ARTIFACTS` in it; one that is not there is left out.
 
     Raises
     ------
@@ -113,8 +113,9 @@ def log_run(tracking: Tracking, job: Job, report: RunReport, directory: Path) ->
             tags = _tags(job, report, directory)
             run = str(client.create_run(tracking.experiment, run_name=job.name, tags=tags).info.run_id)
             _log(client, run, job, report)
-            for name in ARTIFACTS:
-                client.log_artifact(run, str(directory / name))
+            for path in (directory / name for name in ARTIFACTS):
+                if path.is_file():
+                    client.log_artifact(run, str(path))
             client.set_terminated(run)
         except Exception as error:  # as above; the training is not to be lost for it
             if run:
