@@ -22,6 +22,7 @@ from parties.identity import make_identity, read_identity, write_identity
 from tests.chaos.between_companies import Job, write_job
 from tests.runs.companies import Outcome, make_companies
 from tests.runs.conftest import Command
+from vfl.report.evidence import load_evidence
 
 QUICK = {"heartbeat": 0.3, "notice": 1, "reconnect_timeout": 3}
 SECONDS = 120
@@ -102,6 +103,19 @@ def test_json_alone_on_standard_output(finished: tuple[Job, Path, dict[str, Outc
     assert json.loads(said["bank"].stdout)["metrics"]["joint"]["rmse"] > 0
     for words in ("joining as bank", "Training: ", "rmse", "vfl audit"):
         assert words in said["bank"].stderr
+
+
+def test_the_active_party_alone_says_how_sure_the_figures_are(finished: tuple[Job, Path, dict[str, Outcome]]) -> None:
+    job, out, _ = finished
+    reports = {name: json.loads((out / name / "report.json").read_text()) for name in job.roles}
+    lead = reports.pop("bank")
+    assert list(lead["confidence"]) == list(lead["metrics"]) and "joint" in lead["confidence"]
+    assert all("confidence" not in report and "comparison" not in report for report in reports.values())
+    assert "without" not in lead and "pooled" not in lead["metrics"]
+    evidence = load_evidence(out / "bank" / "bank")
+    assert evidence is not None
+    assert list(evidence.predicted) == list(lead["metrics"])
+    assert [path.relative_to(out).parts[0] for path in out.rglob("evidence.npz")] == ["bank"]
 
 
 def test_every_role_says_what_it_has(finished: tuple[Job, Path, dict[str, Outcome]]) -> None:
