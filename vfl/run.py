@@ -21,7 +21,7 @@ import msgspec
 from parties.errors import ConfigError
 from parties.ledger import merge_sent, read_ledger, write_ledger
 from parties.link import COORDINATOR
-from vfl.events import Report
+from vfl.events import Event, Report
 from vfl.job import Scenario
 from vfl.launch import play_in_processes
 from vfl.report.evidence import load_evidence
@@ -83,6 +83,7 @@ def run_scenario(
         if baselines and (evidence := load_evidence(folder / scenario.job.active)) is not None:
             from vfl.pooled import refer
 
+            report(Event(COORDINATOR, "comparing"))
             references = refer(scenario, folder, evidence, tables)
         ledger = merge_sent(read_ledger(folder / name / LEDGER) for name in played.results)
         write_ledger(folder / LEDGER, ledger)
@@ -91,6 +92,7 @@ def run_scenario(
         if page:
             from vfl.report.page import write_page  # jinja2 takes its time
 
+            report(Event(COORDINATOR, "reporting"))
             write_page(folder)
     return summary
 
