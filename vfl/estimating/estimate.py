@@ -165,17 +165,16 @@ def _hints(surveyed: Survey, account: Account) -> list[str]:
     job, seconds = surveyed.job, account.seconds
     total, bits = sum(seconds.values()), job.privacy.key_bits
     hints = []
-    if seconds["training"] > total / 3:
-        more = "privacy.key_bits = 3072 would take about 2.3 times as long to train, and half as many bytes again"
+    if seconds["training"] > total / 4:
         if job.model == "boosting":
             hints.append("training.n_estimators: seconds and bytes of the training grow in proportion to it")
             if surveyed.terms.outputs > 1 and not job.boosting.multi_output:
                 hints.append("training.multi_output = true grows one tree a round for all classes")
         elif bits == 2048:
-            hints.append(more)
+            hints.append("privacy.key_bits = 3072 would train about twice as long, in about as many bytes")
         if job.model == "boosting" and job.boosting.subsample == 1:
             hints.append("training.subsample, or top_rate and other_rate: a tree encrypts only the rows drawn")
-    if seconds["aligning"] > total / 3:
+    if seconds["aligning"] > total / 4:
         hints.append("the alignment takes its time per id of every party: rows that cannot match are best left out")
     if seconds["comparing"] + seconds["evaluating"] > total / 4:
         hints.append("--no-baselines leaves out the models of the active party alone and of all data pooled")

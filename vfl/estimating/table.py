@@ -20,6 +20,7 @@ _TITLES = {
     "comparing": "All data pooled, for comparison",
     "total": "Total",
 }
+_HOLDERS = {"active": "active party", "coordinator": "coordinator"}
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -33,7 +34,7 @@ def show_estimate(estimate: Estimate, console: Console) -> None:
     rows = ", ".join(f"{count:,} {part}" for part, count in estimate.rows.items())
     columns = ", ".join(f"{name} {count}" for name, count in estimate.columns.items())
     say(f"{estimate.name}: {estimate.model}, {estimate.task}; rows: {rows}; columns after encoding: {columns}", console)
-    say(f"Private key at the {estimate.key_holder}: {estimate.key_holder_reason}", console)
+    say(f"Private key at the {_HOLDERS[estimate.key_holder]}: {estimate.key_holder_reason}", console)
     ends = "" if estimate.converged else ", without converging"
     say(f"Rounds: {estimate.rounds:,}{ends} ({estimate.rounds_from})", console)
     console.print(_seconds(estimate), _roles(estimate), _links(estimate))
