@@ -143,6 +143,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "alignment.missing": {"alignment": {"missing": "drop"}},
     "alignment.casefold": {"alignment": {"casefold": True}},
     "alignment.digits_only": {"alignment": {"digits_only": True}},
+    "alignment.min_prediction_rows": {"alignment": {"min_prediction_rows": 10}},
     "split.test_fraction": {"split": {"test_fraction": 0.25}},
     "split.validation_fraction": {"split": {"validation_fraction": 0.25}},
     "training.l2": {"training": {"l2": 0.01}},
