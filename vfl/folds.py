@@ -77,7 +77,9 @@ def play(training: Training, tables: Tables, alignment: CommonAlignment, course:
     """Train and judge; nothing is kept but the figures."""
     scenario, begun = training.scenario, alignment.begin(training.title, training.order)
     with course.step(training.title) as report, tempfile.TemporaryDirectory() as folder:
-        played = play_in_threads(scenario, Path(folder), report, baselines=active_only, tables=tables, begun=begun)
+        played = play_in_threads(
+            scenario, Path(folder), report, baselines=active_only, tables=tables, begun=begun, intervals=False
+        )
     lead = played.results[scenario.job.active]
     return Fold(
         rows=training.judged,

@@ -71,13 +71,13 @@ class ModelReport(RunReport, frozen=True, dict=True):
         vars(made)["_directory"] = directory
         return made
 
-    def show(self) -> Path:
+    def show(self) -> Path | None:
         """Show ``report.html``: inside a notebook's cell, else in the browser.
 
         Returns
         -------
-        Path
-            Where the page lies.
+        Path or None
+            Where the page lies; in a notebook None.
 
         Raises
         ------

@@ -13,7 +13,7 @@ are randomised (``label_dp_epsilon``) are randomised anew for every training, so
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from vfl.folds import Fold, check_folds, lines_of, play, sum_of_spent, sum_of_wa
 from vfl.notebook import Course, table_html
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CrossValidation:
     """Metrics of every fold, and what all trainings together let others learn.
 
@@ -36,11 +36,24 @@ class CrossValidation:
         could open of this party's columns; ``rows_scored`` jointly. What budgets between companies would count.
     warnings : list of str
         Of all folds, each once; guards say what would be refused between companies.
+
+    Examples
+    --------
+    >>> first = Fold(50, {"rmse": 2.0}, None, rounds=7, converged=True, seconds=0.1, warnings=[])
+    >>> folds = [first, Fold(50, {"rmse": 4.0}, None, rounds=6, converged=True, seconds=0.1, warnings=[])]
+    >>> result = CrossValidation(folds, spent=pd.DataFrame(), warnings=[])
+    >>> result
+    CrossValidation(2 folds)
+    >>> float(result.summary().loc["rmse", "mean"])
+    3.0
     """
 
     folds: list[Fold]
-    spent: pd.DataFrame = field(repr=False)
-    warnings: list[str] = field(repr=False)
+    spent: pd.DataFrame
+    warnings: list[str]
+
+    def __repr__(self) -> str:
+        return f"CrossValidation({len(self.folds)} folds)"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per fold: joint metrics, ``active_only_METRIC`` if asked for, rows, rounds, training seconds."""

@@ -137,15 +137,16 @@ class _Cell:
         return f"<div>{bar} {html.escape(self._text)} <small>{seconds:.1f} s</small></div>"
 
 
-def show_page(path: Path) -> Path:
-    """Show a page: inside a notebook's cell, else in the browser; returns where it lies."""
+def show_page(path: Path) -> Path | None:
+    """Show a page: inside a notebook's cell, else in the browser, and then say where it lies."""
     if in_notebook():
         page = html.escape(path.read_text("utf-8"))
-        _display(f'<iframe srcdoc="{page}" style="width:100%;height:{_PAGE_HEIGHT}px;border:0"></iframe>')
-    else:
-        import webbrowser
+        frame = f'<iframe srcdoc="{page}" style="width:100%;height:{_PAGE_HEIGHT}px;border:0"></iframe>'
+        _display(f"<div>{frame}</div>")  # IPython takes a text that begins with a frame for a mistake
+        return None
+    import webbrowser
 
-        webbrowser.open(path.absolute().as_uri())
+    webbrowser.open(path.absolute().as_uri())
     return path
 
 

@@ -32,6 +32,17 @@ class Predictions:
         Per scored row: whether all parties have it.
     warnings : list of str
         What the parties' guards and data gave cause for.
+
+    Examples
+    --------
+    >>> joint = pd.Series([True, True], index=pd.Index(["a", "b"], name="client"))
+    >>> scored = Predictions(np.array([0.25, 0.75]), ["no", "yes"], joint, unmatched=pd.Index(["c"]), warnings=[])
+    >>> scored.to_frame().reset_index()
+      client  score class
+    0      a   0.25    no
+    1      b   0.75   yes
+    >>> scored.probabilities["no"].tolist()
+    [0.75, 0.25]
     """
 
     scores: Vector = field(repr=False)

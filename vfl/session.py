@@ -98,6 +98,7 @@ def play_party(
     *,
     baseline: bool,
     budget: Budget | None = None,
+    intervals: bool = True,
 ) -> RoleResult:
     """Play a party to its end and write its folder.
 
@@ -109,6 +110,8 @@ def play_party(
         The active party also fits its own columns alone, for comparison.
     budget : Budget, optional
         Counts of all runs on the alignment; by default of the present run alone.
+    intervals : bool
+        The active party also says how sure the metrics are.
     """
     table = loaded.table
     clock = Clock(endpoint.name, report)
@@ -128,7 +131,7 @@ def play_party(
         trained = prepared.train(endpoint, clock.progress)
     with clock.phase("evaluating"):
         predicted = trained.score(endpoint)
-        judged = _judge(data, trained, predicted, baseline=baseline)
+        judged = _judge(data, trained, predicted, baseline=baseline, intervals=intervals)
     with clock.phase("saving"):
         trained.save(folder)
         save_kept_run(folder, endpoint.run, prepared.terms, spec, alignment.digest)
@@ -255,7 +258,7 @@ class _Judgement:
     warnings: tuple[str, ...] = ()
 
 
-def _judge(data: Aligned, trained: Trained, predicted: Vector | None, *, baseline: bool) -> _Judgement:
+def _judge(data: Aligned, trained: Trained, predicted: Vector | None, *, baseline: bool, intervals: bool) -> _Judgement:
     """Metrics on the test rows, joint and of the active party's own columns, and how sure they are."""
     if data.labels is None:
         return _Judgement()
@@ -268,6 +271,8 @@ def _judge(data: Aligned, trained: Trained, predicted: Vector | None, *, baselin
         models[ALONE] = alone
     evidence = Evidence(data.job.task, tuple(data.classes), data.labels_to_judge, models)
     metrics = {name: evaluate(evidence.task, evidence.y, scores, data.classes) for name, scores in models.items()}
+    if not intervals:
+        return _Judgement(evidence, metrics)
     seed = data.job.seed
     return _Judgement(evidence, metrics, bootstrap_intervals(evidence, seed), compare(evidence, seed))
 

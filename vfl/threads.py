@@ -34,6 +34,7 @@ def play_in_threads(
     baselines: bool,
     tables: Mapping[str, PartyTable] | None = None,
     begun: Begun | None = None,
+    intervals: bool = True,
 ) -> Played:
     """Play all roles in this process, taking turns.
 
@@ -45,6 +46,8 @@ def play_in_threads(
         Data that are in memory already; read from the parties' CSVs otherwise.
     begun : Begun, optional
         An alignment that was made before, and what is counted on it.
+    intervals : bool
+        Also work out how sure the metrics are.
     """
     job = scenario.job
     loaded = {
@@ -74,7 +77,15 @@ def play_in_threads(
         spec, own = specs[endpoint.name], folder / endpoint.name
         budget = None if begun is None else begun.budgets[spec.name]
         return session.play_party(
-            endpoint, job, spec, loaded[spec.name], own, report, baseline=baselines, budget=budget
+            endpoint,
+            job,
+            spec,
+            loaded[spec.name],
+            own,
+            report,
+            baseline=baselines,
+            budget=budget,
+            intervals=intervals,
         )
 
     before = operation_counts()
