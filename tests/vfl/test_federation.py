@@ -12,7 +12,17 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
+from sklearn.utils.estimator_checks import (
+    check_estimator_cloneable,
+    check_estimator_repr,
+    check_get_params_invariance,
+    check_no_attributes_set_in_init,
+    check_parameters_default_constructible,
+    check_set_params,
+)
 
 import vfl
 from parties.errors import ConfigError, DataError
@@ -26,7 +36,7 @@ from vfl import (
     PoissonRegressor,
     SoftmaxRegression,
 )
-from vfl.estimators import Trees
+from vfl.estimators import ESTIMATORS, Estimator, Trees, estimator_of
 from vfl.federation import prepare
 from vfl.job import Boosting, Scenario
 
@@ -124,6 +134,100 @@ def test_estimators_follow_scikit_learn() -> None:
     assert estimator.set_params(l2=0.1).l2 == 0.1
     with pytest.raises(ValueError, match="Invalid parameter"):
         estimator.set_params(C=1)
+
+
+CHECKS = [
+    check_estimator_cloneable,
+    check_estimator_repr,
+    check_get_params_invariance,
+    check_no_attributes_set_in_init,
+    check_parameters_default_constructible,
+    check_set_params,
+]
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_scikit_learns_checks_that_need_no_data_pass(kind: type[Estimator]) -> None:
+    for check in CHECKS:
+        check(kind.__name__, kind())
+    assert kind.__name__ in kind()._repr_html_()
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_scikit_learn_knows_the_kind_of_an_estimator(kind: type[Estimator]) -> None:
+    classifies = kind in (LogisticRegression, SoftmaxRegression, GradientBoostingClassifier)
+    assert (is_classifier(kind()), is_regressor(kind())) == (classifies, not classifies)
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+@pytest.mark.parametrize("name", ["predict", "predict_proba", "evaluate", "save", "report", "coef_", "classes_"])
+def test_an_estimator_is_never_fitted(kind: type[Estimator], name: str) -> None:
+    with pytest.raises(NotFittedError, match=f"{kind.__name__} has no '{name}': .* the JointModel that Federation.fit"):
+        getattr(kind(), name)
+    assert not hasattr(kind(), name)
+    with pytest.raises(AttributeError, match="has no attribute 'depth'"):
+        kind().depth  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (LogisticRegression(l2="little"), "l2 in .training. of the federation, got 'little', expected a number"),
+        (
+            LogisticRegression(max_iter=2.5),
+            "max_iter in .training. of the federation, got 2.5, expected a whole number",
+        ),
+        (LogisticRegression(fit_intercept="yes"), "fit_intercept in .training. of the federation, got 'yes'"),
+        (LogisticRegression(curvature="steep"), "curvature in .training. of the federation, got 'steep'"),
+        (GradientBoostingClassifier(max_depth=None), "max_depth in .training. of the federation, got None"),
+        (LogisticRegression, r"estimator, got the class LogisticRegression, expected LogisticRegression\(\)"),
+        (
+            Ridge(),
+            "estimator, got sklearn's Ridge, expected one of vfl's: LogisticRegression, LinearRegression, Poisso",
+        ),
+    ],
+    ids=["number", "whole", "boolean", "choice", "none", "class", "scikit-learns"],
+)
+def test_wrong_parameters_are_named(frames: tuple[pd.DataFrame, pd.DataFrame], estimator: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        federation(frames, "bought").fit(estimator)
+    assert "\n" not in str(error.value)
+
+
+def test_numpys_numbers_are_numbers(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    odd: Any = {"l2": np.float32(0.5), "max_iter": np.int64(7), "fit_intercept": np.bool_(False)}
+    joined = federation(frames, "bought")
+    joined.privacy["key_bits"] = np.int64(1024)
+    job = scenario_of(joined, LogisticRegression(**odd), test_fraction=np.float64(0.25)).job
+    assert (job.training.l2, job.training.max_iter, job.training.fit_intercept) == (0.5, 7, False)
+    assert (job.privacy.key_bits, job.split.test_fraction) == (1024, 0.25)
+    bank, shop = frames
+    party = Party("bank", bank, id="client", label="bought", features=bank.columns[1:3])
+    assert scenario_of(Federation(party, Party("shop", shop, id="card")), LogisticRegression()).parties[0].features == (
+        "income",
+        "age",
+    )
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LogisticRegression(l2=0.5, newton_steps=2, curvature="row"),
+        SoftmaxRegression(max_iter=3),
+        LinearRegression(fit_intercept=False),
+        PoissonRegressor(tol=1e-3),
+        GradientBoostingClassifier(max_depth=3, subsample=0.5),
+        GradientBoostingRegressor(gamma=0.5),
+        GradientBoostingRegressor(objective="poisson"),
+    ],
+    ids=["logistic", "softmax", "linear", "poisson", "classifier", "regressor", "counts"],
+)
+def test_a_job_tells_its_estimator(frames: tuple[pd.DataFrame, pd.DataFrame], estimator: Any) -> None:
+    labels = {"SoftmaxRegression": "kind", "LinearRegression": "amount", "PoissonRegressor": "visits"}
+    label = labels.get(type(estimator).__name__, "visits" if is_regressor(estimator) else "bought")
+    again = estimator_of(scenario_of(federation(frames, label), estimator).job)
+    assert type(again) is type(estimator)
+    assert again.get_params() == estimator.get_params()
 
 
 def scenario_of(joined: Federation, estimator: Any, **split: float) -> Scenario:

@@ -266,7 +266,7 @@ def test_mistakes_in_the_data_are_named(logistic: JointModel, tmp_path: Path) ->
     ]
     for data, kind, words in bad:
         with pytest.raises(kind, match=words):
-            logistic.predict(data)  # type: ignore[arg-type]
+            logistic.predict(data)
     with pytest.raises(ConfigError, match="expected the directory of a finished run"):
         load_model(tmp_path)
 
@@ -311,8 +311,8 @@ class Cell:
         self.texts: list[str] = []
         self.updates: list[str] = []
         display = types.ModuleType("IPython.display")
-        display.HTML = str  # type: ignore[attr-defined]
-        display.display = self.show  # type: ignore[attr-defined]
+        display.HTML = str
+        display.display = self.show
         monkeypatch.setitem(sys.modules, "IPython.display", display)
         monkeypatch.setattr("vfl.notebook.in_notebook", lambda: True)
 

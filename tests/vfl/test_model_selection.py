@@ -278,7 +278,7 @@ def test_mistakes_of_cross_validation_are_named() -> None:
     with pytest.raises(ConfigError, match="cv, got true"):
         cross_validate(LinearRegression(), federation(), cv=True)
     with pytest.raises(ConfigError, match="l2 .*got 'much'"):
-        cross_validate(LinearRegression(l2="much"), federation())  # type: ignore[arg-type]
+        cross_validate(LinearRegression(l2="much"), federation())
     with pytest.raises(DataError, match="class"):
         cross_validate(LogisticRegression(), federation("bought"), cv=ROWS)  # a fold of one row has one class
 
