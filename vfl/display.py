@@ -41,10 +41,14 @@ _FILES = {
 
 
 class Display:
-    """Progress of a run on one machine; the phase is that of the role furthest on."""
+    """Progress of a run on one machine; the phase is that of the role furthest on.
+
+    Saving is the active party's alone: the others are at it while that one still evaluates.
+    """
 
     def __init__(self, job: Job, console: Console, starting: str = TITLES["starting"]) -> None:
         self._phases = Phases(job, console, starting)
+        self._active = job.active
 
     def __enter__(self) -> Display:
         if self._phases.moving:
@@ -63,6 +67,8 @@ class Display:
 
     def report(self, event: Event) -> None:
         """Show one event."""
+        if event.phase == "saving" and event.role != self._active:
+            return
         if PHASES.index(event.phase) > PHASES.index(self._phases.phase):
             self._phases.finish()
             self._phases.begin(event.phase)
