@@ -262,7 +262,7 @@ def _scores(y: Floats, p: Floats, rows: Ranked, classes: tuple[str, ...]) -> Fig
             axes.stairs(values, edges, fill=True, color=colour, alpha=0.35)
             axes.stairs(values, edges, color=colour, linewidth=1.6)
         shares(axes, "y")
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.08 * max(values.max() for values in heights))
         axes.set_xlim(0, edges[-1])
         label_axes(axes, "joint score", "share of the class")
         svg = to_svg(drawn, "scores")
