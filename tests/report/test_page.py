@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,3 +243,13 @@ def test_losses_that_are_not_numbers_are_left_out(runs: Runs, tmp_path: Path) ->
     lines["training"]["loss"] = [None, 3.0]
     (run / "report.json").write_text(json.dumps(lines))
     assert "Loss per round" not in Page(write_page(run)).headings
+
+
+def test_template_and_style_are_installed() -> None:
+    """Every file beside the modules is package data."""
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["vfl"]
+    folder = root / "vfl" / "report"
+    beside = {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert {path.suffix for path in beside} == {".j2", ".css"}
+    assert beside <= {path for pattern in patterns for path in (root / "vfl").glob(pattern)}
