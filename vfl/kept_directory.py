@@ -10,6 +10,7 @@ from pathlib import Path
 from parties.errors import ConfigError
 from vfl.notebook import show_page
 from vfl.report.summary import RunReport
+from vfl.report.wanted import page_wanted
 from vfl.run import LEDGER, PAGE, REPORT, new_directory
 
 
@@ -40,21 +41,27 @@ class KeptDirectory:
         """
         from vfl.report.page import write_page
 
+        self.check()
+        path = self.path / PAGE
+        return path if path.exists() else write_page(self.path)
+
+    def check(self) -> None:
+        """Refuse to go on where the run's directory is gone."""
         if not self.path.is_dir():
             raise ConfigError(
                 f"{self.path}: got no such directory, expected the run that was kept there; load the model again"
             )
-        path = self.path / PAGE
-        return path if path.exists() else write_page(self.path)
 
     def copy(self, out: Path, parties: list[str], *, overwrite: bool) -> None:
         """Copy the run to a directory that is new or empty, whole or not at all; see `new_directory`."""
-        self.page()
+        self.check()
         with new_directory(out, parties, overwrite=overwrite) as folder:
-            for name in (REPORT, PAGE, LEDGER):
+            for name in (REPORT, LEDGER):
                 shutil.copyfile(self.path / name, folder / name)
             for directory in sorted(path for path in self.path.iterdir() if _of_a_role(path)):
                 shutil.copytree(directory, folder / directory.name)
+            if page_wanted():
+                shutil.copyfile(self.page(), folder / PAGE)
 
 
 class ModelReport(RunReport, frozen=True, dict=True):

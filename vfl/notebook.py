@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from vfl.display import Display, round_text
 from vfl.events import PHASES, Event, Report
@@ -67,8 +75,15 @@ class Course:
         if self.progress and in_notebook():
             self._cell = _Cell("Trainings", self.total).__enter__()
         elif self.progress and self._console.is_terminal:
-            columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24)
-            self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+            self._bars = Progress(
+                SpinnerColumn(finished_text="[green]✓[/]"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),  # last, for its width changes all the time
+                console=self._console,
+            )
             self._bars.start()
             self._bars.add_task("", total=self.total)
         return self
@@ -84,9 +99,12 @@ class Course:
         """One step, by its title; yields what is told of its events. The trainings are the steps that count."""
         since = time.monotonic()
         self._show(title)
-        yield (
-            lambda event: self._show(f"{title}: {_words(event)}") if event.round or event.phase == "aligning" else None
-        )
+
+        def report(event: Event) -> None:
+            if event.phase != "aligning":  # that has been done before, or is the step itself
+                self._show(f"{title}: {_words(event)}")
+
+        yield report
         self._done += counts
         self._show(title)
         if self.progress and self._cell is None and self._bars is None:

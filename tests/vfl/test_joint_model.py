@@ -30,6 +30,7 @@ from vfl import (
     Party,
     PoissonRegressor,
     SoftmaxRegression,
+    cross_validate,
     load_model,
 )
 from vfl.estimators import Estimator
@@ -198,6 +199,22 @@ def test_a_saved_model_is_the_same_model(logistic: JointModel, tmp_path: Path) -
     assert load_model(again.save(out, overwrite=True)).evaluate() == logistic.evaluate()
 
 
+@pytest.mark.parametrize("wanted", ["html", "json"])
+def test_a_saved_model_has_a_page_where_one_is_wanted(
+    logistic: JointModel, tmp_path: Path, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VFL_REPORT", wanted)
+    out = logistic.save(tmp_path / "run")
+    assert (out / "report.html").exists() == (wanted == "html")
+    assert {path.name for path in out.iterdir()} - {"report.html"} == {
+        "report.json",
+        "ledger.jsonl",
+        "coordinator",
+        "bank",
+        "shop",
+    }
+
+
 def test_trees_are_saved_too(tmp_path: Path) -> None:
     trees = fit(GradientBoostingRegressor(**TREES, objective="poisson"), "visits")
     again = load_model(trees.save(tmp_path / "run"))
@@ -343,6 +360,19 @@ def test_a_fit_fills_a_bar_in_the_notebook(cell: Cell, capsys: pytest.CaptureFix
     assert f'value="{len(PHASES)}" max="{len(PHASES)}"></progress> Done' in cell.updates[-1]
     model.predict(NEW, progress=True)
     assert "Reading the rows" in cell.texts[1]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_folds_fill_a_bar_in_the_notebook(cell: Cell, capsys: pytest.CaptureFixture[str]) -> None:
+    cross_validate(LinearRegression(), federation("amount"), cv=2, progress=True)
+    assert len(cell.texts) == 1
+    assert any("fold 2 of 2" in text for text in cell.updates)
+    assert 'value="2" max="2"></progress> Done' in cell.updates[-1]
+    with pytest.raises(ConfigError, match="l2"):
+        cross_validate(LinearRegression(l2=-1), federation("amount"), progress=True)
+    with pytest.raises(ConfigError, match="400"):
+        cross_validate(LinearRegression(), federation("amount"), cv=400, progress=True)
+    assert "Done" not in cell.updates[-1]
     assert capsys.readouterr() == ("", "")
 
 

@@ -299,6 +299,15 @@ def test_progress_names_every_step(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    cross_validate(LinearRegression(), federation(), cv=2, progress=True)
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "2/2" in error
+    assert "fold 2 of 2" in error
+
+
 def test_tables_for_notebooks() -> None:
     result = cross_validate(LinearRegression(), federation(), cv=2)
     text = result._repr_html_()
