@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing 
     from vfl.company_file import Company
 
 _EXPIRES_SOON = 30  # days
+_ANY_WIDTH = 10_000  # columns, more than any terminal has
 _MOST_IMPORTANT = 6  # columns named after a run
 _FILES = {
     "report.json": "this run as one object; docs/report.md",
@@ -140,7 +141,8 @@ def show_metrics(summary: RunReport, console: Console, title: str = "") -> None:
         return
     title = title or f"{summary.name}: {summary.rows['test']:,} test rows"
     table = _metrics_table(summary, title, intervals=bool(summary.confidence.get("joint")))
-    if console.measure(table).maximum > console.width:
+    unbounded = console.options.update(max_width=_ANY_WIDTH)
+    if console.measure(table, options=unbounded).maximum > console.width:
         table = _metrics_table(summary, title, intervals=False)
     console.print(table)
 

@@ -170,7 +170,8 @@ class Phases:
         left = pace.left(self.expected, time.monotonic())
         rounds = f"{self._unit} {pace.rounds:,}{self._of}"
         soon = "" if left is None else f", ~{duration(max(left, 1))} left"
-        return rounds + loss + soon if len(rounds + loss + soon) <= self._room else rounds + soon
+        said = rounds + loss + soon, rounds + soon, rounds, ""
+        return next(text for text in said if len(text) <= max(self._room, 0))
 
 
 class _Mark(SpinnerColumn):
