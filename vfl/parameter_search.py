@@ -146,6 +146,7 @@ class GridSearch(BaseEstimator):  # type: ignore[misc]
         VflError
             As a run would raise it.
         """
+        self.__dict__.pop("best_model_", None)  # of an earlier search
         check_kind(self.estimator)
         check_folds(self.cv)
         candidates = _candidates(self.estimator, self.param_grid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,9 @@ def test_more_is_better_for_some_metrics_and_less_for_others() -> None:
     losses, areas = by_loss.cv_results_["mean_test_score"], by_auc.cv_results_["mean_test_score"]
     assert losses[0] < losses[1]
     assert by_auc.best_score_ == areas.max()
+    by_auc.set_params(param_grid={"l2": [1.0]}, refit=True).fit(federation("bought"), baselines=False)
+    assert by_auc.best_model_.estimator.l2 == 1
+    by_auc.set_params(refit=False).fit(federation("bought"))
     with pytest.raises(NotFittedError, match="no 'best_model_' yet: call fit.federation., for a model with refit=True"):
         by_auc.best_model_  # noqa: B018
 
@@ -306,6 +311,16 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys
     assert out == ""
     assert "2/2" in error
     assert "fold 2 of 2" in error
+
+
+def test_the_example_in_scenarios_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    names = runpy.run_path(str(Path(__file__).parents[2] / "scenarios" / "selection_from_python.py"))
+    main = names["main"]
+    monkeypatch.setitem(main.__globals__, "Federation", partial(Federation, privacy=TEST_KEY))
+    main()
+    out, error = capsys.readouterr()
+    assert "RMSE on them" in out
+    assert "fold 3 of 3" in error
 
 
 def test_tables_for_notebooks() -> None:
