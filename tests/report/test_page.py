@@ -245,6 +245,21 @@ def test_losses_that_are_not_numbers_are_left_out(runs: Runs, tmp_path: Path) ->
     assert "Loss per round" not in Page(write_page(run)).headings
 
 
+def test_an_evaluation_has_the_new_rows_and_no_training(runs: Runs, tmp_path: Path) -> None:
+    run = runs("binary")
+    scenario = run.parent / "scenario"
+    data = [
+        f"--data={name}={scenario / name.replace('-', '_')} data.csv" for name in ("bank", "card-network", "biller")
+    ]
+    assert cli.execute(["evaluate", str(run), *data, "--out", str(tmp_path / "judged")]) == 0
+    page = Page(write_page(tmp_path / "judged"))
+    check_alone(page)
+    assert {"Metrics", "ROC curve", "Messages", "Who learnt what"} <= set(page.headings)
+    assert not {"Training", "Worth of each party", "Loss per round"} & set(page.headings)
+    assert page.says("The joint model reaches AUC") and page.says("An evaluation on new rows of the model of run")
+    assert not page.says("nobody trained on")
+
+
 def test_template_and_style_are_installed() -> None:
     """Every file beside the modules is package data."""
     root = Path(__file__).parents[2]

@@ -211,9 +211,9 @@ def _verdict(report: RunReport, other: str, name: str) -> Verdict:
 
 def _alone(report: RunReport) -> Verdict:
     """What the joint model reaches, where there is nothing to compare it with."""
-    title, meaning, _ = METRICS[CHIEF[report.task]]
+    title = METRICS[CHIEF[report.task]][0]
     value = _value(report.metrics["joint"], CHIEF[report.task])
-    return Verdict(f"The joint model reaches {title} {significant(value)}.", f"{title}: {meaning}.")
+    return Verdict(f"The joint model reaches {title} {significant(value)}.")
 
 
 def _proof(known: Comparison, digits: int) -> str:
