@@ -113,6 +113,7 @@ def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
         return
     rows = summary.rows
     table = _titled(f"{summary.name}: {role}")
+    table.show_header = False
     table.add_column("")
     table.add_column("", justify="right")
     if own is not None:
@@ -170,7 +171,7 @@ def _show_course(summary: RunReport, console: Console) -> None:
     training = summary.training
     holder = "active party" if training.key_holder == "active" else "coordinator"
     rounds = "1 round" if training.rounds == 1 else f"{training.rounds:,} rounds"
-    _tell(
+    tell(
         f"{summary.alignment.intersection:,} common rows of "
         + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
         + f"; {rounds}{'' if training.converged else ' (not converged)'}, key at the {holder}; "
@@ -179,7 +180,7 @@ def _show_course(summary: RunReport, console: Console) -> None:
         console,
     )
     if summary.feature_importance:
-        _tell(_importance_line(summary), console)
+        tell(_importance_line(summary), console)
     for line in summary.warnings:
         warn(line, console)
 
@@ -288,7 +289,7 @@ def say(line: str, console: Console) -> None:
     console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _tell(line: str, console: Console) -> None:
+def tell(line: str, console: Console) -> None:
     """One sentence; on a terminal it breaks between words."""
     console.print(escape(line), highlight=False, soft_wrap=not console.is_terminal)
 
