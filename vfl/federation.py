@@ -63,6 +63,11 @@ class Federation:
         alignment: Mapping[str, object] | None = None,
         privacy: Mapping[str, object] | None = None,
     ) -> None:
+        for party in parties:
+            if not isinstance(party, Party):
+                raise ConfigError(
+                    f"Federation, got {_kind(party)}, expected parties such as Party('bank', 'bank.csv', ...)"
+                )
         self.parties = parties
         self.alignment = dict(alignment or {})
         self.privacy = dict(privacy or {})
@@ -153,6 +158,8 @@ def prepare(
         The data, where they have been read.
     """
     check_kind(estimator)
+    if not isinstance(federation, Federation):
+        raise ConfigError(f"federation, got {_kind(federation)}, expected a Federation of parties")
     if not isinstance(estimator, GradientBoostingClassifier):
         scenario = _scenario(federation, estimator, lines, _task(estimator))
         return scenario, tables or _read(federation, scenario)
@@ -168,8 +175,13 @@ def check_kind(estimator: object) -> None:
     if isinstance(estimator, type) and estimator in ESTIMATORS:
         raise ConfigError(f"estimator, got the class {estimator.__name__}, expected {estimator.__name__}()")
     if not isinstance(estimator, ESTIMATORS):
-        got = f"{type(estimator).__module__.partition('.')[0]}'s {type(estimator).__name__}"
-        raise ConfigError(f"estimator, got {got}, expected one of vfl's: {names}")
+        raise ConfigError(f"estimator, got {_kind(estimator)}, expected one of vfl's: {names}")
+
+
+def _kind(value: object) -> str:
+    """What somebody has handed over."""
+    package, name = type(value).__module__.partition(".")[0], type(value).__name__
+    return name if package == "builtins" else f"{package}'s {name}"
 
 
 def _scenario(federation: Federation, estimator: Estimator, lines: dict[str, object], task: Task | None) -> Scenario:

@@ -35,6 +35,7 @@ from vfl import (
     Party,
     PoissonRegressor,
     SoftmaxRegression,
+    cross_validate,
 )
 from vfl.estimators import ESTIMATORS, Estimator, Trees, estimator_of
 from vfl.federation import prepare
@@ -330,6 +331,15 @@ def test_mistakes_are_named(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
         Federation(good, Party("shop", shop, id="crad")).fit(LogisticRegression())
     with pytest.raises(ConfigError, match="l2"):
         Federation(good, Party("shop", shop, id="card")).fit(LogisticRegression(l2=-1))
+
+
+def test_what_is_no_party_and_no_federation_is_named(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    with pytest.raises(ConfigError, match="Federation, got pandas's DataFrame, expected parties: Party"):
+        Federation(*frames)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="federation, got str, expected a Federation of parties"):
+        cross_validate(LogisticRegression(), "federation")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="estimator, got vfl's Federation, expected one of vfl's: Log"):
+        cross_validate(federation(frames, "bought"), LogisticRegression())  # type: ignore[arg-type]
 
 
 def test_repr_shows_no_data(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
