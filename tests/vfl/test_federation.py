@@ -334,7 +334,7 @@ def test_mistakes_are_named(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
 
 
 def test_what_is_no_party_and_no_federation_is_named(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    with pytest.raises(ConfigError, match="Federation, got pandas's DataFrame, expected parties: Party"):
+    with pytest.raises(ConfigError, match="Federation, got pandas's DataFrame, expected parties such as Party"):
         Federation(*frames)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="federation, got str, expected a Federation of parties"):
         cross_validate(LogisticRegression(), "federation")  # type: ignore[arg-type]
