@@ -35,8 +35,8 @@ from parties.errors import DataError
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One message. ``bytes`` counts every hop, ``values`` the numbers or ciphertexts that it carries.
 
-    ``generation`` is one more after every crash; ``content`` and ``chain`` are hex, empty in ledgers of before
-    they were kept.
+    ``generation`` is one more after every crash; ``content`` and ``chain`` are hex, empty in ledgers of versions
+    that kept none.
     """
 
     time: float
