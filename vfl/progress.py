@@ -167,7 +167,7 @@ class Phases:
             return ""
         if task.finished:
             return f"{pace.rounds:,} {self._unit}{'s' if pace.rounds > 1 else ''}{loss}"
-        left = pace.left(self.expected, time.monotonic())
+        left = None if task.fields.get("failed") else pace.left(self.expected, time.monotonic())
         rounds = f"{self._unit} {pace.rounds:,}{self._of}"
         soon = "" if left is None else f", ~{duration(max(left, 1))} left"
         said = rounds + loss + soon, rounds + soon, rounds, ""

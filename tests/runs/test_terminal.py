@@ -152,10 +152,12 @@ def test_rounds_of_slower_roles_do_not_count_back() -> None:
 def test_an_error_is_marked_where_it_happened() -> None:
     console, screen = terminal(80)
     with pytest.raises(ZeroDivisionError), Display(GLM, console) as display:
-        display.report(Event("bank", "aligning"))
+        display.report(Event("bank", "training"))
+        display.report(Event("bank", "training", 1, 0.5))
         raise ZeroDivisionError
     last = [line.strip() for line in plain(screen.getvalue()) if line.strip()][-2:]
-    assert [line.split()[:2] for line in last] == [["✓", "Starting"], ["✗", "Aligning"]]
+    assert [line.split()[:2] for line in last] == [["✓", "Starting"], ["✗", "Training"]]
+    assert last[-1].endswith("round 1, loss 0.5"), "there is no time left of it"
 
 
 def test_others_save_while_the_active_party_evaluates() -> None:
