@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -27,7 +28,8 @@ def show_audit(entries: Sequence[Entry], console: Console, key_owner: str = "") 
             table.add_row(escape(line.what), _names(line.senders), *_amounts(line))
         console.print(table)
     table = _table("Everything that was sent")
-    for title in ("message", "from", "to"):
+    table.add_column("message", no_wrap=True)
+    for title in ("from", "to"):
         table.add_column(title, overflow="fold")  # a narrow terminal cuts no name
     _add_amounts(table, values=False)
     for line in sent(entries, key_owner):
@@ -95,7 +97,8 @@ def _as_json(line: Sent) -> dict[str, object]:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", expand=True)
+    """Without lines between the columns: at 80 there is no room for both them and whole names."""
+    return Table(title=title, title_justify="left", expand=True, box=SIMPLE_HEAD, pad_edge=False)
 
 
 def _add_amounts(table: Table, *, values: bool = True) -> None:

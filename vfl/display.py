@@ -38,6 +38,9 @@ _FILES = {
     "model.npz": "its arrays",
     "ids.csv": "the common rows in their order",
     "test_scores.csv": "joint scores of the test rows",
+    "run.json": "what it takes to use the model later: vfl predict",
+    "evidence.npz": "labels and every model's scores, for report.html",
+    "report.html": "this run as a page",
 }
 
 

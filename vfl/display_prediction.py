@@ -31,7 +31,7 @@ def show_prediction(
     folder : Path
         Ledger and summary of the prediction.
     """
-    table = Table(title=escape(f"{report.name}: prediction"), min_width=len(report.name) + 14)
+    table = Table(title=escape(f"{report.name}: prediction"), min_width=len(report.name) + 14, show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     for name, rows in report.rows.items():

@@ -51,7 +51,10 @@ from vfl import cli
 from vfl.company_file import load_company, load_joining
 from vfl.exchange import receive_key, send_ciphers, send_key
 from vfl.job_file import load_scenario
+from vfl.kept_run import load_kept_run
 from vfl.paillier import encrypt, from_bytes, generate_keypair
+from vfl.report.evidence import load_evidence
+from vfl.report.run_directory import read_report
 from vfl.run_folder import State, _read_state
 from vfl.shard import load_shard
 from vfl.tree_shard import load_tree_shard
@@ -331,7 +334,29 @@ def _shards(folder: Path) -> list[Target]:
             Target(f"shards, {kind}", samples, _shard_reader(folder / f"{kind} m", load), (DataError,), _fit)
         )
     targets.append(_ledgers(folder, (folder / "glm run" / "ledger.jsonl").read_bytes()))
-    return targets
+    return [*targets, *_what_runs_leave(folder, folder / "glm run")]
+
+
+def _what_runs_leave(folder: Path, run: Path) -> list[Target]:
+    """Files of a run that later commands read."""
+    own = folder / "bank again"
+    own.mkdir()
+    (own / "model.json").write_bytes((run / "bank" / "model.json").read_bytes())
+    kept, evidence, report = (run / name for name in ("bank/run.json", "bank/evidence.npz", "report.json"))
+    return [
+        Target("run.json", [kept.read_bytes()], _file_reader(own / kept.name, _of_folder(load_kept_run)), (DataError,)),
+        Target(
+            "evidence.npz",
+            [evidence.read_bytes()],
+            _file_reader(own / evidence.name, _of_folder(load_evidence)),
+            (DataError,),
+        ),
+        Target("report.json", [report.read_bytes()], _file_reader(own / report.name, read_report), (DataError,)),
+    ]
+
+
+def _of_folder(load: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda file: load(file.parent)
 
 
 def _shard_reader(folder: Path, load: Callable[[Path], object]) -> Callable[[bytes], None]:
