@@ -189,7 +189,7 @@ def _train_active(
     """Play the active party."""
     objective = objective_of(data.job, terms.outputs)
     own = own_part(data.spec, columns.features, columns.codes[: data.n_fit])
-    labels = Labels(_labels_to_fit(data, terms, endpoint.keeper), row_weights(data), data.n_train)
+    labels = Labels(labels_of(data, terms, endpoint.keeper), row_weights(data), data.n_train)
     fit = boosting.active(endpoint, terms, own, objective, labels, progress)
     importance = [
         line
@@ -231,7 +231,7 @@ def _notes(data: Aligned) -> tuple[str, ...]:
     return () if epsilon is None else (note(epsilon),)
 
 
-def _labels_to_fit(data: Aligned, terms: Terms, keeper: Keeper) -> Floats | Integers:
+def labels_of(data: Aligned, terms: Terms, keeper: Keeper) -> Floats | Integers:
     """The labels to train on: randomised where the job says so, once for a run; those of the validation part too."""
     y, epsilon = data.labels_to_fit, data.job.privacy.label_dp_epsilon
     if epsilon is None:

@@ -17,7 +17,6 @@ from vfl.audit import size_text
 from vfl.events import PHASES, Event
 from vfl.job import Job
 from vfl.progress import TITLES, Phases, done_mark
-from vfl.progress import round_text as round_text
 from vfl.report.summary import PartyPart, RunReport
 
 if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need

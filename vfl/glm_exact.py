@@ -174,9 +174,9 @@ def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards
     """The active party's rounds."""
     training = terms.job.training
     at, z, losses = run.start
-    matrix = glm.block_preconditioner(block, _curvature(terms))
+    matrix = glm.block_preconditioner(block, curvature(terms))
     for round_number in range(run.keeper.rounds, training.max_iter + 1):
-        residuals = _quantised(target.residual(z), run.setup)
+        residuals = quantised(target.residual(z), run.setup)
         _serve_gradients(run, terms, residuals)
         g = glm.mean_gradient(block, glm.own_products(block, residuals), run.setup.residual_scale)
         g += block.penalty[:, None] * at.w
@@ -184,7 +184,7 @@ def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards
         Pg = glm.precondition(matrix, g)
         products = _opened_scalars(run, "gradient", round_number, Wire.gradient_sums, basis_products(at.pairs, g, Pg))
         coefficients, slope = lbfgs_direction(products, len(at.pairs))
-        stop = _verdict(target, terms, guards, losses, slope, round_number, z)
+        stop = verdict(target, terms, guards, losses, slope, round_number, z)
         if not stop:
             glm.spend(terms, guards, round_number + 1)
         _tell_direction(run, coefficients, stop)
@@ -192,9 +192,9 @@ def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards
             break
         d = combine(coefficients, at.pairs, Pg)
         z_next = _evaluate(run, block, at.w + d, round_number)
-        at_w, cross, at_d = _opened_scalars(run, "step", round_number, Wire.step_sums, _penalties(block, at.w, d))
+        at_w, cross, at_d = _opened_scalars(run, "step", round_number, Wire.step_sums, penalties(block, at.w, d))
         dz = z_next - z
-        t = _search(target, run.setup, z, dz, slope, cross, at_d)
+        t = search_step(target, run.setup, z, dz, slope, cross, at_d)
         stop = "" if t > 0 else "no step is left within the precision of fixed point"
         _tell_step(run, t, stop)
         if stop:
@@ -232,7 +232,7 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
 def _follow(run: _PassiveRun, terms: Terms, block: Block, guards: Guards) -> Fit:
     """A passive party's rounds."""
     lead, hub, masks = run.lead, run.hub, run.masks
-    matrix = glm.block_preconditioner(block, _curvature(terms))
+    matrix = glm.block_preconditioner(block, curvature(terms))
     kept = run.keeper.trained()
     at = Descent(np.zeros((block.width, terms.outputs))) if kept is None else restore_descent(kept)
     round_number = run.keeper.rounds
@@ -247,7 +247,7 @@ def _follow(run: _PassiveRun, terms: Terms, block: Block, guards: Guards) -> Fit
         d = combine(receive_values(told, 2 * len(at.pairs) + 1, lead.peer), at.pairs, Pg)
         scores = glm.disclosed_scores(terms, guards, block, at.w + d, round_number + 1)
         hub.send(Wire.scores, masks.scores(f"scores|{round_number}", scores))
-        hub.send(Wire.step_scalars, masks.scalars(f"step|{round_number}", _penalties(block, at.w, d)))
+        hub.send(Wire.step_scalars, masks.scalars(f"step|{round_number}", penalties(block, at.w, d)))
         told = lead.recv(Wire.step)
         if told.facts.get("stop"):
             break
@@ -317,14 +317,14 @@ def _start_active(endpoint: Endpoint, terms: Terms, block: Block, target: Target
     # Obfuscators for a whole round, made while this party waits for the others (and for its own start).
     pool = ObfuscatorPool(key, capacity=min(plan.ciphertexts * terms.outputs, _MAX_POOL))
     kept = endpoint.keeper.trained()
-    setup, start = _begin(block, target, training, per_ciphertext) if kept is None else _restore_active(kept)
+    setup, start = begin(block, target, training, per_ciphertext) if kept is None else _restore_active(kept)
     for link in passives:
         link.send(Wire.setup, Revealed(setup.facts(), np.zeros(0)))
     hub = endpoint.link(Active, Coordinator, COORDINATOR)
     return _ActiveRun(hub, passives, key, pool, setup, plan, pairwise_masks(endpoint, "glm"), start, endpoint.keeper)
 
 
-def _begin(block: Block, target: Target, training: Training, per_ciphertext: int) -> tuple[Setup, _Start]:
+def begin(block: Block, target: Target, training: Training, per_ciphertext: int) -> tuple[Setup, _Start]:
     """Fit the own columns, and bound the residuals from there."""
     w = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
     z = glm.to_scores(glm.forward(block, w))
@@ -421,7 +421,7 @@ def _opened_scalars(
     return [theirs + mine for theirs, mine in zip(opened, own, strict=True)]
 
 
-def _verdict(
+def verdict(
     target: Target,
     terms: Terms,
     guards: Guards,
@@ -466,7 +466,7 @@ def _evaluate(run: _ActiveRun, block: Block, weights: Vector, round_number: int)
     return glm.to_scores(own + total.reshape(own.shape))
 
 
-def _search(target: Target, setup: Setup, z: Vector, dz: Vector, slope: float, cross: float, at_d: float) -> float:
+def search_step(target: Target, setup: Setup, z: Vector, dz: Vector, slope: float, cross: float, at_d: float) -> float:
     """Exact line search on phi(t) = mean loss(z + t dz) + penalty; residuals stay within their bound."""
     limit = 2.0**setup.bound_bits
 
@@ -492,16 +492,18 @@ def _in_label_units(loss: float, target: Target) -> float:
     return math.ldexp(loss, 2 * target.label_bits)
 
 
-def _curvature(terms: Terms) -> float:
+def curvature(terms: Terms) -> float:
     """Curvature of the preconditioner that needs no data; the recursion's own scaling does the rest."""
     return {"logistic": 0.25, "softmax": 0.5}.get(terms.job.model, 1.0)
 
 
-def _penalties(block: Block, w: Vector, d: Vector) -> list[float]:
+def penalties(block: Block, w: Vector, d: Vector) -> list[float]:
+    """l2 w'w, l2 w'd and l2 d'd of a party's block."""
     return [glm.penalty_value(block, *pair) for pair in ((w, w), (w, d), (d, d))]
 
 
-def _quantised(residual: Vector, setup: Setup) -> Integers:
+def quantised(residual: Vector, setup: Setup) -> Integers:
+    """Residuals as integers, in the scale that was agreed on."""
     return np.rint(np.ldexp(residual, setup.residual_scale)).astype(np.int64)
 
 

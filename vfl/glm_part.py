@@ -124,7 +124,7 @@ def _train(
     if data.labels is None:
         fit = (glm_exact.passive if exact else glm_quadratic.passive)(endpoint, terms, block, data.guards)
     else:
-        target = _target(data, terms, endpoint.keeper)
+        target = target_of(data, terms, endpoint.keeper)
         play = glm_exact.active if exact else glm_quadratic.active
         fit = play(endpoint, terms, block, target, data.guards, progress)
         if data.job.privacy.label_dp_epsilon is not None:
@@ -141,7 +141,7 @@ def _train(
     )
 
 
-def _target(data: Aligned, terms: Terms, keeper: Keeper) -> glm.Target:
+def target_of(data: Aligned, terms: Terms, keeper: Keeper) -> glm.Target:
     """The labels to train on: randomised where the job says so, once for a run."""
     y, epsilon = data.labels_to_fit, data.job.privacy.label_dp_epsilon
     if epsilon is not None:

@@ -193,7 +193,7 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
     first = expansions_before(kept)
     for newton in range(first, training.newton_steps + 1):
         if kept is None or newton > first:
-            setup, deviation = _expand(key, terms, target, z)
+            setup, deviation = expand_around(key, terms, target, z)
             _tell_setup(hub, passives, setup)
             _send_deviation(passives, key, terms, setup, deviation)
             g = glm.mean_gradient(block, glm.own_products(block, deviation[:, None]), setup.deviation_scale)
@@ -230,7 +230,7 @@ def passive(endpoint: Endpoint, terms: Terms, block: Block, guards: Guards) -> F
         setup = _read_setup(lead.recv(Wire.setup), lead.peer)
         label_bits = setup.label_bits
         if kept is None or newton > first:
-            plan = _deviation_plan(key, terms, setup)
+            plan = deviation_plan(key, terms, setup)
             deviation = receive_ciphers(key, lead.recv(Wire.deviation), plan.ciphertexts, lead.peer)
             g = glm.mean_gradient(block, [_open_own(hub, plan, deviation, block)], setup.deviation_scale)
             state = begin_expansion(block, setup.curvature, w, g)
@@ -269,7 +269,7 @@ def coordinator(endpoint: Endpoint, terms: Terms, progress: Progress) -> Fit:
         setup = _read_setup(lead.recv(Wire.setup_copy), lead.peer)
         label_bits = setup.label_bits
         if kept is None or newton > first:
-            plan = _deviation_plan(key.public, terms, setup)
+            plan = deviation_plan(key.public, terms, setup)
             for link in passives:
                 _open_for(link, key, plan, terms.columns[link.peer])
             loss, decrement = _sums(everyone, 2)
@@ -294,9 +294,9 @@ def _steer(
     progress: Progress,
 ) -> str:
     """Conjugate gradients from the sums alone; returns why they stopped."""
-    plan = _score_plan(key.public, terms, setup)
+    plan = score_plan(key.public, terms, setup)
     while True:
-        stop = _verdict(terms, at.decrement, at.losses[-1], at.rounds)
+        stop = verdict(terms, at.decrement, at.losses[-1], at.rounds)
         conjugacy = at.decrement / at.previous if at.previous > 0 else 0.0
         at.size = at.decrement + conjugacy**2 * at.size
         scaling = 0.0 if stop else _scaling(at.size, setup.curvature, terms.rows)
@@ -359,7 +359,7 @@ def _active_product(
     p: Vector,
 ) -> Vector:
     """H p of the active party's block; on the way it adds up the encrypted scores for everybody."""
-    key, plan = pool.key, _score_plan(pool.key, terms, setup)
+    key, plan = pool.key, score_plan(pool.key, terms, setup)
     others = [receive_ciphers(key, link.recv(Wire.step_scores), plan.ciphertexts, link.peer) for link in passives]
     total = reduce(add, others)
     own = _step_scores(block, p)
@@ -382,7 +382,7 @@ def _passive_product(
     p: Vector,
 ) -> Vector:
     """H p of a passive party's block: its scores go out encrypted, everybody's sum comes back encrypted."""
-    key, plan = pool.key, _score_plan(pool.key, terms, setup)
+    key, plan = pool.key, score_plan(pool.key, terms, setup)
     own = encrypt(key, pack_rows(plan, _step_scores(block, p)), pool=pool)
     lead.send(Wire.step_scores, send_ciphers(own))
     dz = receive_ciphers(key, lead.recv(Wire.direction_scores), plan.ciphertexts, lead.peer)
@@ -423,12 +423,12 @@ def _send_deviation(
     passives: Sequence[Link[Active, Passive]], key: PublicKey, terms: Terms, setup: Setup, deviation: Integers
 ) -> None:
     """Send the passive parties the encrypted deviation."""
-    payload = send_ciphers(encrypt(key, pack_rows(_deviation_plan(key, terms, setup), deviation)))
+    payload = send_ciphers(encrypt(key, pack_rows(deviation_plan(key, terms, setup), deviation)))
     for link in passives:
         link.send(Wire.deviation, payload)
 
 
-def _expand(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Setup, Integers]:
+def expand_around(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Setup, Integers]:
     """Constants of the expansion at scores z, and the deviation mu(z) - y as integers of shape (n,)."""
     residual = target.residual(z)[:, 0]
     curvature = math.fsum(target.curvature(z).ravel().tolist()) / len(z)
@@ -487,7 +487,7 @@ def _open_scores(
     return glm.to_scores(glm.forward(block, w) + total[:, None])
 
 
-def _verdict(terms: Terms, decrement: float, loss: float, rounds: int) -> str:
+def verdict(terms: Terms, decrement: float, loss: float, rounds: int) -> str:
     """Why to stop here, or an empty text."""
     training = terms.job.training
     if decrement / 2 <= training.tol * max(1.0, loss):
@@ -521,14 +521,16 @@ def _score_bound(terms: Terms, *, by_row: bool) -> int:
 
 def _pool(key: PublicKey, terms: Terms, setup: Setup) -> ObfuscatorPool:
     """Obfuscators for the next direction's scores, made while this party waits for the others."""
-    return ObfuscatorPool(key, capacity=min(_score_plan(key, terms, setup).ciphertexts, _MAX_POOL))
+    return ObfuscatorPool(key, capacity=min(score_plan(key, terms, setup).ciphertexts, _MAX_POOL))
 
 
-def _deviation_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
+def deviation_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
+    """How rows of the deviation are packed."""
     return plan_inner_product(key.bits, terms.rows, _deviation_bound(terms), setup.packed_deviation)
 
 
-def _score_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
+def score_plan(key: PublicKey, terms: Terms, setup: Setup) -> InnerProductPlan:
+    """How rows of scores are packed."""
     return plan_inner_product(key.bits, terms.rows, _score_bound(terms, by_row=setup.by_row), setup.packed_scores)
 
 

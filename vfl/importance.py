@@ -92,7 +92,8 @@ def own_importance(trees: Sequence[Tree], splits: Sequence[Split], columns: int)
     )
 
 
-def _gain_layout(key_bits: int, splits: int) -> SlotLayout:
+def gain_layout(key_bits: int, splits: int) -> SlotLayout:
+    """Lay gain, cover and count of a column out in a ciphertext."""
     return plan_slots(key_bits, _GAIN_BITS, terms=splits, group=3)
 
 
@@ -107,7 +108,7 @@ def importance_as_active(
     bits = _GAIN_BITS - 1 - np.frexp(figures.max(axis=0))[1]
     ones = np.ones((len(figures), 1), dtype=np.int64)
     values = np.concatenate([np.rint(np.ldexp(figures, bits)).astype(np.int64), ones], axis=1)
-    layout = _gain_layout(key.public.bits, len(figures))
+    layout = gain_layout(key.public.bits, len(figures))
     link.send(Wire.split_gains, send_ciphers(encrypt(key, pack_slots(layout, values), pool=pool)))
     payload = link.recv(Wire.feature_gains)
     if payload.counts.shape != (1, 2) or payload.counts[0, 1] not in (1, columns):
@@ -135,7 +136,7 @@ def importance_as_passive(
     vector = receive_ciphers(key, link.recv(Wire.split_gains), len(splits), link.peer)
     groups = columns if tell_columns else 1
     feature = np.array([split.feature if tell_columns else 0 for split in splits], dtype=np.int64)
-    layout = _gain_layout(key.bits, len(splits))
+    layout = gain_layout(key.bits, len(splits))
     sums = compress(sum_by_group(vector, np.arange(len(splits)), feature, groups), layout)
     payload = send_ciphers(rerandomise(sums, towards_owner=True, pool=pool))
     link.send(Wire.feature_gains, EncryptedSums(payload.key, np.array([[0, groups]]), payload.body))

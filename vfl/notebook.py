@@ -22,9 +22,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vfl.display import Display, round_text
+from vfl.display import Display
 from vfl.events import PHASES, Event, Report
 from vfl.job import Job
+from vfl.progress import round_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -41,7 +41,7 @@ def main() -> None:
 
     generate, descend = glm_exact.generate_keypair, glm_exact.lbfgs_direction
     send_ciphers = glm_exact.send_ciphers
-    quantise, tell_direction = glm_exact._quantised, glm_exact._tell_direction
+    quantise, tell_direction = glm_exact.quantised, glm_exact._tell_direction
     rounds = 0
 
     def generated(*arguments: Any, **options: Any) -> Any:
@@ -87,7 +87,7 @@ def main() -> None:
 
     glm_exact.generate_keypair, glm_exact.lbfgs_direction = generated, directed
     glm_exact.send_ciphers = sent
-    glm_exact._quantised, glm_exact._tell_direction = quantised, told
+    glm_exact.quantised, glm_exact._tell_direction = quantised, told
     cli.main()
 
 

@@ -199,7 +199,7 @@ def test_the_line_search_keeps_residuals_below_their_bound() -> None:
     slope = float((-y * dz[:, 0]).mean())
     for bound_bits, expected in ((-1, 1 / 4), (0, 4 / 14)):
         setup = glm_exact.Setup(bound_bits, 0, 1)
-        t = glm_exact._search(target, setup, np.zeros((11, 1)), dz, slope, 0.0, 0.0)
+        t = glm_exact.search_step(target, setup, np.zeros((11, 1)), dz, slope, 0.0, 0.0)
         assert t == pytest.approx(expected, rel=0.01)
         assert np.abs(t * dz[:, 0] - y).max() <= 2.0**bound_bits
 
@@ -208,14 +208,14 @@ def test_the_line_search_keeps_residuals_below_their_bound() -> None:
 def test_residuals_stay_below_their_announced_bound(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where one label is far out."""
     largest: list[int] = []
-    honest = glm_exact._quantised
+    honest = glm_exact.quantised
 
     def spy(residual: np.ndarray, setup: glm_exact.Setup) -> np.ndarray:
         fixed = honest(residual, setup)
         largest.append(int(np.abs(fixed).max()))
         return fixed
 
-    monkeypatch.setattr(glm_exact, "_quantised", spy)
+    monkeypatch.setattr(glm_exact, "quantised", spy)
     federation = make_federation(model, 100, (1, 2, 2))
     federation.y[3] = 60.0
     assert federation.error(federation.fit()) < 2e-3

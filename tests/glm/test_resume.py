@@ -228,6 +228,6 @@ def test_other_labels_are_refused(tmp_path: Path) -> None:
 def test_the_job_trains_on_labels_drawn_once(tmp_path: Path) -> None:
     privacy, terms = SimpleNamespace(label_dp_epsilon=1.0), SimpleNamespace(outputs=1)
     data = SimpleNamespace(labels_to_fit=LABELS, job=SimpleNamespace(privacy=privacy, model="logistic"), weights=None)
-    first, again = (glm_part._target(data, terms, keeper_in(tmp_path)) for _ in range(2))  # type: ignore[arg-type]
+    first, again = (glm_part.target_of(data, terms, keeper_in(tmp_path)) for _ in range(2))  # type: ignore[arg-type]
     np.testing.assert_array_equal(first.y, again.y)
     assert first.estimated

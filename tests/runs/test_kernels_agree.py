@@ -114,6 +114,7 @@ CASES = {
 cases = pytest.mark.parametrize(("model", "holder", "training"), CASES.values(), ids=CASES)
 VARYING = (
     "seconds",
+    "time",
     "bytes",
     "encryptions",
     "decryptions",

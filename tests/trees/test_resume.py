@@ -237,9 +237,9 @@ def test_the_job_trains_on_labels_drawn_once(tmp_path: Path) -> None:
     data = SimpleNamespace(labels_to_fit=y, job=SimpleNamespace(privacy=SimpleNamespace(label_dp_epsilon=1.0)))
     terms = SimpleNamespace(outputs=3)
     first, again = (
-        boosting_part._labels_to_fit(data, terms, keeper_in(tmp_path))  # type: ignore[arg-type]
+        boosting_part.labels_of(data, terms, keeper_in(tmp_path))  # type: ignore[arg-type]
         for _ in range(2)
     )
     np.testing.assert_array_equal(first, again)
-    other = boosting_part._labels_to_fit(data, terms, Keeper())  # type: ignore[arg-type]
+    other = boosting_part.labels_of(data, terms, Keeper())  # type: ignore[arg-type]
     assert not np.array_equal(first, other)  # equal with chance below 2^-200

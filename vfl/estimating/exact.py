@@ -50,17 +50,17 @@ def descend(survey: Survey, rows_per_ciphertext: int) -> Descended:
     job, terms, lead = survey.job, survey.terms, survey.job.active
     start = time.thread_time()
     training, guards = job.training, survey.owns[lead].guards
-    target = glm_part._target(survey.data[lead], terms, survey.keeper)
-    setup, (first, z, losses) = glm_exact._begin(survey.blocks[lead], target, training, rows_per_ciphertext)
+    target = glm_part.target_of(survey.data[lead], terms, survey.keeper)
+    setup, (first, z, losses) = glm_exact.begin(survey.blocks[lead], target, training, rows_per_ciphertext)
     matrices = {
-        name: glm.block_preconditioner(block, glm_exact._curvature(terms)) for name, block in survey.blocks.items()
+        name: glm.block_preconditioner(block, glm_exact.curvature(terms)) for name, block in survey.blocks.items()
     }
     at = {name: Descent(np.zeros((block.width, terms.outputs))) for name, block in survey.blocks.items()}
     at[lead] = first
     begun = time.thread_time()
     stop, rounds = "", 0
     for rounds in range(training.max_iter + 1):
-        residuals = glm_exact._quantised(target.residual(z), setup)
+        residuals = glm_exact.quantised(target.residual(z), setup)
         total, Pg = np.zeros(0), {}
         for name, block in survey.blocks.items():
             own = at[name]
@@ -70,17 +70,17 @@ def descend(survey: Survey, rows_per_ciphertext: int) -> Descended:
             part = np.array(basis_products(own.pairs, own.g if own.g is not None else g, Pg[name]))
             total = part if not len(total) else total + part
         coefficients, slope = lbfgs_direction(total.tolist(), len(at[lead].pairs))
-        stop = glm_exact._verdict(target, terms, guards, losses, slope, rounds, z)
+        stop = glm_exact.verdict(target, terms, guards, losses, slope, rounds, z)
         if stop:
             break
         glm.spend(terms, guards, rounds + 1)
         d = {name: combine(coefficients, at[name].pairs, Pg[name]) for name in at}
         moved = sum(glm.forward(block, at[name].w + d[name]) for name, block in survey.blocks.items())
         at_w, cross, at_d = np.sum(
-            [glm_exact._penalties(block, at[name].w, d[name]) for name, block in survey.blocks.items()], axis=0
+            [glm_exact.penalties(block, at[name].w, d[name]) for name, block in survey.blocks.items()], axis=0
         ).tolist()
         dz = glm.to_scores(np.asarray(moved)) - z
-        t = glm_exact._search(target, setup, z, dz, slope, cross, at_d)
+        t = glm_exact.search_step(target, setup, z, dz, slope, cross, at_d)
         if t <= 0:
             break
         for name in at:

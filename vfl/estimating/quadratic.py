@@ -42,7 +42,7 @@ def walk(survey: Survey, key: CountedKey) -> Walked:
     """Train on plain blocks, side by side, as the roles will on theirs."""
     job, terms, lead = survey.job, survey.terms, survey.job.active
     start = time.thread_time()
-    target = glm_part._target(survey.data[lead], terms, survey.keeper)
+    target = glm_part.target_of(survey.data[lead], terms, survey.keeper)
     own = glm.local_optimum(survey.blocks[lead], target, job.training.l2, ones=job.training.fit_intercept)
     w = {name: np.zeros((block.width, 1)) for name, block in survey.blocks.items()} | {lead: own}
     columns = {name: _real(block) for name, block in survey.blocks.items()}
@@ -51,7 +51,7 @@ def walk(survey: Survey, key: CountedKey) -> Walked:
     stop = ""
     for _ in range(job.training.newton_steps + 1):
         z = np.asarray(sum(columns[name] @ w[name] for name in columns))
-        setup, _deviation = glm_quadratic._expand(key, terms, target, z)
+        setup, _deviation = glm_quadratic.expand_around(key, terms, target, z)
         count, stop = _descend(survey, target, setup, columns, w, z, sum(rounds))
         rounds.append(count)
     spent = time.thread_time() - begun
@@ -81,7 +81,7 @@ def _descend(
     }
     loss = target.loss(z) + sum(glm.penalty_value(blocks[name], w[name], w[name]) for name in blocks) / 2
     decrement, previous, rounds = sum(dot(own.g, own.Pg) for own in at.values()), 0.0, 0
-    while not (stop := glm_quadratic._verdict(survey.terms, decrement, loss, before + rounds)):
+    while not (stop := glm_quadratic.verdict(survey.terms, decrement, loss, before + rounds)):
         conjugacy = decrement / previous if previous > 0 else 0.0
         for own in at.values():
             own.p = -own.Pg + conjugacy * own.p
@@ -136,7 +136,7 @@ def training(account: Account, survey: Survey) -> Trained:
 
 def _plans(survey: Survey, key: CountedKey, setup: Setup) -> tuple[InnerProductPlan, InnerProductPlan]:
     terms = survey.terms
-    return glm_quadratic._deviation_plan(key, terms, setup), glm_quadratic._score_plan(key, terms, setup)
+    return glm_quadratic.deviation_plan(key, terms, setup), glm_quadratic.score_plan(key, terms, setup)
 
 
 def _products(account: Account, survey: Survey, key: CountedKey, plan: InnerProductPlan, name: str) -> Load:

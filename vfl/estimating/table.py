@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vfl.audit import size_text
 from vfl.display import say, warn
 from vfl.estimating.estimate import Estimate
 
@@ -21,7 +22,6 @@ _TITLES = {
     "total": "Total",
 }
 _HOLDERS = {"active": "active party", "coordinator": "coordinator"}
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def encode_estimate(estimate: Estimate) -> bytes:
@@ -65,23 +65,9 @@ def _roles(estimate: Estimate) -> Table:
 
 
 def _links(estimate: Estimate) -> Table:
-    table = Table(title=f"Traffic, every hop counted: {readable(estimate.bytes)}")
+    table = Table(title=f"Traffic, every hop counted: {size_text(estimate.bytes)}")
     for column in ("from", "to", "messages", "bytes"):
         table.add_column(column, justify="right" if column in ("messages", "bytes") else "left")
     for link in estimate.links:
-        table.add_row(escape(link.sender), escape(link.receiver), f"{link.messages:,}", readable(link.bytes))
+        table.add_row(escape(link.sender), escape(link.receiver), f"{link.messages:,}", size_text(link.bytes))
     return table
-
-
-def readable(size: int) -> str:
-    """Bytes in the largest unit that leaves a number above one.
-
-    Examples
-    --------
-    >>> readable(21_270_896), readable(812)
-    ('21.3 MB', '812 B')
-    """
-    for unit, name in _UNITS:
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} B"

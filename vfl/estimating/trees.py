@@ -98,7 +98,7 @@ class _CountedPart:
         """Note how many rows' sides are told."""
         left = self.plain.sides(level)
         won = np.zeros(len(level.nodes), dtype=bool)
-        won[list(self.plain._picked)] = True
+        won[list(self.plain.picked)] = True
         own = won[level.slot] & (level.slot >= 0)
         self.trees[-1].rows_of_chosen.append(int(own.sum()))
         return left
@@ -183,9 +183,7 @@ def _grow(account: Account, survey: Survey, key: CountedKey, layout: SlotLayout)
     job, terms, lead = survey.job, survey.terms, survey.job.active
     data, columns = survey.data[lead], survey.binned[lead]
     own = boosting_part.own_part(data.spec, columns.features, columns.codes[: data.n_fit])
-    labels = Labels(
-        boosting_part._labels_to_fit(data, terms, survey.keeper), boosting_part.row_weights(data), data.n_train
-    )
+    labels = Labels(boosting_part.labels_of(data, terms, survey.keeper), boosting_part.row_weights(data), data.n_train)
     parts, first = {}, len(columns.features)
     for name in job.passive:
         theirs = survey.binned[name]
@@ -306,7 +304,7 @@ def _book_importance(account: Account, survey: Survey, key: CountedKey, grown: _
         if not splits:
             continue
         columns = len(part.features) if survey.owns[name].spec.policy.feature_importance else 1
-        layout = importance._gain_layout(key.bits, splits)
+        layout = importance.gain_layout(key.bits, splits)
         ciphertexts = -(-columns // layout.per_ciphertext)
         account.encryptions[lead] += splits
         account.decryptions[lead] += ciphertexts

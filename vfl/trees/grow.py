@@ -291,11 +291,11 @@ class PlainPart:
     limits: Limits = Limits()
     signs: Integers | None = None
     splits: list[Split] = field(default_factory=list, repr=False)
-    _picked: dict[int, Split] = field(default_factory=dict, repr=False)
+    picked: dict[int, Split] = field(default_factory=dict, repr=False)
 
     def offer(self, level: Level) -> Floats:
         """Return the largest gain per node, and remember the split that has it."""
-        self._picked = {}
+        self.picked = {}
         best = np.full(len(level.nodes), -np.inf)
         drawn = level.task.columns[self.first : self.first + len(self.features)]
         if not drawn.any():
@@ -313,23 +313,23 @@ class PlainPart:
             ids, sets, best[node] = best_of(node, candidates.node, gains, prefixes)
             if best[node] > -np.inf:
                 place = (level.task.number, int(level.nodes[node]), level.depth)
-                self._picked[node] = pick(*place, self.features, candidates, ids, sets)
+                self.picked[node] = pick(*place, self.features, candidates, ids, sets)
         return best
 
     def choose(self, won: Mask) -> None:
         """Keep the splits of the nodes won."""
-        self._picked = {node: split for node, split in self._picked.items() if won[node]}
-        self.splits += self._picked.values()
+        self.picked = {node: split for node, split in self.picked.items() if won[node]}
+        self.splits += self.picked.values()
 
     def sides(self, level: Level) -> Mask:
         """Return for every row of the nodes won whether it goes left."""
-        return sides_of(level.slot, self._picked, self.features, self.codes)
+        return sides_of(level.slot, self.picked, self.features, self.codes)
 
     def chosen_signs(self, nodes: int) -> Integers:
         """Monotone constraint of the split chosen for every node, 0 where there is none."""
         signs = np.zeros(nodes, dtype=np.int64)
         if self.signs is not None:
-            for node, split in self._picked.items():
+            for node, split in self.picked.items():
                 signs[node] = self._signs_at(self.signs, split.feature, split.bins[0])
         return signs
 
