@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -69,29 +71,49 @@ def linear(folder: Path, **policy: object) -> Companies:
     return companies
 
 
-def test_scores_are_those_of_the_run(tmp_path: Path) -> None:
-    companies = linear(tmp_path / "companies", scored_rows=2000)
-    job = train(companies, tmp_path / "run")
-    ended = run_all(scoring(companies, job, tmp_path / "run", tmp_path / "scores.csv"))
-    assert {name: outcome.code for name, outcome in ended.items()} == dict.fromkeys(job.roles, 0), ended
+@dataclass(frozen=True)
+class World:
+    """A model trained once between companies, for all tests of this file."""
+
+    companies: Companies
+    job: Job
+    run: Path
+
+    def commands(self, scores: Path, command: str = "predict", tables: str = "data") -> dict[str, list[str]]:
+        return scoring(self.companies, self.job, self.run, scores, command, tables)
+
+    def scored(self) -> list[dict[str, object]]:
+        """Entries of rows scored in the biller's budget: there is one account."""
+        file = self.companies.folder / ".vfl" / "biller" / "budgets.json"
+        (account,) = json.loads(file.read_text().splitlines()[0])["alignments"].values()
+        assert account["opened"]
+        scored: list[dict[str, object]] = account["scored"]
+        return scored
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("once")
+    companies = linear(folder / "companies")
+    return World(companies, train(companies, folder / "run"), folder / "run")
+
+
+def test_scores_are_those_of_the_run(world: World, tmp_path: Path) -> None:
+    before = world.scored()
+    ended = run_all(world.commands(tmp_path / "scores.csv"))
+    assert {name: outcome.code for name, outcome in ended.items()} == dict.fromkeys(world.job.roles, 0), ended
     new = pd.read_csv(tmp_path / "scores.csv", dtype=str)
-    old = pd.read_csv(tmp_path / "run" / "bank" / "bank" / "test_scores.csv", dtype=str)
+    old = pd.read_csv(world.run / "bank" / "bank" / "test_scores.csv", dtype=str)
     both = old.merge(new, on="customer", suffixes=(" then", ""))
     assert len(both) == len(old) > 100
     assert (both["score then"] == both["score"]).all()
     assert "the active party" in ended["biller"].stdout
-    assert "score" not in {Path(name).stem for name in files_in(tmp_path / "run" / "biller")}
-    _check_budget(companies, len(old), len(new))
-
-
-def _check_budget(companies: Companies, test: int, predicted: int) -> None:
-    """Test rows and predicted rows stand on one account, on which the training's scores were counted."""
-    file = companies.folder / ".vfl" / "biller" / "budgets.json"
-    accounts = json.loads(file.read_text().splitlines()[0])["alignments"].values()
-    (account,) = accounts
-    assert [entry["size"] for entry in account["scored"]] == [test, predicted]
-    assert account["scored"][-1]["count"] == test + predicted
-    assert account["opened"]
+    assert "score" not in {Path(name).stem for name in files_in(world.run / "biller")}
+    # test rows and predicted rows stand on one account, on which the training's scores were counted
+    after = world.scored()
+    assert after[0]["size"] == len(old)
+    assert [entry["size"] for entry in after[len(before) :]] == [len(new)]
+    assert after[-1]["count"] == sum(int(str(entry["size"])) for entry in after)
 
 
 def test_trees_and_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,33 +134,36 @@ def test_trees_and_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not [cell for cell in theirs.iloc[:, 1].astype(str) if cell in page]
 
 
-def test_a_second_prediction_exceeds_the_budget(tmp_path: Path) -> None:
-    companies = linear(tmp_path / "companies", scored_rows=1000)
-    job = train(companies, tmp_path / "run")
-    first = run_all(scoring(companies, job, tmp_path / "run", tmp_path / "first.csv"))
-    assert first["bank"].code == 0
-    fewer = {name: table.iloc[5:] for name, table in companies.tables.items()}  # another alignment, the same account
-    for name, table in fewer.items():
-        companies.parties[name]["fewer"] = f"fewer {name}.csv"
-        table.to_csv(companies.folder / f"fewer {name}.csv", index=False)
-    before = files_in(tmp_path / "run")
-    second = run_all(scoring(companies, job, tmp_path / "run", tmp_path / "second.csv", tables="fewer"))
-    refused = [name for name, outcome in second.items() if outcome.code == 2]
-    assert refused and set(refused) <= {"biller", "card-network"}
-    assert all("scored_rows" in second[name].error for name in refused)
-    assert second["bank"].code == 1
-    assert not (tmp_path / "second.csv").exists()
-    assert files_in(tmp_path / "run") == before
+def test_a_further_prediction_exceeds_the_budget(world: World, tmp_path: Path) -> None:
+    """The policy that holds is today's; other rows do not begin another account."""
+    for name, table in world.companies.tables.items():
+        world.companies.parties[name]["fewer"] = f"fewer {name}.csv"
+        table.iloc[5:].to_csv(world.companies.folder / f"fewer {name}.csv", index=False)
+    spent = int(str(world.scored()[-1]["count"]))
+    commands = world.commands(tmp_path / "s.csv", tables="fewer")
+    own = world.companies.folder / "biller.toml"
+    strict = own.with_name("biller strict.toml")
+    strict.write_text(own.read_text().replace("[policy]", f"[policy]\nscored_rows = {spent + 300}"))
+    commands["biller"] = [str(strict) if one == str(own) else one for one in commands["biller"]]
+    before = files_in(world.run)
+    ended = run_all(commands)
+    assert ended["biller"].code == 2
+    assert f"expected at most {spent + 300:,}" in ended["biller"].error
+    assert "scored_rows" in ended["biller"].error
+    assert ended["bank"].code == 1
+    assert not (tmp_path / "s.csv").exists()
+    assert files_in(world.run) == before
+    assert world.scored()[-1]["count"] == spent
 
 
-def test_a_shard_of_another_run_is_noticed(tmp_path: Path) -> None:
-    companies = linear(tmp_path / "companies")
-    train(companies, tmp_path / "run")
-    shutil.rmtree(companies.folder / ".vfl")
-    job = train(companies, tmp_path / "other")
-    commands = scoring(companies, job, tmp_path / "run", tmp_path / "s.csv")
-    at = commands["biller"].index(str(tmp_path / "run" / "biller"))
-    commands["biller"][at] = str(tmp_path / "other" / "biller")
+def test_a_shard_of_another_run_is_noticed(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(world.run / "biller", other)
+    kept = json.loads((other / "biller" / "run.json").read_text())
+    (other / "biller" / "run.json").write_text(json.dumps(kept | {"run": "f" * 32}))
+    commands = world.commands(tmp_path / "s.csv")
+    at = commands["biller"].index(str(world.run / "biller"))
+    commands["biller"][at] = str(other)
     ended = run_all(commands)
     assert ended["bank"].code == 2
     assert "party 'biller' has a shard of another run" in ended["bank"].error
@@ -146,11 +171,9 @@ def test_a_shard_of_another_run_is_noticed(tmp_path: Path) -> None:
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_a_training_and_a_prediction_do_not_meet(tmp_path: Path) -> None:
-    companies = linear(tmp_path / "companies")
-    job = train(companies, tmp_path / "run")
-    commands = scoring(companies, job, tmp_path / "run", tmp_path / "s.csv")
-    commands["coordinator"] = job.command("coordinator", tmp_path / "again")
+def test_a_training_and_a_prediction_do_not_meet(world: World, tmp_path: Path) -> None:
+    commands = world.commands(tmp_path / "s.csv")
+    commands["coordinator"] = world.job.command("coordinator", tmp_path / "again")
     ended = run_all(commands)
     assert any("purpose" in outcome.stderr for outcome in ended.values()), ended
     assert {outcome.code for outcome in ended.values()} <= {1, 2}
@@ -166,20 +189,9 @@ def test_a_training_and_a_prediction_do_not_meet(tmp_path: Path) -> None:
     ],
     ids=["scores at a passive party", "evaluation at a passive party", "another's data", "no out"],
 )
-def test_mistakes_before_anybody_is_dialled(tmp_path_factory, role, change, said) -> None:  # type: ignore[no-untyped-def]
-    companies, job, run = _trained_once(tmp_path_factory)
-    commands = scoring(companies, job, run, run.parent / "s.csv")
-    done = run_all({role: change(commands[role])})[role]
+def test_mistakes_before_anybody_is_dialled(
+    world: World, tmp_path: Path, role: str, change: Callable[[list[str]], list[str]], said: str
+) -> None:
+    done = run_all({role: change(world.commands(tmp_path / "s.csv")[role])})[role]
     assert done.code == 2
     assert said in done.error
-
-
-_ONCE: list[tuple[Companies, Job, Path]] = []
-
-
-def _trained_once(factory: pytest.TempPathFactory) -> tuple[Companies, Job, Path]:
-    if not _ONCE:
-        folder = factory.mktemp("once")
-        companies = linear(folder / "companies")
-        _ONCE.append((companies, train(companies, folder / "run"), folder / "run"))
-    return _ONCE[0]
