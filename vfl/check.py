@@ -66,13 +66,14 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class _Own:
-    """What one party reads before it meets the others."""
+class Own:
+    """What one party reads before it meets the others; ``seconds`` of CPU by what they went to, for estimates."""
 
     spec: PartySpec
     table: PartyTable = field(repr=False)
     ids: PreparedIds = field(repr=False)
     guards: Guards
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def check_scenario(scenario: Scenario) -> Check:
@@ -84,8 +85,8 @@ def check_scenario(scenario: Scenario) -> Check:
         Whatever would refuse the run before its training; too few common rows are left to `Check.refuse_too_few`.
     """
     job = scenario.job
-    owns = [_read(job, spec) for spec in scenario.parties]
-    _check_rules(owns)
+    owns = [read_own(job, spec) for spec in scenario.parties]
+    check_rules(owns)
     rows = plain_alignment({own.spec.name: own.ids for own in owns}, job.seed)
     check = Check(job, tuple(_party(job, own) for own in owns), len(rows[job.active]))
     return replace(check, warnings=_prepare(job, owns, rows)) if check.enough else check
@@ -110,7 +111,7 @@ def check_joining(joining: Joining) -> JoiningCheck:
         Whatever would refuse the run even if every row of the party were common to all.
     """
     job = joining.company.job
-    own = _read(job, joining.spec)
+    own = read_own(job, joining.spec)
     party = _party(job, own)
     least = job.alignment.min_intersection
     if party.valid_ids < least:
@@ -123,7 +124,7 @@ def check_joining(joining: Joining) -> JoiningCheck:
     return JoiningCheck(joining, party, tuple(own.guards.warnings), budgets)
 
 
-def _check_alone(job: Job, own: _Own, party: PartyCheck) -> None:
+def _check_alone(job: Job, own: Own, party: PartyCheck) -> None:
     """The guards on terms that hold whatever the others bring; sizes as if all the party's rows were common."""
     spec, guards, rows = own.spec, own.guards, split_rows(job, party.valid_ids).train
     holder = _certain_holder(job)
@@ -144,15 +145,16 @@ def _certain_holder(job: Job) -> KeyHolder | None:
     return choose_key_holder(job.model, setting, 0, len(job.passive), 1, job.max_rounds)[0]
 
 
-def _read(job: Job, spec: PartySpec) -> _Own:
+def read_own(job: Job, spec: PartySpec) -> Own:
+    """Read a party's CSV, and hold the job against its policy."""
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards)
     table = read_party(spec)
     check_consent_to_job(job, spec, guards, map(str, table.features))
-    return _Own(spec, table, read_ids(job, spec, table), guards)
+    return Own(spec, table, read_ids(job, spec, table), guards)
 
 
-def _check_rules(owns: list[_Own]) -> None:
+def check_rules(owns: list[Own]) -> None:
     """Keys of so many columns at one party and so many at another never match."""
     expected = len(owns[0].spec.id_columns)
     for own in owns:
@@ -163,7 +165,7 @@ def _check_rules(owns: list[_Own]) -> None:
             )
 
 
-def _party(job: Job, own: _Own) -> PartyCheck:
+def _party(job: Job, own: Own) -> PartyCheck:
     """Count what a party brings, over all its rows with a valid id."""
     spec, table, ids = own.spec, own.table, own.ids
     label = ""
@@ -199,7 +201,7 @@ def _encode(job: Job, table: PartyTable, rows: Integers) -> tuple[int, tuple[str
     return len(preprocessor.names), preprocessor.warnings
 
 
-def _prepare(job: Job, owns: list[_Own], rows: Mapping[str, Integers]) -> tuple[str, ...]:
+def _prepare(job: Job, owns: list[Own], rows: Mapping[str, Integers]) -> tuple[str, ...]:
     """Split, encode and judge the common rows as the run will; returns the guards' warnings."""
     parts = split_rows(job, len(rows[job.active]))
     trees = job.model == "boosting"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parties.errors import ConfigError, DataError, VflError
 from parties.ledger import Ledger, merge_sent, write_ledger
@@ -67,6 +68,23 @@ class Predicted:
     def job(self) -> Job:
         """The job that trained the model."""
         return self.new.model.kept.job
+
+    @property
+    def unscored(self) -> Integers:
+        """Rows without any score."""
+        return np.setdiff1d(self.unmatched, self.alone_rows)
+
+    def in_order(self) -> tuple[Integers, Vector, NDArray[np.bool_]]:
+        """Rows with a score in the order of the data, their scores, and whether these are joint."""
+        rows, scores = self.scored.rows, self.scored.predicted
+        if scores is None:
+            raise TypeError("only the active party has scores")
+        joint = np.ones(len(rows), dtype=bool)
+        if self.alone is not None:
+            rows, scores = np.append(rows, self.alone_rows), np.concatenate([scores, self.alone])
+            joint = np.append(joint, np.zeros(len(self.alone_rows), dtype=bool))
+        order = np.argsort(rows)
+        return rows[order], scores[order], joint[order]
 
 
 def find_parties(folder: Path) -> list[str]:
@@ -202,24 +220,16 @@ def scores_csv(predicted: Predicted) -> bytes:
     With ``unmatched_rows = "score"`` a column ``joint`` says which rows all parties have. An id column that bears the
     name of another column is called "CSV name".
     """
-    new, scored = predicted.new, predicted.scored
-    rows, scores = scored.rows, scored.predicted
-    if scores is None:
-        raise TypeError("only the active party has scores")
-    flags = np.ones(len(rows), dtype=bool)
+    rows, scores, joint = predicted.in_order()
+    columns = score_columns(scores, predicted.new.model.classes)
     if predicted.alone is not None:
-        rows, scores = np.append(rows, predicted.alone_rows), np.concatenate([scores, predicted.alone])
-        flags = np.append(flags, np.zeros(len(predicted.alone_rows), dtype=bool))
-    order = np.argsort(rows)
-    columns = score_columns(scores[order], new.model.classes)
-    if predicted.alone is not None:
-        columns["joint"] = ["true" if flag else "false" for flag in flags[order]]
-    return _csv(_ids(new, rows[order], columns) | columns)
+        columns["joint"] = ["true" if flag else "false" for flag in joint]
+    return _csv(_ids(predicted.new, rows, columns) | columns)
 
 
 def unmatched_csv(predicted: Predicted) -> bytes | None:
     """Ids of the rows without any score, as in the active party's data; None if there are none."""
-    rows = np.setdiff1d(predicted.unmatched, predicted.alone_rows)
+    rows = predicted.unscored
     return _csv(_ids(predicted.new, rows, {})) if len(rows) else None
 
 

@@ -85,20 +85,12 @@ class Predictions:
 
 def collect(predicted: Predicted, data: Path | pd.DataFrame) -> Predictions:
     """Predictions of a prediction; ``data`` are the active party's, whose ids the index takes up as they are."""
-    rows, scores = predicted.scored.rows, predicted.scored.predicted
-    if scores is None:
-        raise TypeError("only the active party has scores")
-    joint = np.ones(len(rows), dtype=bool)
-    if predicted.alone is not None:
-        rows, scores = np.append(rows, predicted.alone_rows), np.concatenate([scores, predicted.alone])
-        joint = np.append(joint, np.zeros(len(predicted.alone_rows), dtype=bool))
-    order = np.argsort(rows)
-    without = np.setdiff1d(predicted.unmatched, predicted.alone_rows)
+    rows, scores, joint = predicted.in_order()
     return Predictions(
-        scores=scores[order],
+        scores=scores,
         classes=predicted.new.model.classes,
-        joint=_series(joint[order], _ids(predicted, data, rows[order])),
-        unmatched=_ids(predicted, data, without),
+        joint=_series(joint, _ids(predicted, data, rows)),
+        unmatched=_ids(predicted, data, predicted.unscored),
         warnings=list(predicted.warnings),
     )
 

@@ -11,34 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from parties.checkpoint import Keeper
-from parties.data import PartyTable, read_party
-from parties.errors import ConfigError
-from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.ecdh import Limit, too_few
-from psi.ids import PreparedIds
 from vfl.boosting_part import BinnedColumns, bin_columns, check_consent_to_trees, check_labels
+from vfl.check import Own, check_rules, read_own
 from vfl.glm import Block
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import Job, Scenario
 from vfl.pooled import plain_alignment
-from vfl.prepare import Parts, agree_terms, check_consent_to_job, read_ids, split_rows
+from vfl.prepare import Parts, agree_terms, split_rows
 from vfl.session import aligned_labels
 from vfl.terms import Integers, Terms
 from vfl.trained import Aligned
 
 Fact = bool | int | float | str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """What one party has; ``seconds`` of CPU by "reading" and "preparing"."""
-
-    spec: PartySpec
-    table: PartyTable = field(repr=False)
-    ids: PreparedIds = field(repr=False)
-    guards: Guards
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +73,7 @@ def survey(scenario: Scenario) -> Survey:
 
     job = scenario.job
     owns = {spec.name: _read(job, spec) for spec in scenario.parties}
-    _check_rules(list(owns.values()))
+    check_rules(list(owns.values()))
     rows = plain_alignment({name: own.ids for name, own in owns.items()}, job.seed)
     common = len(rows[job.active])
     if common < job.alignment.min_intersection:
@@ -125,23 +111,9 @@ def _timed(own: Own, what: str) -> Iterator[None]:
 
 def _read(job: Job, spec: PartySpec) -> Own:
     start = time.thread_time()
-    guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
-    check_consent_to_job(job, spec, guards)
-    table = read_party(spec)
-    check_consent_to_job(job, spec, guards, map(str, table.features))
-    ids = read_ids(job, spec, table)
-    return Own(spec, table, ids, guards, {"reading": time.thread_time() - start})
-
-
-def _check_rules(owns: list[Own]) -> None:
-    """Keys of so many columns at one party and so many at another never match."""
-    expected = len(owns[0].spec.id_columns)
-    for own in owns:
-        if len(own.spec.id_columns) != expected:
-            raise ConfigError(
-                f"alignment: party '{own.spec.name}', id columns: got {len(own.spec.id_columns)}, expected {expected}; "
-                "all parties need the same id rules and settings"
-            )
+    own = read_own(job, spec)
+    own.seconds["reading"] = time.thread_time() - start
+    return own
 
 
 def _aligned(job: Job, own: Own, rows: Integers, parts: Parts) -> Aligned:

@@ -78,7 +78,7 @@ def summarise_prediction(
         rows=scored.sizes,
         scored=len(scored.rows),
         alone=alone,
-        unscored=None if predicted is None else len(predicted.unmatched) - len(predicted.alone_rows),
+        unscored=None if predicted is None else len(predicted.unscored),
         score=_spread(scored),
         classes={} if predicted is None else _per_class(predicted),
         seconds=round(seconds, 3),
