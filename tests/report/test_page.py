@@ -200,6 +200,7 @@ def test_a_damaged_file_is_named(runs: Runs, tmp_path: Path, name: str) -> None:
 
 def test_the_command_says_where_the_page_lies(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
     run = runs("count")
+    capfd.readouterr()  # what the run said, if it was made here
     assert cli.execute(["report", str(run)]) == 0
     assert capfd.readouterr().out.strip() == str(run / "report.html")
 

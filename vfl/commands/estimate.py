@@ -17,7 +17,7 @@ def estimate(
     overrides: Overrides = None,
     strict: Strict = False,
     no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Without the time of 'active alone' and 'pooled'.")
+        bool, typer.Option("--no-baselines", help="Without the time of the models to compare with.")
     ] = False,
     as_json: Annotated[
         bool,

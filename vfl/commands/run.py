@@ -29,7 +29,8 @@ def run(
     overrides: Overrides = None,
     strict: Strict = False,
     no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Leave out 'active alone' and 'pooled'.")
+        bool,
+        typer.Option("--no-baselines", help="Leave out the models to compare with: active party alone, pooled, ..."),
     ] = False,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="All roles in this process, taking turns, instead of one process each.")

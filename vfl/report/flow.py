@@ -12,7 +12,7 @@ from vfl.report.run_directory import RunDirectory
 from vfl.report.words import count, percent, plural, seconds
 
 SPENT = {
-    "kernel": ("c1", "encryption kernel", "Paillier and curve arithmetic"),
+    "kernel": ("c1", "encryption kernel", "Paillier arithmetic"),
     "python": ("c2", "Python", "everything else that was computed"),
     "wire": ("c3", "wire", "packing, sealing and sending messages"),
     "waiting": ("c4", "waiting", "for the other roles"),
