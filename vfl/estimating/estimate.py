@@ -121,8 +121,7 @@ def estimate(scenario: Scenario, *, baselines: bool = True) -> Estimate:
         cores=account.speeds.cores,
         parties=surveyed.sizes,
         columns=dict(surveyed.terms.columns),
-        rows={"train": parts.train, "test": parts.test}
-        | ({"validation": parts.validation} if parts.validation else {}),
+        rows=rows,
         rounds=trained.rounds,
         converged=trained.converged,
         rounds_from=trained.how,
