@@ -21,6 +21,8 @@ from parties.wire import Role
 
 R = TypeVar("R")
 
+_PATIENCE = 0.5  # seconds: a signal that comes just before a wait without end would be seen at its end only
+
 
 class LocalNetwork(Generic[R]):
     """Mailboxes between named roles and the turn that they pass round."""
@@ -51,7 +53,8 @@ class LocalNetwork(Generic[R]):
             with self._turn:
                 self._pass_turn()
             for thread in threads:
-                thread.join()
+                while thread.is_alive():
+                    thread.join(_PATIENCE)
         except KeyboardInterrupt as interrupt:
             self._fail(interrupt)
             raise
