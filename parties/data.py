@@ -72,7 +72,8 @@ def read_party(spec: PartySpec, *, trained: bool = False) -> PartyTable:
         A file that cannot be read as this party's table; the message says what to do.
     """
     source = f"party {spec.name}, file {spec.data}"
-    text = _decode(_read_bytes(Path(spec.data), source), spec.encoding, source)
+    named = "the path" if trained else "data (it is relative to the file that names it)"
+    text = _decode(_read_bytes(Path(spec.data), source, named), spec.encoding, source)
     header, rows, lines = _parse(text, source)
     columns, warnings = _named_columns(header, list(zip(*rows, strict=True)), source)
     return _table(columns, spec, Place(source, lines), warnings, trained)
@@ -108,14 +109,12 @@ def _cell_text(cell: object) -> str:
     return repr(float(cell)) if isinstance(cell, (float, np.floating)) else str(cell)
 
 
-def _read_bytes(path: Path, source: str) -> bytes:
-    """Content of a file, or a DataError that says why there is none."""
+def _read_bytes(path: Path, source: str, named: str) -> bytes:
+    """Content of a file, or a DataError that says why there is none; ``named`` is what names it."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(
-            f"{source}: there is no such file; correct data (it is relative to the file that names it)"
-        ) from None
+        raise DataError(f"{source}: there is no such file; correct {named}") from None
     except IsADirectoryError:
         raise DataError(f"{source}: is a directory, expected a CSV file; correct data") from None
     except (OSError, ValueError) as error:

@@ -293,8 +293,9 @@ def test_new_category_is_ignored_where_the_party_says_so(vfl: Command, tmp_path:
         (["--data", "bank=a.csv", "--data", "bank=b.csv"], "got two for party 'bank'"),
         (["--data", "bank=a.csv"], "--data missing for party"),
         ([], "--data missing for party"),
+        ([f"--data={name}=no.csv" for name in ("bank", "biller", "card-network")], "no such file; correct the path"),
     ],
-    ids=["no path", "stranger", "twice", "one only", "none"],
+    ids=["no path", "stranger", "twice", "one only", "none", "no files"],
 )
 def test_wrong_data_options(
     vfl: Command,  # noqa: F811
