@@ -44,7 +44,8 @@ def show_prediction(
     for name, rows in report.classes.items():
         table.add_row(f"class {escape(name)}", f"{rows:,}")
     for name, value in (report.score or {}).items():
-        table.add_row(f"{name} score", f"{value:.4g}")
+        of = f", P({escape(report.score_of)})" if report.score_of else ""
+        table.add_row(f"{name} score{of}", f"{value:.4g}")
     console.print(table)
     for line in report.warnings:
         warn(line, console)

@@ -51,7 +51,7 @@ def kept_folder(parent: Path) -> Iterator[KeptFolder]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that is whole or as it was before.
+    """Write a file that is whole or as it was before; its directory is made if need be.
 
     Raises
     ------
@@ -60,6 +60,7 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         new.write_bytes(content)
         new.replace(path)
     except OSError as error:

@@ -111,7 +111,7 @@ class Preprocessor:
         check_columns(frame, expected | {column.name: False for column in self.categorical})
         raw, warnings = _encode(frame, self.numeric, self.categorical)
         if warnings and new_data and self.unknown_category == "refuse":
-            raise DataError(f'{warnings[0]}; correct them or set unknown_category = "ignore"')
+            raise DataError(f'{warnings[0]}; correct them, or train with unknown_category = "ignore"')
         with np.errstate(over="ignore"):
             X = (raw - np.array(self.means)) / np.array(self.scales)
         return np.clip(X, -_LARGEST, _LARGEST), [f"{line}: all zeros there" for line in warnings]

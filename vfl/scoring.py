@@ -5,7 +5,7 @@
 
 Leakage
 -------
-active : the test rows' summed passive scores
+active : the scored rows' summed passive scores
 coordinator : how many rows are scored
 
 A passive party counts the rows before it answers; ``scored_rows`` of its policy bounds them over all runs on one
@@ -30,7 +30,7 @@ class Wire:
     """Messages of scoring."""
 
     partial = Message(Passive, Coordinator, Masked)
-    total = Message(Coordinator, Active, Masked, discloses="the test rows' summed passive scores")
+    total = Message(Coordinator, Active, Masked, discloses="the scored rows' summed passive scores")
 
 
 def score_as_active(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit) -> Vector:

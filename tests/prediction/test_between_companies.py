@@ -179,6 +179,13 @@ def test_a_training_and_a_prediction_do_not_meet(world: World, tmp_path: Path) -
     assert {outcome.code for outcome in ended.values()} <= {1, 2}
 
 
+@pytest.mark.parametrize("option", ["--resume", "--json", "--metrics=127.0.0.1:1", "--log-level=debug"])
+def test_what_a_prediction_does_not_heed_is_refused(world: World, tmp_path: Path, option: str) -> None:
+    done = run_all({"coordinator": [*world.commands(tmp_path / "s.csv")["coordinator"], option]})["coordinator"]
+    assert done.code == 2
+    assert f"{option.partition('=')[0]} with --predict" in done.error
+
+
 @pytest.mark.parametrize(
     ("role", "change", "said"),
     [

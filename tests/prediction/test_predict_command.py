@@ -318,12 +318,51 @@ def test_out_is_never_lost(vfl: Command, trained: tuple[Companies, Path], tmp_pa
     content = mine.read_bytes()
     assert "one of the files of --data" in vfl("predict", run, *data, "--out", mine, "--overwrite").error
     assert mine.read_bytes() == content
+    beside = mine.rename(mine.with_name("s_unscored.csv"))
+    named = [one.replace(str(mine), str(beside)) for one in data]
+    done = vfl("predict", run, *named, "--out", beside.with_name("s.csv"), "--overwrite")
+    assert "one of the files of --data" in done.error
+    assert beside.read_bytes() == content
+    beside.rename(mine)
     out = tmp_path / "s.csv"
     out.write_text("precious")
     assert "there already" in vfl("predict", run, *data, "--out", out).error
     assert out.read_text() == "precious"
     assert vfl("predict", run, *data, "--out", out, "--overwrite").code == 0
     assert out.read_text().startswith("customer,score,class\n")
+
+
+def test_ids_without_a_score_are_those_of_this_prediction(
+    vfl: Command,  # noqa: F811
+    trained: tuple[Companies, Path],
+    tmp_path: Path,
+) -> None:
+    companies, run = trained
+    out, beside = tmp_path / "deep" / "s.csv", tmp_path / "deep" / "s_unscored.csv"
+    beside.parent.mkdir()
+    beside.write_text("precious")
+    assert "there already" in vfl("predict", run, *data_of(companies), "--out", out).error
+    assert beside.read_text() == "precious"
+    assert vfl("predict", run, *data_of(companies), "--out", out, "--overwrite").code == 0
+    assert beside.read_text().startswith("customer\n")
+    common = set.intersection(*(set(table.iloc[:, 0]) for table in companies.tables.values()))
+    tables = {name: table[table.iloc[:, 0].isin(common)] for name, table in companies.tables.items()}
+    assert vfl("predict", run, *data_of(companies, tables), "--out", out, "--overwrite").code == 0
+    assert not beside.exists()
+
+
+def test_a_refused_prediction_makes_no_directory(
+    vfl: Command,  # noqa: F811
+    trained: tuple[Companies, Path],
+    tmp_path: Path,
+) -> None:
+    companies, run = trained
+    data = data_of(companies)
+    assert vfl("predict", run, *data[:-1], "--data=biller=no.csv", "--out", tmp_path / "new" / "s.csv").code == 2
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    assert "no directory to write in" in vfl("predict", run, *data, "--out", tmp_path / "file" / "s.csv").error
+    assert vfl("predict", run, *data, "--out", tmp_path / "new" / "s.csv").code == 0
 
 
 # -- what policies bound -----------------------------------------------------------------------------------------------

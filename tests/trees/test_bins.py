@@ -198,7 +198,9 @@ def test_unknown_categories_of_new_data_are_refused() -> None:
     cells = {"c": text(["u", "v", "w"])}
     frame = pd.DataFrame({"c": text(["secret", "v"])})
     refusing = fit_binning(pd.DataFrame(cells), {"c": "categorical"}, max_bin=4)
-    with pytest.raises(DataError, match='column "c": 1 rows hold .*; correct them or set unknown_category') as caught:
+    with pytest.raises(
+        DataError, match='column "c": 1 rows hold .*; correct them, or train with unknown_category'
+    ) as caught:
         refusing.transform(frame, new_data=True)
     assert "secret" not in str(caught.value)
     assert refusing.transform(pd.DataFrame({"c": text(["v", None])}), new_data=True)[1] == []

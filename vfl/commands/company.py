@@ -82,7 +82,12 @@ def coordinator(
     address = parse_address(listen, "--listen")
     own = read_identity(identity)
     if predict:
-        given = {"--resume": resume, "--json": as_json, "--metrics": metrics is not None}
+        given = {
+            "--resume": resume,
+            "--json": as_json,
+            "--metrics": metrics is not None,
+            "--log-level": log_level != "info",
+        }
         for option in (name for name, asked in given.items() if asked):
             raise ConfigError(f"{option} with --predict, got both, expected one: a prediction is short and begun anew")
         _coordinate_prediction(company, own, address, out, listen)

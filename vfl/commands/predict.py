@@ -153,15 +153,21 @@ def writable(out: Path | None, inputs: Iterable[Path], *, overwrite: bool) -> Pa
         raise ConfigError("--out missing, got none, expected the CSV to write, such as --out scores.csv")
     if out.is_dir():
         raise ConfigError(f"--out {out}: got a directory, expected a file such as {out / 'scores.csv'}")
-    if os.path.realpath(out) in {os.path.realpath(path) for path in inputs}:
-        raise ConfigError(f"--out {out}: got one of the files of --data, expected another file")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out {out}: got a file that is there already; choose another name or pass --overwrite")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
+    given = {os.path.realpath(path) for path in inputs}
+    for file in (out, unscored_file(out)):
+        if os.path.realpath(file) in given:
+            raise ConfigError(f"--out {out}: would replace {file}, one of the files of --data; choose another name")
+        if file.exists() and not overwrite:
+            raise ConfigError(f"--out {out}: {file} is there already; choose another name or pass --overwrite")
+    folder = next(folder for folder in out.absolute().parents if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--out {out}: cannot be written, for {folder} is no directory to write in; choose another")
     return out
+
+
+def unscored_file(out: Path) -> Path:
+    """The file of ids without a score, beside that of the scores."""
+    return out.with_name(f"{out.stem}_unscored{out.suffix}")
 
 
 def write_scores(predicted: Predicted, out: Path) -> Path | None:
@@ -169,9 +175,10 @@ def write_scores(predicted: Predicted, out: Path) -> Path | None:
     from vfl.kept_folder import replace_file
     from vfl.prediction import scores_csv, unmatched_csv
 
-    unscored = out.with_name(f"{out.stem}_unscored{out.suffix}")
-    left = unmatched_csv(predicted)
+    unscored, left = unscored_file(out), unmatched_csv(predicted)
     if left is not None:
         replace_file(unscored, left)
+    else:
+        unscored.unlink(missing_ok=True)  # of the prediction that --overwrite replaces
     replace_file(out, scores_csv(predicted))
     return None if left is None else unscored

@@ -32,6 +32,8 @@ class PredictionReport(msgspec.Struct, frozen=True):
         Other rows of the active party's data: scored on its own columns alone, and without a score; null elsewhere.
     score : dict or None
         Least, mean and largest score, where there is one score per row.
+    score_of : str
+        The class whose probability the score is; empty where there is no such class.
     classes : dict of class to int
         Joint rows per predicted class; empty where there are none.
     """
@@ -47,6 +49,7 @@ class PredictionReport(msgspec.Struct, frozen=True):
     alone: int | None
     unscored: int | None
     score: dict[str, float] | None
+    score_of: str
     classes: dict[str, int]
     seconds: float
     bytes: int
@@ -80,6 +83,7 @@ def summarise_prediction(
         alone=alone,
         unscored=None if predicted is None else len(predicted.unscored),
         score=_spread(scored),
+        score_of=predicted.new.model.classes[1] if predicted is not None and kept.job.task == "binary" else "",
         classes={} if predicted is None else _per_class(predicted),
         seconds=round(seconds, 3),
         bytes=sum(entry.bytes for entry in entries),

@@ -127,7 +127,7 @@ class Binning:
             if unseen:
                 warnings.append(f'column "{feature.name}": {unseen:,} rows hold a category that no training row has')
         if warnings and new_data and self.unknown_category == "refuse":
-            raise DataError(f'{warnings[0]}; correct them or set unknown_category = "ignore"')
+            raise DataError(f'{warnings[0]}; correct them, or train with unknown_category = "ignore"')
         return codes, [f"{line}: treated as missing" for line in warnings]
 
     def to_dict(self) -> dict[str, object]:
