@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip
 
-SOURCES := pyproject.toml setup.py vfl/paillier/ifma.c
+SOURCES := pyproject.toml setup.py vfl/paillier/ifma.c psi/curve25519.c psi/blake2b.c
 KERNEL := $(BIN)/python -c 'from vfl.paillier import kernel_name; print(kernel_name())'
 
 # What is tested once more on gmpy2 where a test takes the C kernel otherwise.
@@ -104,5 +104,5 @@ fuzz: dev
 	$(BIN)/python -m tests.chaos.fuzz --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS),--count $(COUNT))
 
 clean:
-	rm -f vfl/paillier/_ifma*.so vfl/paillier/_ifma*.pyd
+	rm -f vfl/paillier/_ifma*.so psi/_curve25519*.so psi/_blake2b*.so vfl/paillier/_ifma*.pyd psi/_*.pyd
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
-"""The optional C kernel; everything else about the package stands in pyproject.toml.
+"""The optional C code; everything else about the package stands in pyproject.toml.
 
-Without a compiler, or where it fails, the package installs all the same and computes with gmpy2.
+Without a compiler, or where it fails, the package installs all the same and computes with gmpy2, libsodium and
+Python's own hashes.
 """
 
 import os
@@ -11,12 +12,13 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNEL = Extension(
-    "vfl.paillier._ifma",
-    ["vfl/paillier/ifma.c"],
-    extra_compile_args=["-std=gnu11", "-O3", "-g0"],  # for any processor: the code asks what the one it meets can do
-    optional=True,
-)
+LIBRARIES = {
+    "vfl.paillier._ifma": "vfl/paillier/ifma.c",
+    "psi._curve25519": "psi/curve25519.c",
+    "psi._blake2b": "psi/blake2b.c",
+}
+FLAGS = ["-std=gnu11", "-O3", "-g0"]  # for any processor: the code asks what the one it meets can do
+EXTENSIONS = [Extension(name, [source], extra_compile_args=FLAGS, optional=True) for name, source in LIBRARIES.items()]
 
 
 class BuildKernel(build_ext):
@@ -25,16 +27,17 @@ class BuildKernel(build_ext):
     def run(self) -> None:
         """Build, in the source tree or for a wheel."""
         _name_a_compiler()
-        self._remove_library()
+        for ext in EXTENSIONS:
+            self._remove_library(ext)
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
         """Build into the build directory, which another build may have left there."""
-        self._remove_library()
+        self._remove_library(ext)
         super().build_extension(ext)
 
-    def _remove_library(self) -> None:
-        Path(self.get_ext_fullpath(KERNEL.name)).unlink(missing_ok=True)
+    def _remove_library(self, ext: Extension) -> None:
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
 
 
 def _name_a_compiler() -> None:
@@ -45,4 +48,4 @@ def _name_a_compiler() -> None:
         os.environ |= {"CC": found} if found else {}
 
 
-setup(ext_modules=[KERNEL], cmdclass={"build_ext": BuildKernel})
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildKernel})

@@ -145,6 +145,15 @@ class Tags(Payload, frozen=True):
     body: Bytes2D
 
 
+class Blinded(Payload, frozen=True):
+    """Rows under one-time pads or in key-value stores: random to their receiver, but for what it may open.
+
+    ``body``: uint8 of shape (count, width).
+    """
+
+    body: Bytes2D
+
+
 class Control(Payload, frozen=True):
     """Steps of the protocol that depend on nobody's values: sizes that all know, round numbers, verdicts."""
 

@@ -3,7 +3,7 @@
     party p                                  coordinator
       terms: rules, settings, size  ------>    compares
                                     <------  plan: the difference to name, or all sizes
-      ... the protocol (psi.ecdh) ...
+      ... the protocol and the verdict (psi.exchange) ...
       sorts the common ids by SHA-256("rows" | seed | id)
     passive party                            active party
       proof: HMAC(secret of the two, SHA-256(ordered ids))  ------>  compares with its own
@@ -12,12 +12,12 @@
     party p  noted  ------>  coordinator  (from all)  ------>  parted  party p
 
 The order depends on the seed and the ids alone: the same rows, order and test split whenever the same seed meets the
-same ids.
+same ids. In a one-sided alignment only the active party knows rows and order, and there is nothing to prove.
 
 *Leakage*
 
-- ``terms``, to the coordinator: how many distinct valid ids the party has.
-- ``plan``, to each party: how many distinct valid ids every party has.
+- ``terms``, to the coordinator: how many distinct valid ids the party has, or pad_to.
+- ``plan``, to each party: how many distinct valid ids every party has, or pad_to.
 
 And what the protocol's own file says. Rules and settings are the job's, known to all. The proof is keyed with a secret
 that the coordinator does not have.
@@ -37,64 +37,22 @@ from numpy.typing import NDArray
 from parties.errors import ConfigError, DataError, PeerLost, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
-from psi import ecdh
+from psi.elements import elements_of
+from psi.exchange import exchange_as_coordinator, exchange_as_party, make_plan
 from psi.ids import PreparedIds
-
-Fact = bool | int | float | str | None
+from psi.settings import AlignmentSettings as AlignmentSettings
+from psi.settings import Fact
 
 
 class Wire:
     """The messages around the protocol."""
 
-    terms = Message(DataParty, Coordinator, Revealed, discloses="how many distinct valid ids the party has")
-    plan = Message(Coordinator, DataParty, Revealed, discloses="how many distinct valid ids every party has")
+    terms = Message(DataParty, Coordinator, Revealed, discloses="how many distinct valid ids the party has, or pad_to")
+    plan = Message(Coordinator, DataParty, Revealed, discloses="how many distinct valid ids every party has, or pad_to")
     proof = Message(Passive, Active, Control)
     agreed = Message(Active, Passive, Control)
     noted = Message(DataParty, Coordinator, Control)
     parted = Message(Coordinator, DataParty, Control)
-
-
-@dataclass(frozen=True)
-class AlignmentSettings:
-    """What the job says about alignment; equal at all roles.
-
-    Parameters
-    ----------
-    seed : int
-        Decides the order of the rows.
-    protocol : str
-        "auto" or "ecdh".
-    min_intersection : int
-        With fewer common ids nobody learns which they are.
-    tell_small_count : bool
-        Tell the parties how many ids they share even when that is below ``min_intersection``: only where all CSVs
-        lie on one machine anyway.
-    """
-
-    seed: int = 0
-    protocol: str = "auto"
-    min_intersection: int = 100
-    tell_small_count: bool = False
-
-    def __post_init__(self) -> None:
-        if self.protocol not in ("auto", "ecdh"):
-            raise ConfigError(f"[alignment] protocol: got '{self.protocol}', this version has 'ecdh' (and 'auto')")
-        if self.min_intersection < 1:
-            raise ConfigError(f"[alignment] min_intersection: got {self.min_intersection}, expected 1 or more")
-
-    @property
-    def limit(self) -> ecdh.Limit:
-        """The protocol's share of the settings."""
-        return ecdh.Limit(self.min_intersection, self.tell_small_count)
-
-    def facts(self) -> dict[str, Fact]:
-        """What all roles must agree on, by the name in which a difference is reported."""
-        return {
-            "seed": str(self.seed),
-            "protocol": self.protocol,
-            "min_intersection": self.min_intersection,
-            "tell_small_count": self.tell_small_count,
-        }
 
 
 @dataclass(frozen=True)
@@ -106,8 +64,9 @@ class Alignment:
     rows : ndarray of shape (intersection,), int64
         Its own CSV rows in the agreed order.
     sizes : dict of party to int
-        Distinct valid ids of every party, in job order.
+        Public sizes, in job order: distinct valid ids of every party, or ``pad_to``.
     intersection : int
+        Common ids; 0 at the passive party of a one-sided alignment, which learns no number.
     protocol : str
         The protocol that ran, never "auto".
     digest : str
@@ -120,6 +79,7 @@ class Alignment:
     intersection: int
     protocol: str
     digest: str
+    places: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,18 +104,23 @@ def align_party(endpoint: Endpoint, ids: PreparedIds, settings: AlignmentSetting
         A peer broke the protocol, or rows differ after the join.
     """
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
-    judge.send(Wire.terms, Revealed(_terms(ids, settings), np.array([len(ids.ids)], np.float64)))
+    size = settings.pad_to or len(ids.ids)
+    judge.send(Wire.terms, Revealed(_terms(ids, settings), np.array([size], np.float64)))
     try:
-        sizes = _read_plan(judge.recv(Wire.plan), endpoint, len(ids.ids), settings)
-        found = ecdh.party(endpoint, ids.ids, sizes, settings.limit, workers=workers)
+        sizes = _read_plan(judge.recv(Wire.plan), endpoint, size, settings)
+        found = exchange_as_party(endpoint, elements_of(ids.ids), sizes, settings, workers=workers)
     except (ConfigError, DataError):
         _part_as_party(judge)
         raise
-    common = [ids.ids[i] for i in found]
+    protocol = make_plan(settings, sizes).protocol
+    common = [ids.ids[i] for i in found.own]
+    if settings.cardinality or (settings.one_sided and found.places is None):
+        return Alignment(ids.rows[found.own], sizes, found.common, protocol, _set_digest(common))
     order = row_order(common, settings.seed)
-    _agree(endpoint, _ordered_digest(common[i] for i in order))
-    rows = ids.rows[found[order]]
-    return Alignment(rows, sizes, len(rows), "ecdh", _set_digest(common))
+    if found.places is None:
+        _agree(endpoint, _ordered_digest(common[i] for i in order))
+    places = None if found.places is None else found.places[order]
+    return Alignment(ids.rows[found.own[order]], sizes, found.common, protocol, _set_digest(common), places)
 
 
 def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined:
@@ -176,11 +141,11 @@ def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined
     try:
         if refusal:
             raise _refused(refusal, settings)
-        common = ecdh.coordinator(endpoint, sizes, settings.limit)
+        common = exchange_as_coordinator(endpoint, sizes, settings)
     except (ConfigError, DataError):
         _part_as_coordinator(list(links.values()))
         raise
-    return Joined(sizes, common, "ecdh")
+    return Joined(sizes, common, make_plan(settings, sizes).protocol)
 
 
 def row_order(ids: list[bytes], seed: int) -> NDArray[np.int64]:

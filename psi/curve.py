@@ -1,13 +1,14 @@
-"""Ids as points of Curve25519, and the masking of points by a secret scalar (X25519, RFC 7748).
+"""Elements as points of Curve25519, and the masking of points by a secret scalar (X25519, RFC 7748).
 
-Only u-coordinates travel. ``hash_to_curve`` maps an id to a point of the curve itself, never of its twist: X25519
-keeps a point on the side on which it is, so that a mixture would show one bit of every id under any number of masks.
+Only u-coordinates travel. ``hash_to_curve`` maps an element (`psi.elements`) to a point of the curve itself, never of
+its twist: X25519 keeps a point on the side on which it is, so that a mixture would show one bit of every element under
+any number of masks.
 Scalars are clamped to multiples of 8, which removes the small-order part that a hashed point may have.
 
 libsodium (PyNaCl) does the scalar multiplication: its binding releases the GIL, so threads use all cores and the
 secret never leaves this process (docs/decisions/psi-threads.md).
 
->>> points = hash_to_curve([b"ann", b"bob"])
+>>> points = hash_to_curve(np.arange(64, dtype=np.uint8).reshape(2, 32))
 >>> a, b = fresh_secret(), fresh_secret()
 >>> bool((mask(mask(points, a), b) == mask(mask(points, b), a)).all())
 True
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import gmpy2  # type: ignore[import-untyped]
@@ -46,15 +47,15 @@ def fresh_secret() -> bytes:
     return os.urandom(POINT_BYTES)
 
 
-def hash_to_curve(ids: Sequence[bytes]) -> Bytes2D:
-    """Points of Curve25519, one per id, by try and increment; uint8 of shape (n, 32), u little-endian, reduced.
+def hash_to_curve(elements: Bytes2D) -> Bytes2D:
+    """Points of Curve25519, one per element, by try and increment; uint8 of shape (n, 32), u little-endian, reduced.
 
     A candidate u is on the curve (not on its twist) exactly when u^3 + A u^2 + u is a square; half of them are.
-    The number of attempts depends on the id: this runs where the id is known anyway, and before any message.
+    The number of attempts depends on the element: this runs where it is known anyway, and before any message.
     """
     found = bytearray()
-    for name in ids:
-        digest = hashlib.sha256(_DOMAIN + name).digest()
+    for row in elements:
+        digest = hashlib.sha256(_DOMAIN + row.tobytes()).digest()
         while (u := _candidate(digest)) is None:
             digest = hashlib.sha256(_DOMAIN + digest).digest()
         found += u.to_bytes(POINT_BYTES, "little")
@@ -72,9 +73,9 @@ def mask(points: Bytes2D, secret: bytes, *, workers: int = 1) -> Bytes2D:
     return _in_chunks(lambda i, j: _scaled(points[i:j], secret), len(points), workers)
 
 
-def hash_and_mask(ids: Sequence[bytes], secret: bytes, *, workers: int = 1) -> Bytes2D:
-    """``mask(hash_to_curve(ids), secret)``, chunk by chunk: one thread hashes while the others multiply."""
-    return _in_chunks(lambda i, j: _scaled(hash_to_curve(ids[i:j]), secret), len(ids), workers)
+def hash_and_mask(elements: Bytes2D, secret: bytes, *, workers: int = 1) -> Bytes2D:
+    """``mask(hash_to_curve(elements), secret)``, chunk by chunk: one thread hashes while the others multiply."""
+    return _in_chunks(lambda i, j: _scaled(hash_to_curve(elements[i:j]), secret), len(elements), workers)
 
 
 def canonical(points: Bytes2D) -> bool:
@@ -82,19 +83,6 @@ def canonical(points: Bytes2D) -> bool:
     top = points[:, 31]
     huge = (top == 0x7F) & (points[:, 0] >= 0xED) & (points[:, 1:31] == 0xFF).all(axis=1)
     return not bool(((top > 0x7F) | huge).any())
-
-
-def repeats(rows: Bytes2D) -> bool:
-    """Whether a row occurs twice."""
-    prefix = np.sort(np.ascontiguousarray(rows[:, :8]).view("<u8").ravel())
-    if not bool((prefix[1:] == prefix[:-1]).any()):
-        return False  # what honest lists end with: 8 random bytes differ already
-    return len(np.unique(as_keys(rows))) < len(rows)
-
-
-def as_keys(rows: Bytes2D) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
-    """Rows as fixed-width byte strings, to sort and compare whole (padding bytes of equal width change nothing)."""
-    return np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").reshape(-1)
 
 
 def _candidate(digest: bytes) -> int | None:

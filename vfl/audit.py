@@ -23,6 +23,7 @@ SCHEMES = {
     "Opened": "masked by the receiver",
     "Points": "masked curve points",
     "Tags": "masked tags",
+    "Blinded": "under one-time pads",
     "Revealed": "plain",
     "Bitmaps": "plain",
     "Positions": "plain",

@@ -13,8 +13,8 @@ from parties.data import PartyTable, read_party
 from parties.errors import ConfigError, DataError
 from parties.policy import Guards, KeyHolder, label_rank, small_batch
 from parties.spec import PartySpec
-from psi.ecdh import Limit, too_few
 from psi.ids import PreparedIds
+from psi.verdict import Limit, too_few
 from vfl.boosting_part import bin_columns, check_consent_to_trees, check_labels
 from vfl.company_file import Joining
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block

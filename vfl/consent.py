@@ -27,7 +27,7 @@ from parties.link import COORDINATOR
 from parties.policy import Guards, KeyHolder, Verdict, disclosure
 from parties.spec import PartySpec
 from parties.wire import Active, Coordinator, DataParty, Message, Passive, Role
-from psi import align, ecdh
+from psi import align, ecdh, verdict
 from vfl import boosting, boosting_scoring, glm_exact, glm_quadratic, importance, prepare, scoring
 from vfl.job import COORDINATOR_MODELS, Job
 
@@ -35,7 +35,7 @@ AnyMessage = Message[Any, Any, Any]
 
 OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
     align.Wire.terms: (align.Wire.plan,),
-    ecdh.Wire.points: (ecdh.Wire.tags, ecdh.Wire.matches),
+    ecdh.Wire.points: (ecdh.Wire.tags, verdict.Wire.verdict, verdict.Wire.matches),
     prepare.Wire.shape: (prepare.Wire.shapes,),
     glm_exact.Wire.gradient_scalars: (glm_exact.Wire.gradient_sums,),
     glm_exact.Wire.scores: (glm_exact.Wire.score_sums,),
@@ -49,7 +49,7 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
 }
 """For what a party sends: the messages of others by which its receivers learn of it."""
 
-_ALIGNED = (align.Wire, ecdh.Wire, prepare.Wire)
+_ALIGNED = (align.Wire, ecdh.Wire, verdict.Wire, prepare.Wire)
 _WHOM: Mapping[type[Role], str] = {
     Active: "the active party",
     Passive: "the passive parties",
@@ -134,7 +134,7 @@ def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
         As `check_disclosures`.
     """
     role = Active if spec.role == "active" else Passive
-    tables = (align.Wire, ecdh.Wire, boosting_scoring.Wire if job.model == "boosting" else scoring.Wire)
+    tables = (align.Wire, ecdh.Wire, verdict.Wire, boosting_scoring.Wire if job.model == "boosting" else scoring.Wire)
     sent = [message for table in tables for message in _messages(table) if issubclass(role, message.src)]
     for told in dict.fromkeys(told for message in sent for told in _told(message)):
         guards.heed(_judge(spec, told))

@@ -12,7 +12,7 @@ from vfl.prediction import Predicted
 from vfl.report.evidence import JOINT, Evidence, save_evidence
 from vfl.report.run_directory import read_report
 from vfl.report.statistics import bootstrap_intervals
-from vfl.report.summary import AlignmentPart, PartyPart, RunReport, disclosures, encode_report
+from vfl.report.summary import ALIGNMENT_PROTOCOLS, AlignmentPart, PartyPart, RunReport, disclosures, encode_report
 from vfl.shard import save_test_scores
 
 REPORT = "report.json"
@@ -54,7 +54,7 @@ def evaluate_rows(predicted: Predicted, trained: RunReport, entries: list[Entry]
             rows=scored.sizes,
             intersection=len(scored.rows),
             seconds=round(scored.seconds["aligning"], 3),
-            bytes=sum(entry.bytes for entry in entries if entry.message.partition(".")[0] in ("align", "ecdh")),
+            bytes=sum(entry.bytes for entry in entries if entry.message.partition(".")[0] in ALIGNMENT_PROTOCOLS),
         ),
         rows={**trained.rows, "test": len(scored.rows)},
         metrics={JOINT: evaluate(evidence.task, evidence.y, evidence.predicted[JOINT], evidence.classes)},

@@ -17,6 +17,7 @@ from msgspec import Meta
 from parties.errors import ConfigError
 from parties.policy import KeyHolder, Model
 from parties.spec import PartyName, PartyRole, PartySpec
+from psi.settings import check_parties
 
 Task = Literal["binary", "multiclass", "regression", "count"]
 KeyHolderSetting = Literal["auto", "active", "coordinator"]
@@ -38,9 +39,6 @@ MODELS: tuple[Model, ...] = get_args(Model)
 Later = tuple[object, ...]
 LATER: dict[tuple[str, ...], tuple[Later, Later]] = {
     ("model",): (("splitnn",), MODELS),
-    ("alignment", "protocol"): (("kkrt", "mpsi", "server-aided"), ("auto", "ecdh")),
-    ("alignment", "pad_to"): ((), ()),
-    ("alignment", "one_sided"): ((), (False,)),
 }
 """Per key: the values to come, and those that this version has. Without values to come the whole key is to come."""
 
@@ -49,7 +47,11 @@ class Alignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How the parties find their common rows."""
 
     protocol: Annotated[
-        Literal["auto", "ecdh"], Meta(description="Private set intersection; auto is ecdh in this version.")
+        Literal["auto", "ecdh", "kkrt", "mpsi", "server-aided"],
+        Meta(
+            description="Private set intersection; auto: kkrt for two parties where one has more than 200,000 ids, "
+            "else ecdh."
+        ),
     ] = "auto"
     min_intersection: Annotated[
         int, Meta(ge=1, le=2**31, description="Fewer common rows end the run before anybody learns which.")
@@ -60,6 +62,29 @@ class Alignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     missing: Annotated[Literal["refuse", "drop"], Meta(description="Rows without an id.")] = "refuse"
     casefold: Annotated[bool, Meta(description="Ids that differ in case only are the same.")] = False
     digits_only: Annotated[bool, Meta(description="Everything but digits in an id is ignored.")] = False
+    pad_to: Annotated[
+        Annotated[int, Meta(ge=1, le=2**31)] | None,
+        Meta(
+            description="Every party's list is padded with dummies to so many ids, so that nobody learns how many ids "
+            "another one has; none: no padding."
+        ),
+    ] = None
+    one_sided: Annotated[
+        bool,
+        Meta(
+            description="With one passive party: the active party alone learns which ids are common, and the passive "
+            "party trains on all its rows."
+        ),
+    ] = False
+    bucket_ids: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=2**28,
+            description="Lists of more than twice as many ids are aligned in parts of about so many, which bounds "
+            "memory.",
+        ),
+    ] = 2_000_000
     min_prediction_rows: Annotated[
         int,
         Meta(
@@ -331,6 +356,7 @@ def check_job(job: Job, file: str = "the job") -> None:
     """
     resolve_task(job.model, job.task, file)
     _check_members(job.parties, file)
+    check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.parties), f"[alignment] of {file}")
     _check_key(job.privacy, file)
     for place, got, expected in (*_parts_at_odds(job), *(_trees_at_odds(job) if job.model == "boosting" else ())):
         raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")

@@ -25,7 +25,7 @@ account of the ids that its shard was trained on, so that neither other ids nor 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from vfl.glm import forward, to_scores
 from vfl.job import Job
 from vfl.new_rows import NewRows
 from vfl.optim import Vector
+from vfl.prepare import alignment_settings
 from vfl.session import Clock
 from vfl.terms import Integers, Terms
 from vfl.tree_shard import TreeShard
@@ -139,12 +140,8 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> Scored:
 def settings(job: Job) -> AlignmentSettings:
     """How new ids are aligned: as those of the training, with a least number of rows of its own."""
     enforce = job.privacy.enforce
-    return AlignmentSettings(
-        seed=job.seed,
-        protocol=job.alignment.protocol,
-        min_intersection=job.alignment.min_prediction_rows if enforce else 1,
-        tell_small_count=not enforce,
-    )
+    least = job.alignment.min_prediction_rows if enforce else 1
+    return replace(alignment_settings(job), min_intersection=least)
 
 
 def predict_alone(new: NewRows, rows: Integers) -> Vector:

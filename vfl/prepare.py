@@ -47,6 +47,7 @@ from parties.policy import (
 from parties.spec import PartySpec
 from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
+from psi.settings import AlignmentSettings
 from vfl.job import COORDINATOR_MODELS, Job, check_key_holder, choose_key_holder
 from vfl.terms import Terms
 
@@ -85,6 +86,20 @@ def read_ids(job: Job, spec: PartySpec, table: PartyTable) -> PreparedIds:
         party=spec.name,
         duplicates=job.alignment.duplicates,
         missing=job.alignment.missing,
+    )
+
+
+def alignment_settings(job: Job) -> AlignmentSettings:
+    """The job's lines on alignment as the alignment takes them."""
+    lines = job.alignment
+    return AlignmentSettings(
+        seed=job.seed,
+        protocol=lines.protocol,
+        min_intersection=lines.min_intersection,
+        tell_small_count=not job.privacy.enforce,
+        pad_to=lines.pad_to,
+        one_sided=lines.one_sided,
+        bucket_ids=lines.bucket_ids,
     )
 
 

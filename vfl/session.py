@@ -21,7 +21,7 @@ from parties.data import PartyTable
 from parties.link import Endpoint
 from parties.policy import Guards
 from parties.spec import PartySpec
-from psi.align import Alignment, AlignmentSettings, Joined, align_coordinator, align_party
+from psi.align import Alignment, Joined, align_coordinator, align_party
 from psi.ids import PreparedIds
 from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic
 from vfl.events import Comparison, Event, Intervals, Metrics, Report, RoleResult
@@ -31,6 +31,7 @@ from vfl.kept_run import save_kept_run
 from vfl.optim import Vector
 from vfl.prepare import (
     Parts,
+    alignment_settings,
     check_consent_to_job,
     check_consent_to_rows,
     exchange_shapes_as_coordinator,
@@ -213,7 +214,7 @@ def align(endpoint: Endpoint, job: Job, ids: PreparedIds) -> Alignment:
     if kept is not None:
         known = msgspec.convert(kept.facts, _Sizes)
         return Alignment(kept.arrays["rows"].astype(np.int64), **msgspec.structs.asdict(known))
-    alignment = align_party(endpoint, ids, _alignment_settings(job), workers=_alignment_threads())
+    alignment = align_party(endpoint, ids, alignment_settings(job), workers=_alignment_threads())
     known = _Sizes(alignment.sizes, alignment.intersection, alignment.protocol, alignment.digest)
     endpoint.keeper.save_aligned(msgspec.structs.asdict(known), {"rows": alignment.rows})
     return alignment
@@ -225,7 +226,7 @@ def join(endpoint: Endpoint, job: Job) -> Joined:
     if kept is not None:
         known = msgspec.convert(kept.facts, _Sizes)
         return Joined(known.sizes, known.intersection, known.protocol)
-    joined = align_coordinator(endpoint, _alignment_settings(job))
+    joined = align_coordinator(endpoint, alignment_settings(job))
     known = _Sizes(joined.sizes, joined.intersection, joined.protocol)
     endpoint.keeper.save_aligned(msgspec.structs.asdict(known), {})
     return joined
@@ -280,15 +281,6 @@ def _judge(data: Aligned, trained: Trained, predicted: Vector | None, *, baselin
 def _alignment_threads() -> int:
     """Threads for curve operations; hashing holds the interpreter, so that more than five gain nothing."""
     return min(os.cpu_count() or 1, 5)
-
-
-def _alignment_settings(job: Job) -> AlignmentSettings:
-    return AlignmentSettings(
-        seed=job.seed,
-        protocol=job.alignment.protocol,
-        min_intersection=job.alignment.min_intersection,
-        tell_small_count=not job.privacy.enforce,
-    )
 
 
 def aligned_labels(job: Job, spec: PartySpec, table: PartyTable, rows: Integers, parts: Parts) -> EncodedLabels | None:

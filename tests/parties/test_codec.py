@@ -14,6 +14,7 @@ from parties.codec import MAX_HEADER, decode, encode
 from parties.errors import LocalProtocolError, RemoteProtocolError
 from parties.wire import (
     Bitmaps,
+    Blinded,
     Control,
     Encrypted,
     EncryptedSums,
@@ -41,6 +42,7 @@ SAMPLES = [
     Opened(BYTES),
     Points(BYTES),
     Tags(BYTES[:0]),
+    Blinded(BYTES[:0]),
     Bitmaps(np.array([9, 3], np.int64), np.array([0b10100000, 0b11000000, 0b100], np.uint8)),
     Positions(np.array([2, 0, 1], np.int64), np.array([7, 2**32 - 1, 0], np.uint32)),
     Control({"rows": 3, "ok": True, "name": "x", "none": None, "rate": 0.5}),
@@ -73,7 +75,7 @@ payloads = st.one_of(
     st.builds(Masked, words),
     st.builds(Bitmaps, counts, octets.map(np.ravel)),
     st.builds(Positions, counts, positions),
-    *(st.builds(kind, octets) for kind in (Opened, Points, Tags)),
+    *(st.builds(kind, octets) for kind in (Opened, Points, Tags, Blinded)),
     st.builds(Control, facts),
     st.builds(Revealed, facts, st.lists(st.floats(), max_size=9).map(lambda v: np.array(v, np.float64))),
 )
@@ -141,7 +143,7 @@ def test_any_header_raises_nothing_but_remote_protocol_error(header, kind):
 
 @KINDS
 def test_another_type_is_refused(payload):
-    shapes_alike = {Opened, Points, Tags}  # told apart by their message's name, which the link checks
+    shapes_alike = {Opened, Points, Tags, Blinded}  # told apart by their message's name, which the link checks
     for other in {type(sample) for sample in SAMPLES} - {type(payload)}:
         if {other, type(payload)} <= shapes_alike or isinstance(payload, Tags):
             continue

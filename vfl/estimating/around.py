@@ -8,13 +8,14 @@ import numpy as np
 
 from parties import greeting
 from parties.link import COORDINATOR
-from parties.wire import Control, Hello, Masked, Points, Revealed, Roster, Tags
-from psi import align, ecdh
+from parties.wire import Bitmaps, Control, Hello, Masked, Points, Revealed, Roster, Tags
+from psi import align, ecdh, verdict
+from psi.lists import TAG_BYTES
 from vfl import prepare, scoring
 from vfl.estimating.account import Account, Load, Trained, shape
 from vfl.estimating.survey import Survey
 from vfl.job import job_fields
-from vfl.prepare import id_rules
+from vfl.prepare import alignment_settings, id_rules
 from vfl.report.evidence import JOINT, Evidence
 from vfl.report.statistics import bootstrap_intervals
 
@@ -56,11 +57,13 @@ def aligning(account: Account, survey: Survey) -> None:
                 points = Points(shape(np.uint8, sizes[owner], 32))
                 loads[name] += account.send(ecdh.Wire.points, name, order[(here + 1) % n], points)
         last = order[(here + 1) % n]
-        tags = Tags(shape(np.uint8, sizes[last], ecdh.TAG_BYTES))
+        tags = Tags(shape(np.uint8, sizes[last], TAG_BYTES))
         loads[COORDINATOR] += account.send(ecdh.Wire.tags, name, COORDINATOR, tags)
         common = survey.parts.train + survey.parts.validation + survey.parts.test
-        told = Revealed({"enough": True, "common": common}, shape(np.float64, common))
-        loads[COORDINATOR] += account.send(ecdh.Wire.matches, COORDINATOR, name, told)
+        told = Revealed({"enough": True, "common": common}, np.zeros(0))
+        loads[COORDINATOR] += account.send(verdict.Wire.verdict, COORDINATOR, name, told)
+        bits = Bitmaps(np.array([sizes[name]]), shape(np.uint8, -(-sizes[name] // 8)))
+        loads[COORDINATOR] += account.send(verdict.Wire.matches, COORDINATOR, name, bits)
     for name in survey.job.passive:
         loads[name] += account.send(align.Wire.proof, name, survey.job.active, Control({"proof": "0" * 64}))
         loads[name] += account.send(align.Wire.agreed, survey.job.active, name, Control({"differs": None}))
@@ -69,13 +72,7 @@ def aligning(account: Account, survey: Survey) -> None:
 
 def _terms(account: Account, survey: Survey, name: str) -> Load:
     job = survey.job
-    settings = align.AlignmentSettings(
-        seed=job.seed,
-        protocol=job.alignment.protocol,
-        min_intersection=job.alignment.min_intersection,
-        tell_small_count=not job.privacy.enforce,
-    )
-    facts = {**settings.facts(), **id_rules(job, survey.owns[name].spec).facts()}
+    facts = {**alignment_settings(job).facts(), **id_rules(job, survey.owns[name].spec).facts()}
     told = account.send(align.Wire.terms, name, COORDINATOR, Revealed(facts, np.zeros(1)))
     return told + account.send(align.Wire.plan, COORDINATOR, name, Revealed({}, np.zeros(len(survey.owns))))
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from parties.codec import decode, encode
 from parties.wire import Encrypted
 from psi.curve import fresh_secret, hash_to_curve, mask
+from psi.elements import elements_of
 from vfl.job import Privacy
 from vfl.paillier import decrypt, generate_keypair
 from vfl.paillier import encrypt as encrypt_numbers
@@ -177,11 +178,11 @@ def _wire() -> dict[str, float]:
 
 
 def _curve() -> dict[str, float]:
-    ids = [b"%012d" % number for number in range(256)]
-    points, secret = hash_to_curve(ids), fresh_secret()
+    elements = elements_of([b"%012d" % number for number in range(256)])
+    points, secret = hash_to_curve(elements), fresh_secret()
     return {
-        "hash_id": _per(lambda: hash_to_curve(ids), len(ids)),
-        "mask_point": _per(lambda: mask(points, secret), len(ids)),
+        "hash_id": _per(lambda: hash_to_curve(elements), len(elements)),
+        "mask_point": _per(lambda: mask(points, secret), len(points)),
     }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from parties.checkpoint import Keeper
 from parties.spec import PartySpec
-from psi.ecdh import Limit, too_few
+from psi.verdict import Limit, too_few
 from vfl.boosting_part import BinnedColumns, bin_columns, check_consent_to_trees, check_labels
 from vfl.check import Own, check_rules, read_own
 from vfl.glm import Block

@@ -18,6 +18,7 @@ _HIDDEN = {
     "Opened": "Masked by whoever gets it",
     "Points": "Ids as points of a curve, masked with secret keys",
     "Tags": "Ids as masked tags",
+    "Blinded": "Ids under one-time pads",
 }
 """Per kind of payload that hides what it holds: how."""
 
@@ -94,9 +95,11 @@ def _opens(entry: Entry, holder: str) -> str:
         )
     if entry.kind == "Opened":
         return "The receiver, who knows the mask"
-    return (
-        "Nobody: they can be compared, not read" if entry.kind == "Tags" else "Nobody: it would take all parties' keys"
-    )
+    if entry.kind == "Tags":
+        return "Nobody: they can be compared, not read"
+    if entry.kind == "Blinded":
+        return "The receiver, each only for the ids that it holds itself, and what comes out looks random to it"
+    return "Nobody: it would take all parties' keys"
 
 
 def _names(entries: Sequence[Entry]) -> str:

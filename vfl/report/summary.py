@@ -17,7 +17,7 @@ from vfl.job import Job, Scenario
 if TYPE_CHECKING:
     from vfl.paillier import OperationCounts
 
-ALIGNMENT_PROTOCOLS = ("align", "ecdh")
+ALIGNMENT_PROTOCOLS = ("align", "ecdh", "kkrt", "mpsi", "oprf", "server_aided", "verdict")
 TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting")
 
 
