@@ -54,6 +54,8 @@ class Comparison(msgspec.Struct, frozen=True):
 class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a role knows at its end and may write into its own report.
 
+    ``sizes`` are the lengths of all parties' lists of ids, as all know them; ``ids`` are a party's own valid ids, less
+    than that where lists are padded.
     ``spent`` are seconds of its main thread by what it did then: "kernel", "wire", "waiting", "python".
     ``confidence`` and ``comparison`` are those of ``joint`` and ``active_only``, as in the report.
     """
@@ -72,6 +74,7 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     seconds: dict[str, float]
     csv_rows: int = 0
+    ids: int = 0
     features: int = 0
     joint: Metrics | None = None
     active_only: Metrics | None = None

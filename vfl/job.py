@@ -358,7 +358,8 @@ def check_job(job: Job, file: str = "the job") -> None:
     _check_members(job.parties, file)
     check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.parties), f"[alignment] of {file}")
     _check_key(job.privacy, file)
-    for place, got, expected in (*_parts_at_odds(job), *(_trees_at_odds(job) if job.model == "boosting" else ())):
+    trees = _trees_at_odds(job) if job.model == "boosting" else ()
+    for place, got, expected in (*_padding_at_odds(job.alignment), *_parts_at_odds(job), *trees):
         raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
     if job.privacy.key_holder == "coordinator" and job.model not in COORDINATOR_MODELS:
         raise ConfigError(
@@ -406,6 +407,18 @@ def _check_key(privacy: Privacy, file: str) -> None:
             f"exponent_bits in [privacy] of {file}, got {privacy.exponent_bits}, "
             f"expected at most key_bits, {privacy.key_bits}"
         )
+
+
+def _padding_at_odds(alignment: Alignment) -> Iterator[tuple[str, object, str]]:
+    """A length of all lists that other lines rule out: (where, got, expected) each."""
+    least, length = alignment.min_intersection, alignment.pad_to
+    if length is not None and length < least:
+        got = f"{length:,} beside min_intersection {least:,}"
+        yield "pad_to in [alignment]", got, "at least min_intersection: so many ids could never be common"
+    if length is not None and alignment.one_sided:
+        got = f"{length:,} beside one_sided = true"
+        expected = "none: the passive party trains on its whole list, whose length is therefore told; remove one line"
+        yield "pad_to in [alignment]", got, expected
 
 
 def _parts_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:

@@ -79,14 +79,31 @@ def id_rules(job: Job, spec: PartySpec) -> IdRules:
 
 
 def read_ids(job: Job, spec: PartySpec, table: PartyTable) -> PreparedIds:
-    """A party's valid ids under the job's rules; see ``psi.ids.prepare_ids`` for what is refused."""
-    return prepare_ids(
+    """A party's valid ids under the job's rules; `psi.ids.prepare_ids` and `check_padding` say what is refused."""
+    ids = prepare_ids(
         table.id_columns,
         id_rules(job, spec),
         party=spec.name,
         duplicates=job.alignment.duplicates,
         missing=job.alignment.missing,
     )
+    check_padding(job, spec.name, len(ids.ids))
+    return ids
+
+
+def check_padding(job: Job, party: str, ids: int) -> None:
+    """Refuse more valid ids than lists are padded to, before anybody hears of it.
+
+    Raises
+    ------
+    DataError
+    """
+    most = job.alignment.pad_to
+    if most is not None and ids > most:
+        raise DataError(
+            f"party '{party}': got {ids:,} valid ids, expected at most alignment.pad_to = {most:,}, the length to "
+            "which every list is padded; agree on a larger one in the job, or bring fewer rows"
+        )
 
 
 def alignment_settings(job: Job) -> AlignmentSettings:

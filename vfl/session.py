@@ -160,6 +160,7 @@ def play_party(
         warnings=[*table.warnings, *prepared.warnings, *guards.warnings, *trained.warnings, *judged.warnings],
         seconds=clock.seconds,
         csv_rows=table.n_rows,
+        ids=len(loaded.ids.ids),
         features=prepared.features,
         joint=judged.metrics.get(JOINT),
         active_only=judged.metrics.get(ALONE),

@@ -31,7 +31,7 @@ class PartyPart(msgspec.Struct, frozen=True):
 
 
 class AlignmentPart(msgspec.Struct, frozen=True):
-    """The alignment; ``rows`` are distinct valid ids."""
+    """The alignment; ``rows`` are distinct valid ids, or alignment.pad_to where whoever writes this is not to know."""
 
     protocol: str
     rows: dict[str, int]
@@ -141,6 +141,7 @@ def summarise(
         ledger,
         total_seconds,
         parties=[_party(spec.name, spec.role, played.results[spec.name]) for spec in scenario.parties],
+        rows={spec.name: played.results[spec.name].ids for spec in scenario.parties},
         crypto=CryptoPart("paillier", job.privacy.key_bits, played.kernel, played.encryptions, played.decryptions),
         warnings=[line for name in names for line in played.results[name].warnings],
         alignment_seconds=hub.seconds["aligning"],
@@ -169,6 +170,7 @@ def summarise_own(
         ledger,
         total_seconds,
         parties=list((unknown | own).values()),
+        rows={name: result.ids if name in own else size for name, size in result.sizes.items()},
         crypto=CryptoPart("paillier", job.privacy.key_bits, kernel, counts.encryptions, counts.decryptions),
         warnings=result.warnings,
         alignment_seconds=result.seconds["aligning"],
@@ -183,6 +185,7 @@ def _summarise(
     total_seconds: float,
     *,
     parties: list[PartyPart],
+    rows: dict[str, int],
     crypto: CryptoPart,
     warnings: Sequence[str],
     alignment_seconds: float,
@@ -193,7 +196,7 @@ def _summarise(
     metrics = {"joint": lead.joint or {}}
     if lead.active_only is not None:
         metrics["active_only"] = lead.active_only
-    rows = {"train": lead.n_train, "test": lead.n_test}
+    parts = {"train": lead.n_train, "test": lead.n_test}
     return RunReport(
         name=job.name,
         task=job.task,
@@ -203,12 +206,12 @@ def _summarise(
         parties=parties,
         alignment=AlignmentPart(
             protocol=lead.protocol,
-            rows=lead.sizes,
+            rows=rows,
             intersection=lead.intersection,
             seconds=round(alignment_seconds, 3),
             bytes=_bytes(ledger, ALIGNMENT_PROTOCOLS),
         ),
-        rows=rows | ({"validation": lead.n_validation} if lead.n_validation else {}),
+        rows=parts | ({"validation": lead.n_validation} if lead.n_validation else {}),
         training=TrainingPart(
             key_holder=lead.key_holder,
             key_holder_reason=lead.key_holder_reason,
