@@ -7,10 +7,7 @@ the alignment's business (``psi``). Messages name the party, file, column and li
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from parties.columns import MISSING, Kind, Place, read_feature, read_weights
+from parties.csv_file import NAMED, csv_rows, spelled
 from parties.errors import DataError
 from parties.spec import PartySpec
-
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +68,14 @@ def read_party(spec: PartySpec, *, trained: bool = False) -> PartyTable:
         A file that cannot be read as this party's table; the message says what to do.
     """
     source = f"party {spec.name}, file {spec.data}"
-    named = "the path" if trained else "data (it is relative to the file that names it)"
-    text = _decode(_read_bytes(Path(spec.data), source, named), spec.encoding, source)
-    header, rows, lines = _parse(text, source)
-    columns, warnings = _named_columns(header, list(zip(*rows, strict=True)), source)
+    content = csv_rows(Path(spec.data), spec.encoding, source, "the path" if trained else NAMED)
+    _, header = next(content)
+    rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
+    for line, row in content:
+        rows.append(tuple(row))  # the garbage collector need not visit tuples of text
+        lines.append(line)
+    columns, warnings = _named_columns([spelled(name) for name in header], list(zip(*rows, strict=True)), source)
     return _table(columns, spec, Place(source, lines), warnings, trained)
 
 
@@ -88,7 +88,7 @@ def table_from_frame(frame: pd.DataFrame, spec: PartySpec, *, trained: bool = Fa
         As ``read_party``; also for ids that pandas holds as floating-point numbers.
     """
     source = f"party {spec.name}, DataFrame"
-    header = [_nfc(str(name)) for name in frame.columns]
+    header = [spelled(str(name)) for name in frame.columns]
     for name, dtype in zip(header, frame.dtypes, strict=True):
         if name in _id_names(spec) and pd.api.types.is_float_dtype(dtype):
             raise DataError(
@@ -107,89 +107,6 @@ def _cell_text(cell: object) -> str:
     if cell is None or pd.api.types.is_scalar(cell) and pd.isna(cell):  # type: ignore[call-overload]
         return ""
     return repr(float(cell)) if isinstance(cell, (float, np.floating)) else str(cell)
-
-
-def _read_bytes(path: Path, source: str, named: str) -> bytes:
-    """Content of a file, or a DataError that says why there is none; ``named`` is what names it."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{source}: there is no such file; correct {named}") from None
-    except IsADirectoryError:
-        raise DataError(f"{source}: is a directory, expected a CSV file; correct data") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no valid path"
-        raise DataError(f"{source}: cannot be read ({reason}); correct data or the file's permissions") from None
-    if not content.strip():
-        raise DataError(f"{source}: is empty; expected a header line and one line per row")
-    return content
-
-
-def _decode(content: bytes, encoding: str, source: str) -> str:
-    """Text of the file without its byte-order mark."""
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        guess = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1 or cp1252"
-        raise DataError(
-            f"{source}: line {line} is not {encoding} text; say what the file is with the option encoding, for "
-            f"example {guess}, or save it as UTF-8"
-        ) from None
-    except (LookupError, ValueError):
-        raise DataError(
-            f"{source}: the option encoding names no text encoding that Python knows; expected for example utf-8, "
-            "utf-16, latin-1 or cp1252"
-        ) from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(
-            f"{source}: line {line} holds a NUL byte; expected a text file; if it is UTF-16 text, set the option "
-            "encoding to utf-16-le or utf-16-be, else export it as CSV again"
-        )
-    return text.removeprefix("\ufeff")
-
-
-def _parse(text: str, source: str) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
-    """Header, rows and the line each row starts in; quoted line breaks are fine, ragged rows are not."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    rows: list[tuple[str, ...]] = []
-    lines: list[int] = []
-    start = 1
-    try:
-        for row in reader:
-            blank = not row or (len(row) == 1 and not row[0].strip())
-            if not header and not blank:
-                header = [_nfc(name) for name in row]
-                _check_separator(header, source)
-            elif not blank:
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{source}: line {start} has {len(row)} fields, expected {len(header)} as in the header; "
-                        "put text that holds commas in double quotes, or correct the line"
-                    )
-                rows.append(tuple(row))  # the garbage collector need not visit tuples of text
-                lines.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{source}: the row that starts in line {start} is not valid CSV ({error}); expected double quotes in "
-            "pairs and fields under 128 KiB; correct the line"
-        ) from None
-    if not rows:
-        raise DataError(f"{source}: has a header and no rows; expected one line per row below it")
-    return header, rows, lines
-
-
-def _check_separator(header: Sequence[str], source: str) -> None:
-    """Name the separator where the file is separated by something else than commas."""
-    for separator, name in _SEPARATORS.items():
-        if len(header) == 1 and separator in header[0]:
-            raise DataError(
-                f"{source}: its header is separated by {name}, expected commas; export it as comma-separated CSV "
-                "(numbers with a decimal point)"
-            )
 
 
 def _named_columns(
@@ -214,12 +131,7 @@ def _named_columns(
 
 
 def _id_names(spec: PartySpec) -> list[str]:
-    return [_nfc(name) for name in ([spec.id] if isinstance(spec.id, str) else spec.id)]
-
-
-def _nfc(name: str) -> str:
-    """One spelling for names with accents, which macOS and Windows write differently, on one line."""
-    return unicodedata.normalize("NFC", " ".join(part.strip() for part in name.split("\n")).strip())
+    return [spelled(name) for name in ([spec.id] if isinstance(spec.id, str) else spec.id)]
 
 
 def _table(
@@ -233,7 +145,7 @@ def _table(
         _check_trained(spec.features or (), columns, place.source)
     for option, names in _named_in_options(spec).items():
         for name in names:
-            _check_column(name, option, columns, place.source)
+            check_column(name, option, columns, place.source)
     features: dict[str, object] = {}
     kinds: dict[str, Kind] = {}
     for name in _feature_names(spec, list(columns), place.source):
@@ -241,10 +153,10 @@ def _table(
             name,
             columns[name],
             place,
-            categorical=name in map(_nfc, spec.categorical),
+            categorical=name in map(spelled, spec.categorical),
             missing_values=[value.strip() for value in spec.missing_values],
         )
-        if kinds[name] == "categorical" and name in map(_nfc, spec.monotone_constraints):
+        if kinds[name] == "categorical" and name in map(spelled, spec.monotone_constraints):
             raise DataError(
                 f'{place.source}: monotone_constraints names the column "{name}", which holds categories, expected '
                 "a column of numbers; remove it there"
@@ -255,8 +167,8 @@ def _table(
         id_columns=id_columns,
         features=pd.DataFrame(features, index=pd.RangeIndex(len(place.lines))),
         kinds=kinds,
-        labels=_labels(columns[_nfc(spec.label)], id_columns, spec.label, place) if spec.label else None,
-        weights=read_weights(spec.sample_weight, columns[_nfc(spec.sample_weight)], place)
+        labels=_labels(columns[spelled(spec.label)], id_columns, spec.label, place) if spec.label else None,
+        weights=read_weights(spec.sample_weight, columns[spelled(spec.sample_weight)], place)
         if spec.sample_weight
         else None,
         warnings=tuple(warnings),
@@ -267,18 +179,18 @@ def _named_in_options(spec: PartySpec) -> dict[str, list[str]]:
     """Columns that the party's options name, by option."""
     return {
         "id": _id_names(spec),
-        "label": [_nfc(spec.label)] if spec.label else [],
-        "sample_weight": [_nfc(spec.sample_weight)] if spec.sample_weight else [],
-        "features": [_nfc(name) for name in spec.features or ()],
-        "drop": [_nfc(name) for name in spec.drop],
-        "categorical": [_nfc(name) for name in spec.categorical],
-        "monotone_constraints": [_nfc(name) for name in spec.monotone_constraints],
+        "label": [spelled(spec.label)] if spec.label else [],
+        "sample_weight": [spelled(spec.sample_weight)] if spec.sample_weight else [],
+        "features": [spelled(name) for name in spec.features or ()],
+        "drop": [spelled(name) for name in spec.drop],
+        "categorical": [spelled(name) for name in spec.categorical],
+        "monotone_constraints": [spelled(name) for name in spec.monotone_constraints],
     }
 
 
 def _check_trained(features: Iterable[str], columns: Iterable[str], source: str) -> None:
     """Refuse a file that lacks a column which the model was trained on."""
-    lost = [name for name in map(_nfc, features) if name not in set(columns)]
+    lost = [name for name in map(spelled, features) if name not in set(columns)]
     if lost:
         more = f" and {len(lost) - 1} more were" if lost[1:] else " was"
         raise DataError(
@@ -287,8 +199,13 @@ def _check_trained(features: Iterable[str], columns: Iterable[str], source: str)
         )
 
 
-def _check_column(name: str, option: str, columns: Iterable[str], source: str) -> None:
-    """Refuse an option that names a column which is not there, and offer the nearest one."""
+def check_column(name: str, option: str, columns: Iterable[str], source: str) -> None:
+    """Refuse an option that names a column which is not there, and offer the nearest one.
+
+    Raises
+    ------
+    DataError
+    """
     names = list(columns)
     if name in names:
         return

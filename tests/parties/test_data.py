@@ -162,10 +162,10 @@ def test_missing_file_and_directory_and_permission(tmp_path: Path, monkeypatch: 
     with pytest.raises(DataError, match="cannot be read"):
         read_party(spec(tmp_path / ("long" * 100)))
 
-    def forbidden(path: Path) -> bytes:
+    def forbidden(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(DataError, match="Permission denied.*permissions"):
         read_party(spec(tmp_path / "bank.csv"))
 
