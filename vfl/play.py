@@ -124,7 +124,7 @@ def play_party(
     waiting: Callable[[str], None] | None = None,
     save: Callable[[RoleResult], None] = lambda result: None,
 ) -> RoleResult | None:
-    """Play a party until the run has ended for everybody.
+    """Play a party's whole run until it has ended for everybody.
 
     Parameters
     ----------
@@ -141,27 +141,19 @@ def play_party(
     from vfl import session
     from vfl.paillier import kernel_seconds
 
-    spec, loaded, sealing = part.spec, part.loaded, part.sealing
-    if spec is None or loaded is None or sealing is None:
-        raise TypeError("a party plays with its data and its key")
-    stopwatch, before = Stopwatch(), kernel_seconds()
+    spec, loaded = part.spec, part.loaded
+    if spec is None or loaded is None:
+        raise TypeError("a party plays with its data")
+    before = kernel_seconds()
 
-    def play(generation: int) -> RoleResult:
-        roles = role_types(part.job)
-        endpoint = Endpoint(spec.name, roles, network, ledger, waiting=waiting, stopwatch=stopwatch)
-        standing = part.memory.standing(generation)
-        agreed = greet_as_party(endpoint, part.lines, sealing, part.pinned, standing)
-        endpoint.keeper = part.memory.settle(agreed, generation)
-        budget = part.budget(agreed.run)
+    def act(endpoint: Endpoint) -> RoleResult:
+        budget = part.budget(endpoint.run)
         result = session.play_party(
             endpoint, part.job, spec, loaded, part.folder, report, baseline=part.baseline, budget=budget
         )
-        result = msgspec.structs.replace(result, spent=stopwatch.split(kernel_seconds() - before))
-        save(result)
-        part.memory.saved()
-        return result
+        return msgspec.structs.replace(result, spent=endpoint.stopwatch.split(kernel_seconds() - before))
 
-    return until_the_end(network, play, stopwatch)
+    return play_role(network, ledger, part, act, waiting, save)
 
 
 def play_coordinator(
@@ -172,23 +164,61 @@ def play_coordinator(
     waiting: Callable[[str], None] | None = None,
     save: Callable[[RoleResult], None] = lambda result: None,
 ) -> RoleResult | None:
-    """Play the coordinator until the run has ended for everybody; see `play_party`."""
+    """Play the coordinator's whole run until it has ended for everybody; see `play_party`."""
     from vfl import session
     from vfl.paillier import kernel_seconds
 
-    stopwatch, before = Stopwatch(), kernel_seconds()
+    before = kernel_seconds()
 
-    def play(generation: int) -> RoleResult:
-        roles = role_types(part.job)
-        endpoint = Endpoint(COORDINATOR, roles, network, ledger, waiting=waiting, stopwatch=stopwatch)
-        agreed = greet_as_coordinator(endpoint, part.lines, part.memory.standing(generation))
-        endpoint.keeper = part.memory.settle(agreed, generation)
+    def act(endpoint: Endpoint) -> RoleResult:
         result = session.play_coordinator(endpoint, part.job, report)
-        result = msgspec.structs.replace(result, spent=stopwatch.split(kernel_seconds() - before))
+        return msgspec.structs.replace(result, spent=endpoint.stopwatch.split(kernel_seconds() - before))
+
+    return play_role(network, ledger, part, act, waiting, save)
+
+
+def play_role(
+    network: Network,
+    ledger: Ledger,
+    part: Part,
+    act: Callable[[Endpoint], T],
+    waiting: Callable[[str], None] | None = None,
+    save: Callable[[T], None] = lambda result: None,
+) -> T | None:
+    """Play a role, the coordinator where ``part`` has no party's lines, until all has ended for everybody.
+
+    Parameters
+    ----------
+    act : callable
+        Plays a generation behind its greeting; the endpoint has the run's id and what is kept of it.
+
+    Returns
+    -------
+    T or None
+        What ``act`` returned in the last generation; None if all had ended before.
+    """
+    stopwatch = Stopwatch()
+    name = COORDINATOR if part.spec is None else part.spec.name
+
+    def play(generation: int) -> T:
+        endpoint = Endpoint(name, role_types(part.job), network, ledger, waiting=waiting, stopwatch=stopwatch)
+        agreed = _greet(endpoint, part, part.memory.standing(generation))
+        endpoint.keeper = part.memory.settle(agreed, generation)
+        result = act(endpoint)
         save(result)
+        if part.spec is not None:
+            part.memory.saved()
         return result
 
     return until_the_end(network, play, stopwatch)
+
+
+def _greet(endpoint: Endpoint, part: Part, standing: Standing) -> Agreed:
+    if part.spec is None:
+        return greet_as_coordinator(endpoint, part.lines, standing)
+    if part.sealing is None:
+        raise TypeError("a party plays with its key")
+    return greet_as_party(endpoint, part.lines, part.sealing, part.pinned, standing)
 
 
 def until_the_end(network: Network, play: Callable[[int], T], stopwatch: Stopwatch | None = None) -> T | None:
