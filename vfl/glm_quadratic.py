@@ -35,6 +35,12 @@ passive : its own columns' products: with the labels' deviation once per expansi
 coordinator : sums over all parties of loss, g'Pg, g'p, p'h; mean curvature of the expansion;
     powers of two that bound the residuals and scale the label, and the packing; sizes and timing
 With a label-only active party the mean curvature is p(1 - p) of the label rate p.
+
+One-sided (``alignment.one_sided``, one passive party): "rows" are all rows of P. A's columns, d0 and the curvatures by
+which it multiplies [[dz]] are zero but at the members that it trains on (`vfl.members`), and means are over all rows,
+with d0 and curvatures the larger for it: P's products are those over the members alone, and P learns neither which
+rows they are nor how many. Step scores travel one to a ciphertext, so that A can take the others out.
+
 C colluding with any party breaks it: C's key opens what the parties exchange.
 
 Threat model
@@ -83,6 +89,7 @@ from vfl.expansion import (
 )
 from vfl.glm import Block, Fit, Integers, Progress, Target
 from vfl.masking import Masks, add_masked, open_sum, pairwise_masks
+from vfl.members import Members
 from vfl.optim import Vector, dot
 from vfl.paillier import (
     CipherVector,
@@ -107,6 +114,7 @@ RESIDUAL_BITS = 26
 STEP_SCORE_BITS = 20  # fraction bits of X p
 STEP_SCORE_LIMIT = 10  # |X_k p| <= 2^10 for every party
 CURVATURE_BITS = 16
+MEMBER_CURVATURE_BITS = 40
 _MAX_WEIGHT_BITS = 16  # sample weights have mean 1; curvatures per row stay below 2^16
 _MAX_PACKING = 64
 _MAX_POOL = 1 << 14  # obfuscators kept, about 1 kB each
@@ -172,11 +180,25 @@ class Setup:
         return RESIDUAL_BITS - self.bound_bits
 
 
-def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guards: Guards, progress: Progress) -> Fit:
+def active(
+    endpoint: Endpoint,
+    terms: Terms,
+    block: Block,
+    target: Target,
+    guards: Guards,
+    progress: Progress,
+    members: Members | None = None,
+) -> Fit:
     """Play the active party: expand the loss, add up scores under encryption, walk with the others.
 
-    ``progress`` is called with (round, None): the loss reaches the active party at the end only.
+    Parameters
+    ----------
+    progress : callable
+        Called with (round, None): the loss reaches the active party at the end only.
+    members : Members, optional
+        One-sided: where the rows of ``block`` stand among the passive party's.
     """
+    whole, share = (block, 1.0) if members is None else (members.block(block), members.share)
     training = terms.job.training
     hub = endpoint.link(Active, Coordinator, COORDINATOR)
     passives = [endpoint.link(Active, Passive, name) for name in terms.job.passive]
@@ -188,23 +210,25 @@ def active(endpoint: Endpoint, terms: Terms, block: Block, target: Target, guard
         z = glm.to_scores(glm.forward(block, w))
     else:
         setup, z = kept.fact("setup", Setup), kept.floats("z")
-        state = restore_expansion(kept, block, setup.curvature)
+        state = restore_expansion(kept, whole, setup.curvature * share)
         _tell_setup(hub, passives, setup)
     first = expansions_before(kept)
     for newton in range(first, training.newton_steps + 1):
         if kept is None or newton > first:
-            setup, deviation = expand_around(key, terms, target, z)
+            setup, deviation = expand_around(key, terms, target, z, share)
+            deviation = deviation if members is None else members.spread(deviation)
             _tell_setup(hub, passives, setup)
             _send_deviation(passives, key, terms, setup, deviation)
-            g = glm.mean_gradient(block, glm.own_products(block, deviation[:, None]), setup.deviation_scale)
-            state = begin_expansion(block, setup.curvature, w, g)
+            g = glm.mean_gradient(whole, glm.own_products(whole, deviation[:, None]), setup.deviation_scale)
+            state = begin_expansion(whole, setup.curvature * share, w, g)
             loss = target.loss(z) + glm.penalty_value(block, w, w) / 2
             hub.send(Wire.scalars, masks.scalars(f"start|{newton}", [loss, dot(state.g, state.Pg)]))
-        curvatures = _row_curvatures(target, z) if setup.by_row else None
+        curvatures = _row_curvatures(terms, target, z, share) if setup.by_row else None
+        curvatures = curvatures if curvatures is None or members is None else members.spread(curvatures)
         keep = partial(save_expansion, endpoint.keeper, state, newton, {"setup": asdict(setup)}, {"z": z})
         with _pool(key, terms, setup) as pool:
-            multiply = partial(_active_product, hub, passives, pool, terms, setup, block, curvatures)
-            rounds = _walk(hub, masks, block, state, multiply, newton, rounds, keep, progress)
+            multiply = partial(_active_product, hub, passives, pool, terms, setup, whole, curvatures)
+            rounds = _walk(hub, masks, whole, state, multiply, newton, rounds, keep, progress)
         w = state.w
         if newton < training.newton_steps:
             z = _open_scores(hub, masks, terms, guards, block, w, newton)
@@ -362,11 +386,12 @@ def _active_product(
     key, plan = pool.key, score_plan(pool.key, terms, setup)
     others = [receive_ciphers(key, link.recv(Wire.step_scores), plan.ciphertexts, link.peer) for link in passives]
     total = reduce(add, others)
-    own = _step_scores(block, p)
+    own = pack_rows(plan, _step_scores(block, p))
     if curvatures is not None:
-        total, own = scale(total, curvatures.tolist()), own * curvatures
+        factors = curvatures.tolist()
+        total, own = scale(total, factors), [score * factor for score, factor in zip(own, factors, strict=True)]
     # Adding a fresh encryption re-randomises the sum: no passive party can recognise its own part in it.
-    dz = add(encrypt(key, pack_rows(plan, own), pool=pool), total)
+    dz = add(encrypt(key, own, pool=pool), total)
     for link in passives:
         link.send(Wire.direction_scores, send_ciphers(dz))
     return _apply_hessian(terms, setup, block, p, _open_own(hub, plan, dz, block) if block.width else [])
@@ -391,7 +416,7 @@ def _passive_product(
 
 def _apply_hessian(terms: Terms, setup: Setup, block: Block, p: Vector, products: Sequence[int]) -> Vector:
     """C X'dz / n + l2 p; per-row curvatures are in the products already."""
-    bits = STEP_SCORE_BITS + (CURVATURE_BITS if setup.by_row else 0)
+    bits = STEP_SCORE_BITS + (curvature_bits(terms) if setup.by_row else 0)
     mean = glm.mean_gradient(block, [products], bits)
     return (mean if setup.by_row else setup.curvature * mean) + block.penalty[:, None] * p
 
@@ -428,14 +453,17 @@ def _send_deviation(
         link.send(Wire.deviation, payload)
 
 
-def expand_around(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tuple[Setup, Integers]:
-    """Constants of the expansion at scores z, and the deviation mu(z) - y as integers of shape (n,)."""
+def expand_around(
+    key: PublicKey, terms: Terms, target: Target, z: Vector, share: float = 1.0
+) -> tuple[Setup, Integers]:
+    """Constants of the expansion at scores z, and the deviation mu(z) - y times ``share`` as integers, shape (n,)."""
     residual = target.residual(z)[:, 0]
     curvature = math.fsum(target.curvature(z).ravel().tolist()) / len(z)
     bound_bits = math.ceil(math.log2(max(float(np.abs(residual).max()), 2.0**-20)))
     if target.family.name == "logistic":  # bounded for all scores: the bound then tells nothing of the labels
         bound_bits = target.bound_bits
-    by_row = terms.job.training.curvature == "row" or target.weights is not None  # weights are curvatures too
+    one_sided = terms.job.alignment.one_sided  # the curvature of a row that is no member is 0
+    by_row = one_sided or terms.job.training.curvature == "row" or target.weights is not None  # curvatures, too
     setup = Setup(
         curvature=max(curvature, 2.0**-40),
         by_row=by_row,
@@ -444,7 +472,7 @@ def expand_around(key: PublicKey, terms: Terms, target: Target, z: Vector) -> tu
         packed_deviation=_rows_per_ciphertext(key, terms, _deviation_bound(terms)),
         packed_scores=1 if by_row else _rows_per_ciphertext(key, terms, _score_bound(terms, by_row=False)),
     )
-    return setup, np.rint(np.ldexp(residual, setup.deviation_scale)).astype(np.int64)
+    return setup, np.rint(np.ldexp(residual * share, setup.deviation_scale)).astype(np.int64)
 
 
 def _rows_per_ciphertext(key: PublicKey, terms: Terms, bound: int) -> int:
@@ -452,9 +480,19 @@ def _rows_per_ciphertext(key: PublicKey, terms: Terms, bound: int) -> int:
     return choose_rows_per_ciphertext(key.bits, terms.rows, bound, max(terms.columns.values()), key.kernel.costs)
 
 
-def _row_curvatures(target: Target, z: Vector) -> Integers:
-    """Each row's curvature times 2^16, shape (n,)."""
-    return np.rint(np.ldexp(target.curvature(z)[:, 0], CURVATURE_BITS)).astype(np.int64)
+def curvature_bits(terms: Terms) -> int:
+    """Fraction bits of curvatures per row; more where the number of members is in them, which has to be exact."""
+    return MEMBER_CURVATURE_BITS if terms.job.alignment.one_sided else CURVATURE_BITS
+
+
+def _row_curvatures(terms: Terms, target: Target, z: Vector, share: float) -> Integers:
+    """Each row's curvature times ``share`` in fixed point, shape (n,); the mean one where the job asks for that."""
+    curvature = target.curvature(z)[:, 0]
+    if terms.job.training.curvature == "mean" and target.weights is None:
+        curvature = np.full(len(curvature), math.fsum(curvature.tolist()) / len(curvature))
+    if share * float(curvature.max()) >= 1 << _MAX_WEIGHT_BITS:
+        raise LocalProtocolError("too few rows are common for a one-sided training; nothing was sent")
+    return np.rint(np.ldexp(curvature * share, curvature_bits(terms))).astype(np.int64)
 
 
 def _step_scores(block: Block, p: Vector) -> Integers:
@@ -508,14 +546,15 @@ def _sums(everyone: Sequence[Link[Coordinator, DataParty]], count: int) -> list[
 
 
 def _deviation_bound(terms: Terms) -> int:
-    return (1 << RESIDUAL_BITS) * glm.column_bound(terms.rows)
+    bits = RESIDUAL_BITS + (_MAX_WEIGHT_BITS if terms.job.alignment.one_sided else 0)
+    return (1 << bits) * glm.column_bound(terms.rows)
 
 
 def _score_bound(terms: Terms, *, by_row: bool) -> int:
     """Largest |X'dz| as integers, every party contributing its share of dz."""
     bits = STEP_SCORE_BITS + STEP_SCORE_LIMIT
     if by_row:
-        bits += CURVATURE_BITS + _MAX_WEIGHT_BITS
+        bits += curvature_bits(terms) + _MAX_WEIGHT_BITS
     return len(terms.columns) * (1 << bits) * glm.column_bound(terms.rows)
 
 

@@ -49,7 +49,7 @@ def score_as_passive(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit, g
     PolicyError
         More rows than ``scored_rows`` of the policy allows, and guards are enforced; nothing was sent.
     """
-    fixed = _rounded(glm.forward(block, fit.weights, slice(block.rows, None)).ravel(), endpoint.name, guards, policy)
+    fixed = rounded(glm.forward(block, fit.weights, slice(block.rows, None)).ravel(), endpoint.name, guards, policy)
     check_scores(fixed, len(terms.passive_columns))
     rows = len(block.integers) - block.rows
     spend_rows(guards, policy, party=endpoint.name, rows=rows, content=[fit.weights.tobytes(), fixed.tobytes()])
@@ -57,8 +57,8 @@ def score_as_passive(endpoint: Endpoint, terms: Terms, block: Block, fit: Fit, g
     endpoint.link(Passive, Coordinator, COORDINATOR).send(Wire.partial, masks.scores("test rows", fixed))
 
 
-def _rounded(fixed: Integers, party: str, guards: Guards, policy: Policy) -> Integers:
-    """Scores as far as the party's policy lets them out."""
+def rounded(fixed: Integers, party: str, guards: Guards, policy: Policy) -> Integers:
+    """A passive party's scores in fixed point, as far as its policy lets them out."""
     if policy.score_bits is None or not guards.heed(rounding(policy, party=party)):
         return fixed
     return glm.round_scores(fixed, policy.score_bits)
