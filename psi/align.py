@@ -6,7 +6,7 @@
       ... the protocol and the verdict (psi.exchange) ...
       sorts the common ids by SHA-256("rows" | seed | id)
     passive party                            active party
-      proof: HMAC(secret of the two, SHA-256(ordered ids))  ------>  compares with its own
+      proof: HMAC(secret of the two, SHA-256(ordered keys))  ------>  compares with its own
                                                             <------  agreed
     Where all are refused alike (terms differ, too few in common), nobody leaves before all have read it:
     party p  noted  ------>  coordinator  (from all)  ------>  parted  party p
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -37,11 +37,13 @@ from numpy.typing import NDArray
 from parties.errors import ConfigError, DataError, PeerLost, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
-from psi.elements import elements_of
 from psi.exchange import exchange_as_coordinator, exchange_as_party, make_plan
 from psi.ids import PreparedIds
+from psi.order import ascending, ordered_digest
+from psi.order import row_order as row_order
 from psi.settings import AlignmentSettings as AlignmentSettings
 from psi.settings import Fact
+from psi.source import Ids, ListedIds
 
 
 class Wire:
@@ -91,7 +93,9 @@ class Joined:
     protocol: str
 
 
-def align_party(endpoint: Endpoint, ids: PreparedIds, settings: AlignmentSettings, *, workers: int = 1) -> Alignment:
+def align_party(
+    endpoint: Endpoint, ids: PreparedIds | Ids, settings: AlignmentSettings, *, workers: int = 1
+) -> Alignment:
     """Align one party's rows with everybody else's.
 
     Raises
@@ -103,24 +107,26 @@ def align_party(endpoint: Endpoint, ids: PreparedIds, settings: AlignmentSetting
     RemoteProtocolError
         A peer broke the protocol, or rows differ after the join.
     """
+    source: Ids = ListedIds.of(ids) if isinstance(ids, PreparedIds) else ids
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
-    size = settings.pad_to or len(ids.ids)
-    judge.send(Wire.terms, Revealed(_terms(ids, settings), np.array([size], np.float64)))
+    size = settings.pad_to or source.count
+    judge.send(Wire.terms, Revealed(_terms(source, settings), np.array([size], np.float64)))
     try:
         sizes = _read_plan(judge.recv(Wire.plan), endpoint, size, settings)
-        found = exchange_as_party(endpoint, elements_of(ids.ids), sizes, settings, workers=workers)
+        found = exchange_as_party(endpoint, source, sizes, settings, workers=workers)
     except (ConfigError, DataError):
         _part_as_party(judge)
         raise
     protocol = make_plan(settings, sizes).protocol
-    common = [ids.ids[i] for i in found.own]
+    digest = source.set_digest(found.own)
     if settings.cardinality or (settings.one_sided and found.places is None):
-        return Alignment(ids.rows[found.own], sizes, found.common, protocol, _set_digest(common))
-    order = row_order(common, settings.seed)
+        return Alignment(source.csv_rows(found.own), sizes, found.common, protocol, digest)
+    keys = source.order_keys(found.own, settings.seed)
+    order = ascending(keys)
     if found.places is None:
-        _agree(endpoint, _ordered_digest(common[i] for i in order))
+        _agree(endpoint, ordered_digest(keys, order))
     places = None if found.places is None else found.places[order]
-    return Alignment(ids.rows[found.own[order]], sizes, found.common, protocol, _set_digest(common), places)
+    return Alignment(source.csv_rows(found.own[order]), sizes, found.common, protocol, digest, places)
 
 
 def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined:
@@ -148,14 +154,7 @@ def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined
     return Joined(sizes, common, make_plan(settings, sizes).protocol)
 
 
-def row_order(ids: list[bytes], seed: int) -> NDArray[np.int64]:
-    """Positions of ``ids`` in the agreed order: ascending SHA-256("rows" | seed | id)."""
-    prefix = b"rows|%d|" % seed
-    digests = b"".join(hashlib.sha256(prefix + name).digest() for name in ids)
-    return np.argsort(np.frombuffer(digests, "S32"), kind="stable")
-
-
-def _terms(ids: PreparedIds, settings: AlignmentSettings) -> dict[str, Fact]:
+def _terms(ids: Ids, settings: AlignmentSettings) -> dict[str, Fact]:
     """Everything that has to be equal at all parties."""
     return {**settings.facts(), **ids.rules.facts()}
 
@@ -274,16 +273,3 @@ def _proof(endpoint: Endpoint, peer: str, order: bytes) -> str:
 
 def _proves(got: Fact, expected: str) -> bool:
     return isinstance(got, str) and hmac.compare_digest(got.encode(), expected.encode())
-
-
-def _ordered_digest(ids: Iterable[bytes]) -> bytes:
-    """SHA-256 over ids, each after its length."""
-    digest = hashlib.sha256(b"vfl ordered ids v1|")
-    for name in ids:
-        digest.update(len(name).to_bytes(8, "big") + name)
-    return digest.digest()
-
-
-def _set_digest(ids: list[bytes]) -> str:
-    """The digest of a set of ids: that of the ids in byte order."""
-    return _ordered_digest(sorted(ids)).hex()

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from parties.errors import ConfigError, CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
-from parties.wire import Active, Bytes2D, DataParty, Passive
+from parties.wire import Active, DataParty, Passive
 from psi import ecdh, verdict
-from psi.buckets import bucket_count, capacity, in_buckets
+from psi.buckets import bucket_count, capacity
 from psi.elements import padded
 from psi.settings import AlignmentSettings, Protocol, choose_protocol
+from psi.source import Elements
 
 Indices = NDArray[np.int64]
 
@@ -78,7 +79,7 @@ def make_plan(settings: AlignmentSettings, sizes: Mapping[str, int]) -> Plan:
 
 def exchange_as_party(
     endpoint: Endpoint,
-    elements: Bytes2D,
+    ids: Elements,
     sizes: Mapping[str, int],
     settings: AlignmentSettings,
     *,
@@ -88,8 +89,8 @@ def exchange_as_party(
 
     Parameters
     ----------
-    elements : ndarray of shape (n, 32), uint8
-        Of its distinct ids, without dummies.
+    ids : Elements
+        Its distinct ids, without dummies.
     sizes : mapping of party to int
         Public lengths of all lists, in job order.
 
@@ -101,15 +102,8 @@ def exchange_as_party(
         A peer broke the protocol.
     """
     plan, name = make_plan(settings, sizes), endpoint.name
-    protocol = _FILES[plan.protocol]
     length = plan.lengths[name]
-    shown: list[Indices] = []
-    for number, indices in enumerate(in_buckets(elements, plan.buckets)):
-        if len(indices) > length:
-            raise CryptoError("a bucket of the alignment overflows, which happens once in 2^40 runs; run it again")
-        known = np.concatenate([indices, np.full(length - len(indices), _DUMMY)])
-        row = padded(elements[indices], length)
-        shown.append(known[protocol.party(endpoint, row, plan.lengths, part=number, workers=workers)])
+    shown = [_play_bucket(endpoint, ids, plan, number, workers) for number in range(plan.buckets)]
     passive = issubclass(endpoint.roles[name], Passive)
     common = verdict.hear_count(endpoint, sizes, settings.limit, silent=settings.one_sided and passive)
     if settings.cardinality:
@@ -140,6 +134,17 @@ def exchange_as_coordinator(endpoint: Endpoint, sizes: Mapping[str, int], settin
     for name in joined[0]:
         verdict.tell_matches(endpoint, name, [plan.lengths[name]] * plan.buckets, [places[name] for places in joined])
     return count
+
+
+def _play_bucket(endpoint: Endpoint, ids: Elements, plan: Plan, number: int, workers: int) -> Indices:
+    """Which id stands at each place of this party's list in one bucket; -1: a dummy."""
+    indices, length = ids.indices(number, plan.buckets), plan.lengths[endpoint.name]
+    if len(indices) > length:
+        raise CryptoError("a bucket of the alignment overflows, which happens once in 2^40 runs; run it again")
+    elements = padded(ids.elements(indices), length)
+    shuffle: Indices = _FILES[plan.protocol].party(endpoint, elements, plan.lengths, part=number, workers=workers)
+    known: Indices = np.concatenate([indices, np.full(length - len(indices), _DUMMY)])
+    return known[shuffle]
 
 
 def _found_on_one_side(

@@ -12,6 +12,7 @@ from parties.wire import Active, Coordinator, Passive, Role
 from psi.elements import elements_of
 from psi.exchange import Found, exchange_as_coordinator, exchange_as_party
 from psi.settings import AlignmentSettings
+from psi.source import ElementArray
 
 ANY = AlignmentSettings(min_intersection=1)
 
@@ -37,7 +38,7 @@ def plays_of(lists: Lists, settings: AlignmentSettings, workers: int = 1) -> Pla
     sizes = public_sizes(lists, settings)
 
     def party(ids: list[bytes]) -> Callable[[Endpoint], Found]:
-        return lambda end: exchange_as_party(end, elements_of(ids), sizes, settings, workers=workers)
+        return lambda end: exchange_as_party(end, ElementArray(elements_of(ids)), sizes, settings, workers=workers)
 
     plays: Plays = {name: party(ids) for name, ids in lists.items()}
     plays["coordinator"] = lambda end: exchange_as_coordinator(end, sizes, settings)
