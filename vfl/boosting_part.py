@@ -127,9 +127,7 @@ def prepare(endpoint: Endpoint, data: Aligned) -> Prepared:
     if data.labels is not None:
         check_labels(data)
     outputs = len(data.labels.classes) if data.labels is not None and data.job.task == "multiclass" else 1
-    terms = exchange_shapes_as_party(
-        endpoint, data.job, data.spec, len(columns.features), outputs, data.n_train, data.n_validation
-    )
+    terms = exchange_shapes_as_party(endpoint, data.job, data.spec, len(columns.features), outputs, *data.told)
     check_consent_to_trees(terms, data.spec, data.guards)
     train = _train_active if data.labels is not None else _train_passive
     return Prepared(

@@ -20,7 +20,16 @@ from vfl.company_file import Joining
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import COORDINATOR_MODELS, Job, Scenario, choose_key_holder
 from vfl.pooled import plain_alignment
-from vfl.prepare import agree_terms, check_consent_to_job, check_key_holder_consent, read_ids, split_rows
+from vfl.prepare import (
+    agree_terms,
+    check_consent_to_job,
+    check_key_holder_consent,
+    is_told,
+    listed_rows,
+    read_ids,
+    split_rows,
+    whole_list,
+)
 from vfl.preprocess import fit_preprocessor
 from vfl.session import aligned_labels
 from vfl.terms import Integers, Terms
@@ -201,28 +210,44 @@ def _encode(job: Job, table: PartyTable, rows: Integers) -> tuple[int, tuple[str
     return len(preprocessor.names), preprocessor.warnings
 
 
+def aligned(job: Job, own: Own, rows: Integers, listed: int) -> Aligned:
+    """A party's data as the run will have them, from its common rows in their order.
+
+    A party that is not told which these are has all of its rows, here in the order of its CSV.
+
+    Parameters
+    ----------
+    listed : int
+        As `vfl.prepare.listed_rows` has it.
+    """
+    parts = split_rows(job, len(rows))
+    if not is_told(job, own.spec):
+        rows, parts = own.ids.rows, whole_list(len(own.ids.rows))
+    labels = aligned_labels(job, own.spec, own.table, rows, parts)
+    return Aligned(job, own.spec, own.table, rows, labels, own.guards, parts.train, parts.validation, listed=listed)
+
+
 def _prepare(job: Job, owns: list[Own], rows: Mapping[str, Integers]) -> tuple[str, ...]:
     """Split, encode and judge the common rows as the run will; returns the guards' warnings."""
-    parts = split_rows(job, len(rows[job.active]))
     trees = job.model == "boosting"
     facts: dict[str, bool | int | float | str | None] = {}
+    listed = listed_rows(job, {own.spec.name: len(own.ids.ids) for own in owns})
+    data = {own.spec.name: aligned(job, own, rows[own.spec.name], listed) for own in owns}
     for own in owns:
-        name = own.spec.name
-        labels = aligned_labels(job, own.spec, own.table, rows[name], parts)
+        name, one = own.spec.name, data[own.spec.name]
+        labels = one.labels
         if trees:
-            width = len(bin_columns(job, own.spec, own.table, rows[name], parts.train).features)
+            width = len(bin_columns(job, own.spec, own.table, one.rows, one.n_train).features)
             if labels is not None:
-                check_labels(
-                    Aligned(job, own.spec, own.table, rows[name], labels, own.guards, parts.train, parts.validation)
-                )
+                check_labels(one)
         else:
-            columns = encode_columns(own.spec, own.table, rows[name], parts.train, own.guards)
-            width = own_block(job, own.spec, columns, parts.train).width
+            columns = encode_columns(own.spec, own.table, one.rows, one.n_train, own.guards)
+            width = own_block(job, own.spec, columns, one.n_train).width
         several = labels is not None and job.task == "multiclass"
         outputs = len(labels.classes) if labels is not None and several else 1
         facts |= {f"{name} columns": width, f"{name} outputs": outputs}
         facts[f"{name} consent"] = own.spec.policy.partial_scores
-    terms = agree_terms(job, facts, parts.train, parts.validation)
+    terms = agree_terms(job, facts, *data[job.active].told)
     for own in owns:
         (check_consent_to_trees if trees else check_consent_to_terms)(terms, own.spec, own.guards)
     return tuple(dict.fromkeys(line for own in owns for line in own.guards.warnings))

@@ -128,6 +128,11 @@ def align_once(scenario: Scenario, tables: Mapping[str, PartyTable], report: Rep
 
 
 def _in_order(snapshot: Snapshot, order: Integers) -> Snapshot:
-    """The same of these rows only, in this order; the coordinator has no rows."""
+    """The same of these rows only, in this order; the coordinator has no rows.
+
+    Nor has the passive party of a one-sided alignment any common ones: it does not know of an order.
+    """
+    if not snapshot.facts["intersection"]:
+        return snapshot
     facts = {**snapshot.facts, "intersection": len(order)}
     return Snapshot(snapshot.step, facts, {name: array[order] for name, array in snapshot.arrays.items()})

@@ -121,9 +121,12 @@ def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
     if own is not None:
         table.add_row("rows of the CSV", f"{own.rows:,}")
         table.add_row("columns used", f"{own.features:,}")
-    table.add_row("common rows", f"{summary.alignment.intersection:,}")
-    table.add_row("training rows", f"{rows['train']:,}")
-    table.add_row("test rows", f"{rows['test']:,}")
+    for title, number in (
+        ("common rows", summary.alignment.intersection),
+        ("training rows", rows["train"]),
+        ("test rows", rows["test"]),
+    ):
+        table.add_row(title, "not told" if number is None else f"{number:,}")
     table.add_row("rounds", f"{summary.training.rounds:,}")
     console.print(table)
     if rows["test"]:
@@ -173,8 +176,9 @@ def _show_course(summary: RunReport, console: Console) -> None:
     training = summary.training
     holder = "active party" if training.key_holder == "active" else "coordinator"
     rounds = "1 round" if training.rounds == 1 else f"{training.rounds:,} rounds"
+    common = summary.alignment.intersection
     tell(
-        f"{summary.alignment.intersection:,} common rows of "
+        ("of " if common is None else f"{common:,} common rows of ")
         + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
         + f"; {rounds}{'' if training.converged else ' (not converged)'}, key at the {holder}; "
         f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "

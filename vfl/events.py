@@ -56,16 +56,18 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sizes`` are the lengths of all parties' lists of ids, as all know them; ``ids`` are a party's own valid ids, less
     than that where lists are padded.
+    ``intersection``, ``n_train`` and ``n_test`` are None at the passive party of a one-sided alignment, which is told
+    none of them.
     ``spent`` are seconds of its main thread by what it did then: "kernel", "wire", "waiting", "python".
     ``confidence`` and ``comparison`` are those of ``joint`` and ``active_only``, as in the report.
     """
 
     role: str
     sizes: dict[str, int]
-    intersection: int
+    intersection: int | None
     protocol: str
-    n_train: int
-    n_test: int
+    n_train: int | None
+    n_test: int | None
     key_holder: str
     key_holder_reason: str
     rounds: int

@@ -106,7 +106,7 @@ def prepare(endpoint: Endpoint, data: Aligned) -> Prepared:
     columns = encode_columns(data.spec, data.table, data.rows, data.n_train, data.guards)
     block = own_block(data.job, data.spec, columns, data.n_train)
     outputs = len(data.labels.classes) if data.labels is not None and data.job.model == "softmax" else 1
-    terms = exchange_shapes_as_party(endpoint, data.job, data.spec, block.width, outputs, data.n_train)
+    terms = exchange_shapes_as_party(endpoint, data.job, data.spec, block.width, outputs, data.told[0])
     check_consent_to_terms(terms, data.spec, data.guards)
     return Prepared(
         terms=terms,

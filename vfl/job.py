@@ -32,6 +32,8 @@ TASKS: dict[Model, Task] = {
 EXPECTED_ROUNDS: dict[Model, int] = {"logistic": 12, "softmax": 40, "linear": 12, "poisson": 12}
 COORDINATOR_MODELS: tuple[Model, ...] = ("logistic", "linear")
 
+ONE_SIDED_MODELS: tuple[Model, ...] = ("boosting",)
+
 KEY_BITS = (2048, 3072, 4096)
 TEST_KEY_BITS = (512, 1024)
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -357,6 +359,7 @@ def check_job(job: Job, file: str = "the job") -> None:
     resolve_task(job.model, job.task, file)
     _check_members(job.parties, file)
     check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.parties), f"[alignment] of {file}")
+    _check_one_sided(job, file)
     _check_key(job.privacy, file)
     trees = _trees_at_odds(job) if job.model == "boosting" else ()
     for place, got, expected in (*_padding_at_odds(job.alignment), *_parts_at_odds(job), *trees):
@@ -393,6 +396,16 @@ def _check_members(members: tuple[Member, ...], file: str) -> None:
         raise ConfigError(f"role in {file}, got no active party, expected one, the holder of the labels")
     if len(members) < 2:
         raise ConfigError(f"role in {file}, got no passive party, expected at least one beside '{active[0]}'")
+
+
+def _check_one_sided(job: Job, file: str) -> None:
+    """Models that can train without the passive party's learning which of its rows take part."""
+    if job.alignment.one_sided and job.model not in ONE_SIDED_MODELS:
+        works = " and ".join(f"'{model}'" for model in ONE_SIDED_MODELS)
+        raise ConfigError(
+            f"one_sided in [alignment] of {file}, got true for model '{job.model}', expected false: one_sided works "
+            f"with {'model' if len(ONE_SIDED_MODELS) == 1 else 'models'} {works} only"
+        )
 
 
 def _check_key(privacy: Privacy, file: str) -> None:

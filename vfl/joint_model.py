@@ -200,7 +200,7 @@ class JointModel:
             if not metrics["joint"]:
                 raise ConfigError("test_fraction: got 0, expected more: no rows were held out to evaluate on")
             alone, pooled = metrics.get("active_only"), metrics.get("pooled")
-            return Evaluation(metrics["joint"], alone, pooled, self.report.rows["test"], self.report.confidence)
+            return Evaluation(metrics["joint"], alone, pooled, self.report.rows["test"] or 0, self.report.confidence)
         predicted = self._predict(self._given(data), labelled=True, progress=progress)
         from vfl.evaluation import evidence_of
         from vfl.metrics import evaluate

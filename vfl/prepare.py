@@ -129,6 +129,21 @@ class Parts:
     test: int
 
 
+def is_told(job: Job, spec: PartySpec) -> bool:
+    """Whether a party learns which of its rows are common: the passive party of a one-sided alignment does not."""
+    return spec.role == "active" or not job.alignment.one_sided
+
+
+def whole_list(rows: int) -> Parts:
+    """The parts of a party that is not told which of its rows are common: as far as it knows it trains on all."""
+    return Parts(rows, 0, 0)
+
+
+def listed_rows(job: Job, sizes: Mapping[str, int]) -> int:
+    """Length of the passive party's list in a one-sided alignment, else 0; ``sizes`` are those of all lists."""
+    return sizes[job.passive[0]] if job.alignment.one_sided else 0
+
+
 def split_rows(job: Job, rows: int) -> Parts:
     """Cut the aligned rows: the last ones are held out, those before them are the validation part.
 
@@ -229,7 +244,7 @@ def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards, columns: Ite
 def _check_consent_as_active(job: Job, spec: PartySpec, guards: Guards) -> None:
     """Labels: randomised as the policy asks for, and not told by which rows are drawn."""
     guards.heed(label_privacy(spec.policy, party=spec.name, epsilon=job.privacy.label_dp_epsilon))
-    if job.model == "boosting" and job.boosting.top_rate is not None:
+    if job.model == "boosting" and job.boosting.top_rate is not None and not job.alignment.one_sided:
         guards.heed(gradient_sampling(party=spec.name, consent=spec.policy.gradient_sampling))
 
 
@@ -248,10 +263,14 @@ def _check_consent_as_passive(job: Job, spec: PartySpec, guards: Guards) -> None
         guards.heed(single_passive(key_holder="active", party=spec.name, passive_parties=passive, consent=consent))
 
 
-def check_consent_to_rows(parts: Parts, spec: PartySpec, guards: Guards) -> None:
-    """A passive party's policy against the rows that will be scored, once they are known and before training."""
-    if spec.role == "passive" and parts.test:
-        guards.heed(rows_to_score(spec.policy, party=spec.name, rows=guards.budget.rows(parts.test)))
+def check_consent_to_rows(job: Job, parts: Parts, spec: PartySpec, guards: Guards) -> None:
+    """A passive party's policy against the rows that will be scored, once they are known and before training.
+
+    Where it is not told which these are, it answers for all of its rows, and counts them all.
+    """
+    rows = parts.test if is_told(job, spec) else parts.train if job.split.test_fraction else 0
+    if spec.role == "passive" and rows:
+        guards.heed(rows_to_score(spec.policy, party=spec.name, rows=guards.budget.rows(rows)))
 
 
 def check_key_holder_consent(terms: Terms, spec: PartySpec, guards: Guards) -> None:

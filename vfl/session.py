@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -35,8 +35,11 @@ from vfl.prepare import (
     check_consent_to_job,
     check_consent_to_rows,
     exchange_shapes_as_coordinator,
+    is_told,
+    listed_rows,
     read_ids,
     split_rows,
+    whole_list,
 )
 from vfl.report.evidence import ALONE, JOINT, Evidence, save_evidence
 from vfl.report.statistics import bootstrap_intervals, compare
@@ -123,10 +126,21 @@ def play_party(
         alignment = align(endpoint, job, loaded.ids)
         guards.budget.bind(alignment.digest)
     with clock.phase("preparing"):
-        parts = split_rows(job, alignment.intersection)
-        check_consent_to_rows(parts, spec, guards)
-        labels = aligned_labels(job, spec, table, alignment.rows, parts)
-        data = Aligned(job, spec, table, alignment.rows, labels, guards, parts.train, parts.validation)
+        told = is_told(job, spec)
+        parts = split_rows(job, alignment.intersection) if told else whole_list(len(alignment.rows))
+        check_consent_to_rows(job, parts, spec, guards)
+        data = Aligned(
+            job=job,
+            spec=spec,
+            table=table,
+            rows=alignment.rows,
+            labels=aligned_labels(job, spec, table, alignment.rows, parts),
+            guards=guards,
+            n_train=parts.train,
+            n_validation=parts.validation,
+            places=alignment.places,
+            listed=listed_rows(job, alignment.sizes),
+        )
         prepared = (boosting_part if job.model == "boosting" else glm_part).prepare(endpoint, data)
     with clock.phase("training"):
         trained = prepared.train(endpoint, clock.progress)
@@ -136,20 +150,19 @@ def play_party(
     with clock.phase("saving"):
         trained.save(folder)
         save_kept_run(folder, endpoint.run, prepared.terms, spec, alignment.digest)
-        save_ids(folder, spec, table, alignment.rows, parts)
+        save_ids(folder, spec, table, alignment.rows, parts if told else None)
         if predicted is not None:
-            classes = labels.classes if labels is not None else []
-            save_test_scores(folder, spec, table, alignment.rows[data.n_fit :], predicted, classes)
+            save_test_scores(folder, spec, table, alignment.rows[data.n_fit :], predicted, data.classes)
         if judged.evidence is not None:
             save_evidence(folder, judged.evidence)
     return RoleResult(
         role=spec.name,
         sizes=alignment.sizes,
-        intersection=alignment.intersection,
+        intersection=alignment.intersection if told else None,
         protocol=alignment.protocol,
-        n_train=parts.train,
+        n_train=parts.train if told else None,
         n_validation=parts.validation,
-        n_test=parts.test,
+        n_test=parts.test if told else None,
         key_holder=prepared.terms.key_holder,
         key_holder_reason=prepared.terms.reason,
         rounds=trained.rounds,
@@ -176,7 +189,9 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult
         joined = join(endpoint, job)
     with clock.phase("preparing"):
         parts = split_rows(job, joined.intersection)
-        terms = exchange_shapes_as_coordinator(endpoint, job, parts.train, parts.validation)
+        listed = listed_rows(job, joined.sizes)
+        rows, validation = (listed, 0) if listed else (parts.train, parts.validation)
+        terms = exchange_shapes_as_coordinator(endpoint, job, rows, validation)
     with clock.phase("training"):
         fit = _coordinate(endpoint, terms, clock)
     with clock.phase("evaluating"):
@@ -209,25 +224,28 @@ class _Sizes(msgspec.Struct, frozen=True):
     digest: str = ""
 
 
-def align(endpoint: Endpoint, job: Job, ids: PreparedIds) -> Alignment:
+def align(endpoint: Endpoint, job: Job, ids: PreparedIds, *, cardinality: bool = False) -> Alignment:
     """Align one party's rows, or take up the alignment that ``endpoint.keeper`` has."""
     kept = endpoint.keeper.aligned()
     if kept is not None:
         known = msgspec.convert(kept.facts, _Sizes)
-        return Alignment(kept.arrays["rows"].astype(np.int64), **msgspec.structs.asdict(known))
-    alignment = align_party(endpoint, ids, alignment_settings(job), workers=_alignment_threads())
+        places = kept.integers("places") if "places" in kept.arrays else None
+        return Alignment(kept.arrays["rows"].astype(np.int64), **msgspec.structs.asdict(known), places=places)
+    settings = replace(alignment_settings(job), cardinality=cardinality)
+    alignment = align_party(endpoint, ids, settings, workers=_alignment_threads())
     known = _Sizes(alignment.sizes, alignment.intersection, alignment.protocol, alignment.digest)
-    endpoint.keeper.save_aligned(msgspec.structs.asdict(known), {"rows": alignment.rows})
+    arrays = {"rows": alignment.rows} | ({} if alignment.places is None else {"places": alignment.places})
+    endpoint.keeper.save_aligned(msgspec.structs.asdict(known), arrays)
     return alignment
 
 
-def join(endpoint: Endpoint, job: Job) -> Joined:
+def join(endpoint: Endpoint, job: Job, *, cardinality: bool = False) -> Joined:
     """The coordinator's part of the alignment; see `align`."""
     kept = endpoint.keeper.aligned()
     if kept is not None:
         known = msgspec.convert(kept.facts, _Sizes)
         return Joined(known.sizes, known.intersection, known.protocol)
-    joined = align_coordinator(endpoint, alignment_settings(job))
+    joined = align_coordinator(endpoint, replace(alignment_settings(job), cardinality=cardinality))
     known = _Sizes(joined.sizes, joined.intersection, joined.protocol)
     endpoint.keeper.save_aligned(msgspec.structs.asdict(known), {})
     return joined

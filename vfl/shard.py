@@ -207,11 +207,15 @@ def _unreadable(folder: Path, error: Exception) -> DataError:
     return DataError(f"model shard {folder}: cannot be read ({error}); run the training again")
 
 
-def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, parts: Parts) -> None:
-    """Write ``ids.csv``: this party's ids as in its CSV, in the agreed row order, with the part they fell into."""
+def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, parts: Parts | None) -> None:
+    """Write ``ids.csv``: this party's ids as in its CSV, in the agreed row order, with the part they fell into.
+
+    Without ``parts``, where the party is not told which rows take part: all its ids, in the order of its list.
+    """
     columns = _id_columns(spec, table, rows)
-    part = "part" if "part" not in columns else "part of the run"
-    columns[part] = ["train"] * parts.train + ["validation"] * parts.validation + ["test"] * parts.test
+    if parts is not None:
+        part = "part" if "part" not in columns else "part of the run"
+        columns[part] = ["train"] * parts.train + ["validation"] * parts.validation + ["test"] * parts.test
     pd.DataFrame(columns).to_csv(folder / "ids.csv", index=False)
 
 

@@ -26,7 +26,8 @@ class Terms:
     reason : str
         Why, in words for the report.
     rows : int
-        Training rows, the validation part not among them.
+        Training rows, the validation part not among them. In a one-sided alignment, where not all roles know which
+        rows those are: the length of the passive party's list.
     outputs : int
         Scores per row: the number of classes for multiclass tasks, else 1.
     columns : mapping of party name to int
@@ -34,7 +35,7 @@ class Terms:
     consent : bool
         Every passive party's policy allows ``partial_scores``.
     validation : int
-        Rows of the validation part; they follow the training rows.
+        Rows of the validation part; they follow the training rows. 0 in a one-sided alignment.
     """
 
     job: Job

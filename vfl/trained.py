@@ -37,6 +37,11 @@ class Aligned:
         Rows of the party's table.
     labels : EncodedLabels or None
         Of all of them, at the active party.
+    places : ndarray of shape (n,), int64, or None
+        At the active party of a one-sided alignment: where each row stands in the passive party's list.
+    listed : int
+        Length of that list in a one-sided alignment, at both parties; else 0. The passive party's ``rows`` are its
+        whole list then, all of them training rows as far as it knows.
     """
 
     job: Job
@@ -47,11 +52,18 @@ class Aligned:
     guards: Guards
     n_train: int
     n_validation: int
+    places: Integers | None = field(default=None, repr=False)
+    listed: int = 0
 
     @property
     def n_fit(self) -> int:
         """Training rows and the validation part."""
         return self.n_train + self.n_validation
+
+    @property
+    def told(self) -> tuple[int, int]:
+        """Training and validation rows as all roles know them: the whole list where membership is not told."""
+        return (self.listed, 0) if self.listed else (self.n_train, self.n_validation)
 
     @property
     def n_test(self) -> int:

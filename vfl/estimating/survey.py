@@ -14,14 +14,13 @@ from parties.checkpoint import Keeper
 from parties.spec import PartySpec
 from psi.verdict import Limit, too_few
 from vfl.boosting_part import BinnedColumns, bin_columns, check_consent_to_trees, check_labels
-from vfl.check import Own, check_rules, read_own
+from vfl.check import Own, aligned, check_rules, read_own
 from vfl.glm import Block
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import Job, Scenario
 from vfl.pooled import plain_alignment
-from vfl.prepare import Parts, agree_terms, split_rows
-from vfl.session import aligned_labels
-from vfl.terms import Integers, Terms
+from vfl.prepare import Parts, agree_terms, listed_rows, split_rows
+from vfl.terms import Terms
 from vfl.trained import Aligned
 
 Fact = bool | int | float | str | None
@@ -78,25 +77,27 @@ def survey(scenario: Scenario) -> Survey:
     common = len(rows[job.active])
     if common < job.alignment.min_intersection:
         raise too_few(common, Limit(job.alignment.min_intersection, tell_small_count=True))
-    parts = split_rows(job, common)
+    parts, listed = split_rows(job, common), listed_rows(job, {name: len(own.ids.ids) for name, own in owns.items()})
     data: dict[str, Aligned] = {}
     blocks: dict[str, Block] = {}
     binned: dict[str, BinnedColumns] = {}
     facts: dict[str, Fact] = {}
     for name, own in owns.items():
         with _timed(own, "preparing"):
-            one = _aligned(job, own, rows[name], parts)
+            one = aligned(job, own, rows[name], listed)
             if job.model == "boosting":
-                binned[name] = bin_columns(job, own.spec, own.table, rows[name], parts.train)
+                if one.labels is not None:
+                    check_labels(one)
+                binned[name] = bin_columns(job, own.spec, own.table, one.rows, one.n_train)
                 width = len(binned[name].features)
             else:
-                columns = encode_columns(own.spec, own.table, rows[name], parts.train, own.guards)
-                blocks[name] = own_block(job, own.spec, columns, parts.train)
+                columns = encode_columns(own.spec, own.table, one.rows, one.n_train, own.guards)
+                blocks[name] = own_block(job, own.spec, columns, one.n_train)
                 width = blocks[name].width
         data[name] = one
         facts |= {f"{name} columns": width, f"{name} consent": own.spec.policy.partial_scores}
         facts[f"{name} outputs"] = len(one.classes) if one.classes and job.task == "multiclass" else 1
-    terms = agree_terms(job, facts, parts.train, parts.validation)
+    terms = agree_terms(job, facts, *data[job.active].told)
     for own in owns.values():
         (check_consent_to_trees if binned else check_consent_to_terms)(terms, own.spec, own.guards)
     return Survey(scenario, terms, parts, owns, data, blocks, binned)
@@ -114,11 +115,3 @@ def _read(job: Job, spec: PartySpec) -> Own:
     own = read_own(job, spec)
     own.seconds["reading"] = time.thread_time() - start
     return own
-
-
-def _aligned(job: Job, own: Own, rows: Integers, parts: Parts) -> Aligned:
-    labels = aligned_labels(job, own.spec, own.table, rows, parts)
-    data = Aligned(job, own.spec, own.table, rows, labels, own.guards, parts.train, parts.validation)
-    if labels is not None and job.model == "boosting":
-        check_labels(data)
-    return data

@@ -92,12 +92,14 @@ def funnel(run: RunDirectory) -> list[Bar]:
             bars.append((party.name, "rows of its CSV", party.rows, "c6"))
         if ids is not None and ids != party.rows:
             bars.append((party.name, "distinct valid ids", ids, "c6"))
-    bars.append(("all parties", "rows in common", report.alignment.intersection, "joint"))
+    if report.alignment.intersection is not None:
+        bars.append(("all parties", "rows in common", report.alignment.intersection, "joint"))
     parts = {"train": "to train on", "validation": "to watch the training", "test": "held out to test"}
     if report.evaluates:
         parts = {"test": "scored and compared with their labels"}
     titles = {"train": "training", "validation": "validation", "test": "new rows" if report.evaluates else "test"}
-    bars += [(titles[part], note, report.rows[part], "c3") for part, note in parts.items() if report.rows.get(part)]
+    rows = [(titles[part], note, report.rows.get(part), "c3") for part, note in parts.items()]
+    bars += [(title, note, number, colour) for title, note, number, colour in rows if number]
     most = max(number for _, _, number, _ in bars) or 1
     return [
         Bar(label, note, count(number), round(100 * number / most, 2), colour) for label, note, number, colour in bars

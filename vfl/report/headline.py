@@ -100,8 +100,8 @@ def introduction(run: RunDirectory) -> str:
     if report.evaluates:
         return (
             f"A joint model of {listed([party.name for party in report.parties])}, trained before "
-            f"({MODELS.get(report.model, report.model)}), scored {plural(report.rows['test'], 'new row')} whose labels "
-            f"{run.active.name} has."
+            f"({MODELS.get(report.model, report.model)}), scored "
+            f"{plural(report.rows['test'] or 0, 'new row')} whose labels {run.active.name} has."
         )
     names = [party.name for party in report.parties]
     passive = listed([party.name for party in run.passive])
@@ -112,10 +112,15 @@ def introduction(run: RunDirectory) -> str:
         "count": "to predict a count",
     }[report.task]
     holders = f"{'holds' if len(run.passive) == 1 else 'hold'} further columns about the same people or things"
+    common = report.alignment.intersection
+    if common is None:
+        shared = f"{run.active.name} alone knows which rows they have in common"
+    else:
+        shared = f"They have {plural(common, 'row')} in common"
     return (
         f"{_NUMBERS.get(len(names), str(len(names)))} parties trained one {MODELS.get(report.model, report.model)} "
-        f"{task}: {run.active.name}, which holds the labels, and {passive}, which {holders}. They have "
-        f"{plural(report.alignment.intersection, 'row')} in common; no row left its owner."
+        f"{task}: {run.active.name}, which holds the labels, and {passive}, which {holders}. {shared}; "
+        "no row left its owner."
     )
 
 
@@ -285,9 +290,9 @@ def training_line(report: RunReport) -> str:
     end = "" if report.training.converged else ", and stopped before it had converged"
     if report.evaluates:
         return f"Of the run that trained the model: {plural(report.training.rounds, what)}{end}; {holder} held the key."
-    held = report.rows["test"]
-    share = f" ({percent(held / (held + report.rows['train']), 0)})" if held else ""
-    return (
-        f"Training {verb} {plural(report.training.rounds, what)}{end}; {holder} held the Paillier key. "
-        f"{plural(held, 'row')}{share} were held out for the test figures."
-    )
+    held, trained = report.rows["test"], report.rows["train"]
+    course = f"Training {verb} {plural(report.training.rounds, what)}{end}; {holder} held the Paillier key."
+    if held is None or trained is None:
+        return course
+    share = f" ({percent(held / (held + trained), 0)})" if held else ""
+    return f"{course} {plural(held, 'row')}{share} were held out for the test figures."

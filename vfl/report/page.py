@@ -218,7 +218,7 @@ def _course(report: RunReport) -> list[tuple[str, str]]:
     training, rows = report.training, report.rows
     holder = "the active party" if training.key_holder == "active" else "the coordinator"
     encrypted, decrypted = report.crypto.encryptions, report.crypto.decryptions
-    split = [f"{count(rows[part])} {part}" for part in ("train", "validation", "test") if part in rows]
+    split = [f"{count(rows[part])} {part}" for part in ("train", "validation", "test") if rows.get(part) is not None]
     course = [
         ("Trees" if report.model == "boosting" else "Rounds", count(training.rounds)),
         ("Converged", _converged(report)),

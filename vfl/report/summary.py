@@ -31,11 +31,14 @@ class PartyPart(msgspec.Struct, frozen=True):
 
 
 class AlignmentPart(msgspec.Struct, frozen=True):
-    """The alignment; ``rows`` are distinct valid ids, or alignment.pad_to where whoever writes this is not to know."""
+    """The alignment; ``rows`` are distinct valid ids, or alignment.pad_to where whoever writes this is not to know.
+
+    ``intersection`` is null where a one-sided alignment did not tell it to whoever writes this.
+    """
 
     protocol: str
     rows: dict[str, int]
-    intersection: int
+    intersection: int | None
     seconds: float
     bytes: int
 
@@ -81,6 +84,8 @@ class RunReport(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
+    rows : dict of "train", "validation", "test" to int or None
+        None as ``alignment.intersection``.
     confidence : dict of model to dict of metric to (low, high)
         95 % bootstrap intervals of ``metrics``.
     comparison : dict of model to Comparison
@@ -100,7 +105,7 @@ class RunReport(msgspec.Struct, frozen=True):
     seed: int
     parties: list[PartyPart]
     alignment: AlignmentPart
-    rows: dict[str, int]
+    rows: dict[str, int | None]
     training: TrainingPart
     crypto: CryptoPart
     metrics: dict[str, Metrics]
@@ -196,7 +201,7 @@ def _summarise(
     metrics = {"joint": lead.joint or {}}
     if lead.active_only is not None:
         metrics["active_only"] = lead.active_only
-    parts = {"train": lead.n_train, "test": lead.n_test}
+    parts: dict[str, int | None] = {"train": lead.n_train, "test": lead.n_test}
     return RunReport(
         name=job.name,
         task=job.task,
