@@ -210,10 +210,10 @@ def _add_dense(values: _Words, bits: _Words, dense: _Words) -> None:
 
 
 def _sum_of_cells(cells: _Indices, table: _Words) -> _Words:
-    first, second, third = (table[row] for row in cells)
-    first ^= second
-    first ^= third
-    return first
+    total: _Words = table[cells[0]]
+    for row in cells[1:]:
+        total ^= table[row]
+    return total
 
 
 def _random_words(rows: int, width: int) -> _Words:
