@@ -25,8 +25,10 @@ from parties.local import run_local
 from parties.policy import Guards, Policy, single_passive
 from parties.spec import PartySpec
 from parties.wire import Active, Control, Coordinator, Passive, Revealed
-from psi import ecdh
-from psi.ecdh import Limit
+from psi.elements import elements_of
+from psi.exchange import exchange_as_coordinator, exchange_as_party
+from psi.settings import AlignmentSettings
+from psi.source import ElementArray
 from tests.glm.federations import Federation, make_federation, tamper
 from tests.trees.forests import Forests, make_frames, make_labels
 from vfl import boosting_scoring, consent, glm, scoring
@@ -134,9 +136,11 @@ def test_ids_in_common_below_the_limit_are_believed_of_nobody(monkeypatch: pytes
     """The coordinator takes the limit for lower than the parties do, or just says so."""
     lists = {"bank": [b"%d" % i for i in range(20)], "shop": [b"%d" % i for i in range(15, 35)]}
     sizes = {name: len(ids) for name, ids in lists.items()}
-    parties = {n: lambda e, n=n: ecdh.party(e, lists[n], sizes, Limit(6)) for n in lists}
+    strict, lax = AlignmentSettings(min_intersection=6), AlignmentSettings(min_intersection=5)
+    ids = {name: ElementArray(elements_of(names)) for name, names in lists.items()}
+    parties = {n: lambda e, n=n: exchange_as_party(e, ids[n], sizes, strict) for n in lists}
     with pytest.raises(RemoteProtocolError, match="coordinator sent a verdict on the alignment that contradicts"):
-        play({COORDINATOR: lambda e: ecdh.coordinator(e, sizes, Limit(5))} | parties)
+        play({COORDINATOR: lambda e: exchange_as_coordinator(e, sizes, lax)} | parties)
 
 
 # 3. rounds and trees beyond the job's

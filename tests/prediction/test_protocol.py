@@ -17,7 +17,7 @@ from parties.link import COORDINATOR, Delivery, Endpoint
 from parties.local import run_local
 from parties.policy import Guards
 from parties.wire import Control, Masked, Message
-from psi import align, ecdh
+from psi import align, ecdh, verdict
 from tests.prediction.test_predict_command import train
 from tests.runs.companies import Companies, make_boosted, make_companies
 from tests.runs.conftest import Command, vfl  # noqa: F401 - the fixture
@@ -72,7 +72,7 @@ def messages(*tables: type) -> set[str]:
 def test_messages_are_those_of_the_tables(linear: World) -> None:
     _, deliveries = play(linear)
     seen = {delivery.message for delivery in deliveries}
-    allowed = messages(predict.Wire, align.Wire, ecdh.Wire, scoring.Wire)
+    allowed = messages(predict.Wire, align.Wire, ecdh.Wire, verdict.Wire, scoring.Wire)
     assert seen - {"greeting.hello", "greeting.verdict", "greeting.roster"} <= allowed
     assert {"predict.model", "predict.same", "predict.outputs", "scoring.partial", "scoring.total"} <= seen
 

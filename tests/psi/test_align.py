@@ -9,9 +9,11 @@ import pytest
 from parties.errors import ConfigError, DataError, RemoteProtocolError
 from parties.local import run_local
 from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
-from psi import align, ecdh
+from psi import align, ecdh, verdict
 from psi.align import AlignmentSettings, Wire, align_coordinator, align_party, row_order
+from psi.exchange import exchange_as_party
 from psi.ids import IdRules, prepare_ids
+from psi.source import ListedIds
 
 SETTINGS = AlignmentSettings(seed=7, min_intersection=5)
 
@@ -112,8 +114,9 @@ def test_transcript_is_the_wire_tables(recorded):
     expected += [("align.proof", name, "bank") for name in ("shop", "biller")]
     expected += [("align.agreed", "bank", name) for name in ("shop", "biller")]
     assert sorted(steps) == sorted(expected)
-    tables = [*vars(Wire).values(), *vars(ecdh.Wire).values()]
+    tables = [*vars(Wire).values(), *vars(ecdh.Wire).values(), *vars(verdict.Wire).values()]
     kinds = {message.name: message.payload for message in tables if isinstance(message, Message)}
+    del kinds["verdict.members"]  # one-sided alignments have it instead of matches
     refused = []
     every_error(columns=COLUMNS | {"biller": cells(100, 130)}, observe=refused.append)
     partings = {d.message for d in refused} - {d.message for d in seen}
@@ -164,6 +167,11 @@ def test_different_rules_are_named_to_all(odd, text):
         (AlignmentSettings(seed=8, min_intersection=5), "seed: got 8, expected 7"),
         (AlignmentSettings(seed=7, min_intersection=1), "min_intersection: got 1, expected 5"),
         (AlignmentSettings(seed=7, min_intersection=5, tell_small_count=True), "tell_small_count: got True"),
+        (AlignmentSettings(seed=7, min_intersection=5, protocol="ecdh"), "protocol: got ecdh, expected auto"),
+        (AlignmentSettings(seed=7, min_intersection=5, pad_to=90), "pad_to: got 90, expected None"),
+        (AlignmentSettings(seed=7, min_intersection=5, one_sided=True), "one_sided: got True, expected False"),
+        (AlignmentSettings(seed=7, min_intersection=5, cardinality=True), "cardinality: got True, expected False"),
+        (AlignmentSettings(seed=7, min_intersection=5, bucket_ids=9), "bucket_ids: got 9, expected 2000000"),
     ],
 )
 def test_different_settings_are_named_to_all(odd, text):
@@ -284,7 +292,7 @@ def test_malformed_agreement_names_the_active_party(facts):
         judge = end.link(DataParty, Coordinator, "coordinator")
         judge.send(Wire.terms, Revealed(align._terms(prepared, SETTINGS), np.array([40.0])))
         judge.recv(Wire.plan)
-        ecdh.party(end, prepared.ids, {"bank": 40, "shop": 50, "biller": 25}, SETTINGS.limit)
+        exchange_as_party(end, ListedIds.of(prepared), {"bank": 40, "shop": 50, "biller": 25}, SETTINGS)
         for name in ("shop", "biller"):
             link = end.link(Active, Passive, name)
             link.recv(Wire.proof)
@@ -304,9 +312,12 @@ def test_malformed_proofs_name_their_sender(facts, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"protocol": "kkrt"}, "got 'kkrt', this version has 'ecdh'"),
+        ({"protocol": "hashes"}, "protocol: got 'hashes', expected 'auto', 'ecdh', 'kkrt', 'mpsi', 'server-aided'"),
         ({"min_intersection": 0}, "min_intersection: got 0, expected 1 or more"),
+        ({"bucket_ids": 0}, "bucket_ids: got 0, expected 1 or more"),
+        ({"pad_to": 0}, "pad_to: got 0, expected 1 or more"),
     ],
+    ids=["protocol", "min_intersection", "bucket_ids", "pad_to"],
 )
 def test_settings_are_checked(arguments, text):
     with pytest.raises(ConfigError, match=text):
@@ -324,3 +335,35 @@ def test_dropped_rows_are_left_out_of_the_positions():
     found = run_local(plays, roles={"bank": Active, "shop": Passive, "coordinator": Coordinator})
     assert (found["bank"].rows == found["shop"].rows + 1).all()
     assert found["bank"].sizes == {"bank": 10, "shop": 10}
+
+
+def test_padded_lists_have_one_size_and_the_same_result():
+    found = play(settings=AlignmentSettings(seed=7, min_intersection=5, pad_to=60))
+    assert {name: found[name].rows.tolist() for name in COLUMNS} == {
+        name: result.rows.tolist() for name, result in play().items() if name in COLUMNS
+    }
+    assert {tuple(result.sizes.items()) for result in found.values()} == {(("bank", 60), ("shop", 60), ("biller", 60))}
+
+
+def test_cardinality_tells_a_number_and_no_rows():
+    seen = []
+    found = play(settings=AlignmentSettings(seed=7, min_intersection=5, cardinality=True), observe=seen.append)
+    assert {result.intersection for result in found.values()} == {20}
+    assert all(len(found[name].rows) == 0 for name in COLUMNS)
+    assert not {d.message for d in seen} & {"verdict.matches", "verdict.members", "align.proof", "align.agreed"}
+
+
+def test_one_sided_the_active_party_alone_has_the_common_rows():
+    columns = {"shop": COLUMNS["shop"], "bank": COLUMNS["bank"]}
+    seen = []
+    sided = AlignmentSettings(seed=7, min_intersection=5, one_sided=True)
+    found = play(columns, sided, observe=seen.append)
+    both = play(columns)
+    bank, shop = found["bank"], found["shop"]
+    assert bank.rows.tolist() == both["bank"].rows.tolist()
+    assert shop.rows[bank.places].tolist() == both["shop"].rows.tolist()
+    assert sorted(shop.rows.tolist()) == list(range(50)) != shop.rows.tolist()
+    assert (bank.intersection, shop.intersection) == (30, 0)
+    told = {d.message: d.payload for d in seen if d.receiver == "shop" and d.sender != "bank"}
+    assert told["verdict.verdict"].facts == {"enough": True}
+    assert not {d.message for d in seen} & {"verdict.matches", "align.proof", "align.agreed"}

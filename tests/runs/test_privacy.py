@@ -21,6 +21,7 @@ PROTOCOLS = [
         "parties.greeting",
         "psi.align",
         "psi.ecdh",
+        "psi.verdict",
         "vfl.prepare",
         "vfl.glm_exact",
         "vfl.glm_quadratic",
