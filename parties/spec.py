@@ -78,8 +78,13 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return None if self.positive is None else str(self.positive)
 
 
-def check_spec(spec: PartySpec, file: str = "its file") -> None:
+def check_spec(spec: PartySpec, file: str = "its file", *, labelled: bool = True) -> None:
     """Check what binds several keys of one party.
+
+    Parameters
+    ----------
+    labelled : bool
+        The active party must have a label; not where ids are aligned and nothing is trained.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def check_spec(spec: PartySpec, file: str = "its file") -> None:
         raise ConfigError(f"data in {where}, got a path with a zero byte, expected the path of a CSV")
     if isinstance(spec.positive, int) and abs(spec.positive) >= 2**63:
         raise ConfigError(f"positive in {where}, got a number beyond 64 bits, expected it as text, in quotes")
-    if spec.role == "active" and spec.label is None:
+    if labelled and spec.role == "active" and spec.label is None:
         raise ConfigError(f"label missing in active {where}, got none, expected the name of its label column")
     for key in ("label", "positive", "sample_weight"):
         if spec.role == "passive" and getattr(spec, key) is not None:

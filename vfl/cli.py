@@ -21,6 +21,7 @@ from vfl.commands.app import Interrupted, app
 import vfl.commands.check  # noqa: F401
 import vfl.commands.run  # noqa: F401
 import vfl.commands.estimate  # noqa: F401
+import vfl.commands.psi  # noqa: F401
 import vfl.commands.predict  # noqa: F401
 import vfl.commands.evaluate  # noqa: F401
 import vfl.commands.report  # noqa: F401

@@ -23,7 +23,7 @@ from parties.link import COORDINATOR
 from parties.spec import PartyRole, PartySpec
 from vfl import tables
 from vfl.job import AskedTask, Job, Lines, Member, job_fields
-from vfl.job_file import check_party, make_job, read_lines
+from vfl.job_file import check_party, imply_model, make_job, read_lines
 from vfl.tables import Source, Table, show
 
 PublicPath = Annotated[
@@ -169,8 +169,13 @@ def kind_of(document: Mapping[str, object]) -> Literal["scenario", "job", "party
     return "job" if "coordinator" in document else "scenario"
 
 
-def load_company(path: Path) -> Company:
+def load_company(path: Path, *, alone: bool = False) -> Company:
     """Read and check a job file and the identities that it pins.
+
+    Parameters
+    ----------
+    alone : bool
+        It is for an alignment alone: no model is needed.
 
     Raises
     ------
@@ -182,6 +187,8 @@ def load_company(path: Path) -> Company:
     if kind_of(document) != "job":
         other = "a party file" if kind_of(document) == "party" else "no table [coordinator]"
         raise ConfigError(f"{file}, got {other}, expected a job file, with [coordinator] and an identity per [[party]]")
+    if alone:
+        imply_model(document)
     lines = read_lines(JobFile, document, file)
     _check_guards(document, file)
     _check_network(lines.network, file)
@@ -203,8 +210,13 @@ def load_company(path: Path) -> Company:
     return company
 
 
-def load_joining(path: Path) -> Joining:
+def load_joining(path: Path, *, alone: bool = False) -> Joining:
     """Read and check a party file, its key, and its copy of the job.
+
+    Parameters
+    ----------
+    alone : bool
+        They are for an alignment alone: neither a model nor a label is needed.
 
     Raises
     ------
@@ -216,7 +228,7 @@ def load_joining(path: Path) -> Joining:
     _refuse_job_lines(document, file)
     lines = tables.read(PartyFile, document, Source(file, document), elsewhere=("role",))
     folder = path.absolute().parent
-    company = load_company(folder / lines.job)
+    company = load_company(folder / lines.job, alone=alone)
     member = next((member for member in company.job.parties if member.name == lines.name), None)
     if member is None:
         expected = " or ".join(f"'{name}'" for name in company.identities)
@@ -225,7 +237,7 @@ def load_joining(path: Path) -> Joining:
             "other party"
         )
     spec = _spec(lines, member.role)
-    check_party(spec, company.job, file)
+    check_party(spec, company.job, file, labelled=not alone)
     if lines.state is not None and "\0" in lines.state:
         raise ConfigError(f"state at the top of {file}, got a path with a zero byte, expected the path of a folder")
     identity = read_identity(folder / lines.identity)

@@ -21,6 +21,7 @@ from vfl import tables
 from vfl.job import (
     LATER,
     MODELS,
+    TASKS,
     Boosting,
     Job,
     Lines,
@@ -37,7 +38,7 @@ from vfl.tables import Source, Table, show
 L = TypeVar("L", bound=Lines)
 
 
-def load_scenario(path: Path, overrides: Sequence[str] = (), *, strict: bool = False) -> Scenario:
+def load_scenario(path: Path, overrides: Sequence[str] = (), *, strict: bool = False, alone: bool = False) -> Scenario:
     """Read and check a scenario.
 
     Parameters
@@ -49,6 +50,8 @@ def load_scenario(path: Path, overrides: Sequence[str] = (), *, strict: bool = F
         The value is TOML, or else plain text.
     strict : bool
         Set ``privacy.enforce``.
+    alone : bool
+        It is for an alignment alone: neither a model nor a label is needed.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def load_scenario(path: Path, overrides: Sequence[str] = (), *, strict: bool = F
     """
     file = scenario_file(path)
     return build_scenario(
-        read_document(path), file.absolute().parent, file=file.name, overrides=overrides, strict=strict
+        read_document(path), file.absolute().parent, file=file.name, overrides=overrides, strict=strict, alone=alone
     )
 
 
@@ -81,15 +84,18 @@ def build_scenario(
     file: str,
     overrides: Sequence[str] = (),
     strict: bool = False,
+    alone: bool = False,
 ) -> Scenario:
     """Check a scenario that is already parsed; ``file`` is what errors call it. See `load_scenario`."""
     edited: Table = copy.deepcopy(dict(document))
     given = frozenset(place for override in overrides for place in _override(edited, override))
+    if alone:
+        imply_model(edited)
     lines = read_lines(ScenarioFile, edited, file, given)
     members = [Member(name=spec.name, role=spec.role) for spec in lines.party]
     job = make_job(lines, lines.task, members, file, enforce=strict)
     for spec in lines.party:
-        check_party(spec, job, file)
+        check_party(spec, job, file, labelled=not alone)
     return Scenario(job=job, parties=tuple(_located(spec, directory) for spec in lines.party), directory=directory)
 
 
@@ -121,9 +127,15 @@ def make_job(lines: Lines, task: Task | None, members: Iterable[Member], file: s
     return job
 
 
-def check_party(spec: PartySpec, job: Job, file: str) -> None:
+def imply_model(document: Table) -> None:
+    """Where nothing is trained a job needs no model: one that fits its task takes the place."""
+    fitting = (model for model, task in TASKS.items() if task == document.get("task"))
+    document.setdefault("model", next(fitting, "logistic"))
+
+
+def check_party(spec: PartySpec, job: Job, file: str, *, labelled: bool = True) -> None:
     """Check a party's lines by themselves, and refuse those that the job's model or task cannot heed."""
-    check_spec(spec, file)
+    check_spec(spec, file, labelled=labelled)
     if spec.positive is not None and job.task != "binary":
         raise ConfigError(
             f"positive of party '{spec.name}' in {file}, got {show(spec.positive)}, "

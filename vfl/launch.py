@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +30,7 @@ from parties.link import COORDINATOR
 from parties.spec import PartySpec
 from vfl.events import Played, Report
 from vfl.job import Scenario
+from vfl.psi_report import PsiResult, Purpose
 from vfl.role import LOOPBACK, Key, Line, Orders, Outcome, Pin, internal_error, own_folder
 
 GRACE_SECONDS = 3.0  # after the first failure, for the others to say what they know of it
@@ -42,8 +44,7 @@ def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, basel
     VflError
         The error of the role that failed first; ``PeerLost`` names a role whose process died.
     """
-    with _processes(scenario, folder, baselines=baselines) as processes:
-        outcomes = _collect(processes, report)
+    outcomes = _play(scenario, folder, report, "run", baselines=baselines)
     results = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
     return Played(
         results,
@@ -53,8 +54,24 @@ def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, basel
     )
 
 
+def align_in_processes(scenario: Scenario, folder: Path, report: Report, purpose: Purpose) -> dict[str, PsiResult]:
+    """Align the parties' rows and nothing else; see `play_in_processes`. Returns what each role knows."""
+    outcomes = _play(scenario, folder, report, purpose)
+    return {name: outcome.aligned for name, outcome in outcomes.items() if outcome.aligned is not None}
+
+
+def _play(
+    scenario: Scenario, folder: Path, report: Report, purpose: Literal["run"] | Purpose, *, baselines: bool = False
+) -> dict[str, Outcome]:
+    """Play all roles to their ends."""
+    with _processes(scenario, folder, purpose, baselines=baselines) as processes:
+        return _collect(processes, report)
+
+
 @contextlib.contextmanager
-def _processes(scenario: Scenario, folder: Path, *, baselines: bool) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def _processes(
+    scenario: Scenario, folder: Path, purpose: Literal["run"] | Purpose, *, baselines: bool
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Start all roles; whatever is left of them at the end is ended."""
     job = scenario.job
     identities = {
@@ -77,6 +94,7 @@ def _processes(scenario: Scenario, folder: Path, *, baselines: bool) -> Iterator
             pinned={name: pins[name] for name in known if name != role},
             port=port,
             listener=sockets[0] if sockets else -1,
+            purpose=purpose,
         )
         processes[role] = _start(role, sockets)
         _order(processes[role], orders)

@@ -13,8 +13,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,9 +32,10 @@ from parties.patience import Patience
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
 from vfl import __version__
-from vfl.events import Event, RoleResult
+from vfl.events import Event, Report, RoleResult
 from vfl.job import Job, job_fields
-from vfl.play import NoMemory, Part, play_coordinator, play_party
+from vfl.play import NoMemory, Part, play_coordinator, play_party, play_role
+from vfl.psi_report import PsiResult, Purpose
 
 PATIENCE = Patience(heartbeat=20.0, notice=60.0, reconnect_timeout=0.0)
 LOOPBACK = "127.0.0.1"
@@ -70,6 +72,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a role's process is told.
 
     ``port`` is the coordinator's on the loopback interface; ``listener`` its listening socket, at the coordinator.
+    ``purpose`` is a whole run, or an alignment alone.
     """
 
     role: str
@@ -81,12 +84,14 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     pinned: dict[str, Pin]
     port: int
     listener: int = -1
+    purpose: Literal["run"] | Purpose = "run"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The last line of a role's process: its result, or the error that ended it."""
 
     result: RoleResult | None = None
+    aligned: PsiResult | None = None
     encryptions: int = 0
     decryptions: int = 0
     kernel: str = ""
@@ -152,17 +157,40 @@ def _play_to(out: IO[bytes]) -> int:
 def _play(orders: Orders, write: Callable[[Line], None]) -> Outcome:
     """Load, and play."""
     network = _network(orders)  # it serves while the imports take their time
-    part = _prepare(orders)
 
     def report(event: Event) -> None:
         write(Line(event=event))
 
+    ledger = Ledger(Path(orders.folder) / "ledger.jsonl")
+    try:
+        return (_train if orders.purpose == "run" else _align)(orders, network, ledger, report)
+    finally:
+        ledger.close()
+
+
+def _align(orders: Orders, network: HubTransport | PartyTransport, ledger: Ledger, report: Report) -> Outcome:
+    """An alignment alone."""
+    from vfl import psi_session
+
+    if orders.purpose == "run":
+        raise TypeError("a run is more than an alignment")
+    folder = Path(orders.folder)
+    with psi_session.ready(orders.job, orders.party, folder, report, orders.purpose) as act:
+        return Outcome(aligned=play_role(network, ledger, _part(orders), act))
+
+
+def _train(orders: Orders, network: HubTransport | PartyTransport, ledger: Ledger, report: Report) -> Outcome:
+    """A whole run; a party's data are read and checked first."""
+    from vfl import session
     from vfl.paillier import kernel_name, operation_counts
 
-    ledger = Ledger(Path(orders.folder) / "ledger.jsonl")
+    part = _part(orders)
+    if orders.party is not None:
+        from parties.data import read_party
+
+        part = replace(part, loaded=session.load_party(orders.job, orders.party, read_party(orders.party)))
     play = play_coordinator if orders.party is None else play_party
     result = play(network, ledger, part, report)
-    ledger.close()
     counts = operation_counts()
     return Outcome(
         result=result,
@@ -172,15 +200,8 @@ def _play(orders: Orders, write: Callable[[Line], None]) -> Outcome:
     )
 
 
-def _prepare(orders: Orders) -> Part:
-    """Everything that a role plays with; a party's data are read and checked."""
-    from vfl import session
-
-    loaded = None
-    if orders.party is not None:
-        from parties.data import read_party
-
-        loaded = session.load_party(orders.job, orders.party, read_party(orders.party))
+def _part(orders: Orders) -> Part:
+    """Everything that a role plays with but a party's data."""
     return Part(
         job=orders.job,
         lines=job_fields(orders.job),
@@ -188,7 +209,6 @@ def _prepare(orders: Orders) -> Part:
         folder=Path(orders.folder),
         baseline=orders.baseline,
         spec=orders.party,
-        loaded=loaded,
         sealing=KeyPair.from_private_bytes(orders.key.sealing),
         pinned={name: pin.sealing for name, pin in orders.pinned.items()},
     )

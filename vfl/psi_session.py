@@ -1,0 +1,110 @@
+"""One role's part in an alignment alone: align, and write the party's common rows in the agreed order.
+
+The messages are those with which a run begins (`psi.align`), and nothing is trained: neither a label nor a column but
+the ids is read. With ``cardinality`` how many ids are common is all that anybody learns, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from parties.link import Endpoint
+from parties.policy import Guards
+from parties.spec import PartySpec
+from vfl import consent, session
+from vfl.events import Report
+from vfl.id_file import IdFile, read_id_file, write_aligned
+from vfl.job import Job
+from vfl.prepare import check_padding
+from vfl.psi_report import ALIGNED, PsiResult, Purpose
+
+
+@contextmanager
+def ready(
+    job: Job, spec: PartySpec | None, folder: Path, report: Report, purpose: Purpose
+) -> Iterator[Callable[[Endpoint], PsiResult]]:
+    """What plays a role behind the greeting, the coordinator where ``spec`` is None; a party's ids are read first.
+
+    Parameters
+    ----------
+    folder : Path
+        The role's own: for its aligned rows, and meanwhile for files that grow with its list.
+
+    Raises
+    ------
+    DataError, PolicyError
+        All that can be refused without the others.
+    """
+    cardinality = purpose == "psi cardinality"
+    if spec is None:
+        yield lambda endpoint: play_coordinator(endpoint, job, report, cardinality=cardinality)
+        return
+    with own_ids(job, spec, folder) as own:
+        yield lambda endpoint: play_party(endpoint, job, spec, own, folder, report, cardinality=cardinality)
+
+
+@contextmanager
+def own_ids(job: Job, spec: PartySpec, folder: Path) -> Iterator[IdFile]:
+    """Read a party's ids; files that grow with them lie in ``folder`` meanwhile."""
+    scratch = folder / ".ids"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    scratch.mkdir(mode=0o700, parents=True)
+    try:
+        ids = read_id_file(job, spec, scratch)
+        check_padding(job, spec.name, ids.count)
+        yield ids
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def play_party(
+    endpoint: Endpoint, job: Job, spec: PartySpec, own: IdFile, folder: Path, report: Report, *, cardinality: bool
+) -> PsiResult:
+    """Play a party to its end; its aligned rows lie in ``folder`` then, unless it is to learn none.
+
+    Raises
+    ------
+    DataError
+        Too few ids are common.
+    PolicyError
+        The party's policy does not consent, and guards are enforced.
+    """
+    guards, clock = Guards(enforce=job.privacy.enforce, small_data=True), session.Clock(endpoint.name, report)
+    endpoint.consent = consent.of(job, spec, guards)
+    with clock.phase("aligning"):
+        alignment = session.align(endpoint, job, own.ids, cardinality=cardinality)
+    told = not job.alignment.one_sided or spec.role == "active"
+    with clock.phase("saving"):
+        if told and not cardinality:
+            write_aligned(spec, alignment.rows, folder / ALIGNED)
+    return PsiResult(
+        role=spec.name,
+        sizes=alignment.sizes,
+        protocol=alignment.protocol,
+        intersection=alignment.intersection if told else None,
+        seconds=clock.seconds,
+        warnings=guards.warnings,
+        csv_rows=own.total,
+        ids=own.count,
+        missing=own.missing,
+        duplicates=own.duplicates,
+        file=told and not cardinality,
+    )
+
+
+def play_coordinator(endpoint: Endpoint, job: Job, report: Report, *, cardinality: bool) -> PsiResult:
+    """Play the coordinator to its end."""
+    clock = session.Clock(endpoint.name, report)
+    with clock.phase("aligning"):
+        joined = session.join(endpoint, job, cardinality=cardinality)
+    return PsiResult(
+        role=endpoint.name,
+        sizes=joined.sizes,
+        protocol=joined.protocol,
+        intersection=joined.intersection,
+        seconds=clock.seconds,
+        warnings=[],
+    )
