@@ -192,7 +192,8 @@ def load_company(path: Path, *, alone: bool = False) -> Company:
     lines = read_lines(JobFile, document, file)
     _check_guards(document, file)
     _check_network(lines.network, file)
-    job = make_job(lines, lines.task, [_member(party) for party in lines.party], file, enforce=True)
+    members = [_member(party) for party in lines.party]
+    job = make_job(lines, lines.task, members, file, enforce=True, alone=alone)
     if COORDINATOR in {party.name for party in lines.party}:
         raise ConfigError(f"name of a party in {file}, got 'coordinator', expected another one: the coordinator has it")
     host, port = parse_address(lines.coordinator.address, f"address in [coordinator] of {file}")

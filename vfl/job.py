@@ -357,12 +357,11 @@ def check_job(job: Job, file: str = "the job") -> None:
         Two lines that contradict each other, or parties that cannot train together.
     """
     resolve_task(job.model, job.task, file)
-    _check_members(job.parties, file)
-    check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.parties), f"[alignment] of {file}")
+    check_alignment(job, file)
     _check_one_sided(job, file)
     _check_key(job.privacy, file)
     trees = _trees_at_odds(job) if job.model == "boosting" else ()
-    for place, got, expected in (*_padding_at_odds(job.alignment), *_parts_at_odds(job), *trees):
+    for place, got, expected in (*_parts_at_odds(job), *trees):
         raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
     if job.privacy.key_holder == "coordinator" and job.model not in COORDINATOR_MODELS:
         raise ConfigError(
@@ -373,6 +372,20 @@ def check_job(job: Job, file: str = "the job") -> None:
         _check_no_quadratic(job.training, f"with model '{job.model}'", file)
     elif job.privacy.key_holder == "active":
         _check_no_quadratic(job.training, "with key_holder 'active'", file)
+
+
+def check_alignment(job: Job, file: str = "the job") -> None:
+    """Check what an alignment takes, whatever is trained on it.
+
+    Raises
+    ------
+    ConfigError
+        Two lines that contradict each other, or parties that cannot align.
+    """
+    _check_members(job.parties, file)
+    check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.parties), f"[alignment] of {file}")
+    for place, got, expected in _padding_at_odds(job.alignment):
+        raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
 
 
 def check_key_holder(job: Job, holder: KeyHolder, reason: str = "", file: str = "the job") -> None:

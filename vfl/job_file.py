@@ -30,6 +30,7 @@ from vfl.job import (
     ScenarioFile,
     Task,
     Training,
+    check_alignment,
     check_job,
     resolve_task,
 )
@@ -93,7 +94,7 @@ def build_scenario(
         imply_model(edited)
     lines = read_lines(ScenarioFile, edited, file, given)
     members = [Member(name=spec.name, role=spec.role) for spec in lines.party]
-    job = make_job(lines, lines.task, members, file, enforce=strict)
+    job = make_job(lines, lines.task, members, file, enforce=strict, alone=alone)
     for spec in lines.party:
         check_party(spec, job, file, labelled=not alone)
     return Scenario(job=job, parties=tuple(_located(spec, directory) for spec in lines.party), directory=directory)
@@ -108,8 +109,13 @@ def read_lines(kind: type[L], document: Table, file: str, given: frozenset[table
     return tables.read(kind, document, source)
 
 
-def make_job(lines: Lines, task: Task | None, members: Iterable[Member], file: str, *, enforce: bool) -> Job:
-    """Make what all parties share, checked; ``enforce`` holds whatever the lines say of it."""
+def make_job(
+    lines: Lines, task: Task | None, members: Iterable[Member], file: str, *, enforce: bool, alone: bool = False
+) -> Job:
+    """Make what all parties share, checked; ``enforce`` holds whatever the lines say of it.
+
+    ``alone``: only an alignment is wanted, and what would be trained does not matter.
+    """
     privacy = msgspec.structs.replace(lines.privacy, enforce=True) if enforce else lines.privacy
     job = Job(
         name=lines.name,
@@ -123,7 +129,7 @@ def make_job(lines: Lines, task: Task | None, members: Iterable[Member], file: s
         privacy=privacy,
         parties=tuple(members),
     )
-    check_job(job, file)
+    (check_alignment if alone else check_job)(job, file)
     return job
 
 

@@ -110,7 +110,7 @@ def read_report(path: Path) -> RunReport:
     Raises
     ------
     DataError
-        It is missing, damaged or another version's.
+        It is missing, damaged or another version's, or of an alignment alone.
     """
     try:
         content = path.read_bytes()
@@ -123,6 +123,11 @@ def read_report(path: Path) -> RunReport:
     try:
         lines = msgspec.json.decode(content)
         version = str(lines["version"])
+        if str(lines.get("purpose", "")).startswith("psi"):
+            raise DataError(
+                f"{path}: got the report of an alignment alone, expected one of a training; what 'vfl psi' found "
+                "stands in it, and 'vfl audit' says who learnt what"
+            )
         report = msgspec.convert(_filled(lines), RunReport)
         _check(report)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError):
