@@ -115,8 +115,8 @@ def _unknown_model(companies: Companies) -> None:
     companies.write()
 
 
-@case("kkrt", "not in this version")
-def _protocol_to_come(companies: Companies) -> None:
+@case("protocol in [alignment] of scenario.toml, got 'kkrt' for 3 parties", "'mpsi' or 'ecdh'")
+def _protocol_for_two(companies: Companies) -> None:
     companies.sections["alignment"] = {"protocol": "kkrt"}
     companies.write()
 

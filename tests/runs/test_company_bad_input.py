@@ -215,8 +215,8 @@ def _guards_that_only_warn(folder: Path) -> None:
     rewrite(folder / "job.toml", "[privacy]", "[privacy]\nenforce = false")
 
 
-@case("'kkrt'", "not in this version")
-def _protocol_to_come(folder: Path) -> None:
+@case("protocol in [alignment] of job.toml, got 'kkrt' for 3 parties", "'mpsi' or 'ecdh'")
+def _protocol_for_two(folder: Path) -> None:
     rewrite(folder / "job.toml", "[alignment]", '[alignment]\nprotocol = "kkrt"')
 
 

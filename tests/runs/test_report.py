@@ -209,7 +209,7 @@ def check_ledger(run: Run) -> None:
 
     protocol = {"active": "glm_exact", "coordinator": "glm_quadratic"}[run.case.holder]
     assert (report["training"]["bytes"], report["training"]["messages"]) == total(protocol)
-    assert report["alignment"]["bytes"] == total("align", "ecdh")[0]
+    assert report["alignment"]["bytes"] == total("align", "ecdh", "verdict")[0]
     told = [entry for entry in ledger if entry["discloses"]]
     assert sum(line["count"] for line in report["disclosures"]) == len(told)
     for line in report["disclosures"]:

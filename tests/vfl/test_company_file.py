@@ -228,7 +228,11 @@ def test_what_is_no_address(address: str) -> None:
         ("l2 =", "l3 =", ["unknown key 'l3' in [training] of job.toml", "'l2'"]),
         ("l2 =", "max_depth =", ["max_depth in [training]", "belongs to boosting"]),
         ('model = "logistic"', 'model = "splitnn"', ["'splitnn'", "not in this version"]),
-        ("[training]", '[alignment]\nprotocol = "kkrt"\n[training]', ["'kkrt'", "not in this version"]),
+        (
+            "[training]",
+            '[alignment]\nprotocol = "hashes"\n[training]',
+            ["protocol in [alignment]", "'hashes'", "'ecdh'"],
+        ),
         ('address = "coordinator.example:7700"\n', "", ["missing key 'address' in [coordinator]"]),
         ('identity = "coordinator.pub"\n', "", ["missing key 'identity' in [coordinator]"]),
         ("address =", "adress =", ["unknown key 'adress' in [coordinator]", "'address'"]),
