@@ -1,6 +1,7 @@
 """Checkpoints of one role: what it needs to go on after a crash, one file per step.
 
-Step 0 is the beginning, step 1 the alignment, step 1 + r the state after r rounds of training.
+Step 0 is the beginning, step 1 the alignment, step 1 + r the state after r rounds of training. A long alignment goes
+bucket by bucket (`psi.progress`); each has a file of its own until the first round of training is kept.
 
 All roles go on from the newest step that all of them hold. They work in lockstep, none more than a round ahead of
 another, so that each keeps the newest three rounds and asks nobody before it drops an older one:
@@ -95,6 +96,20 @@ class Keeper:
         """The training's state after `rounds` rounds; None if it begins."""
         return None
 
+    def buckets(self) -> list[dict[str, Fact]]:
+        """Facts of the buckets of the alignment that are held whole, from the first on without a gap."""
+        return []
+
+    def bucket(self, number: int) -> Snapshot:
+        """One of `buckets`."""
+        raise LocalProtocolError(f"no bucket {number} of the alignment is kept")
+
+    def save_bucket(self, number: int, facts: Mapping[str, Fact], arrays: Arrays) -> None:
+        """Keep one bucket of the alignment."""
+
+    def forget_buckets(self, begin: int = 0) -> None:
+        """Remove the buckets from this one on."""
+
     def save_aligned(self, facts: Mapping[str, Fact], arrays: Arrays) -> None:
         """Keep the alignment."""
 
@@ -138,7 +153,7 @@ class FolderKeeper(Keeper):
 
     def steps(self) -> list[int]:
         """Steps of which a whole snapshot is held, ascending; without the alignment none of the others is any use."""
-        held = [step for step in self._found() if self._verified(step)]
+        held = [step for step in self._found() if self._verified(self._path(step), step) is not None]
         return held if ALIGNED in held else []
 
     def resume_from(self, step: int) -> None:
@@ -153,6 +168,8 @@ class FolderKeeper(Keeper):
             raise LocalProtocolError(f"{self.party} holds no whole checkpoint of step {step} and cannot go on from it")
         self._step = step
         self._remove([*map(self._path, self._found(after=step)), *self.folder.glob("*.ckpt.new")])
+        if step >= ALIGNED:
+            self.forget_buckets()
 
     @property
     def rounds(self) -> int:
@@ -161,21 +178,50 @@ class FolderKeeper(Keeper):
 
     def aligned(self) -> Snapshot | None:
         """The alignment, if the run goes on from a step behind it."""
-        return self._read(ALIGNED) if self._step >= ALIGNED else None
+        return self._read(self._path(ALIGNED), ALIGNED) if self._step >= ALIGNED else None
 
     def trained(self) -> Snapshot | None:
         """The training's state after `rounds` rounds; None if it begins."""
-        return self._read(self._step) if self._step > ALIGNED else None
+        return self._read(self._path(self._step), self._step) if self._step > ALIGNED else None
+
+    def buckets(self) -> list[dict[str, Fact]]:
+        """Facts of the buckets of the alignment that are held whole, from the first on without a gap."""
+        held: list[dict[str, Fact]] = []
+        while (path := self._bucket_path(len(held))).exists():
+            header = self._verified(path, 0, path.stem)
+            if header is None:
+                break
+            held.append(header.facts)
+        return held
+
+    def bucket(self, number: int) -> Snapshot:
+        """One of `buckets`."""
+        path = self._bucket_path(number)
+        return self._read(path, 0, path.stem)
+
+    def save_bucket(self, number: int, facts: Mapping[str, Fact], arrays: Arrays) -> None:
+        """Keep one bucket of the alignment."""
+        path = self._bucket_path(number)
+        self._save(path, 0, facts, arrays, path.stem)
+
+    def forget_buckets(self, begin: int = 0) -> None:
+        """Remove the buckets from this one on."""
+        kept = {self._bucket_path(number) for number in range(begin)}
+        self._remove([path for path in self.folder.glob("bucket *.ckpt") if path not in kept])
 
     def save_aligned(self, facts: Mapping[str, Fact], arrays: Arrays) -> None:
         """Keep the alignment."""
-        self._save(ALIGNED, facts, arrays)
+        if self._save(self._path(ALIGNED), ALIGNED, facts, arrays):
+            self.kept(ALIGNED)
 
     def save_round(self, rounds: int, facts: Mapping[str, Fact], arrays: Arrays) -> None:
         """Keep the state after so many rounds, and drop what no role can go back to any more."""
         if rounds < 1:
             raise LocalProtocolError(f"a checkpoint after {rounds} rounds; the first is kept after one")
-        if self._save(ALIGNED + rounds, facts, arrays):
+        step = ALIGNED + rounds
+        if self._save(self._path(step), step, facts, arrays):
+            self.kept(step)
+            self.forget_buckets()
             self._remove([self._path(step) for step in self._found(after=ALIGNED)[:-ROUNDS_KEPT]])
 
     def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
@@ -223,21 +269,22 @@ class FolderKeeper(Keeper):
         numbers = [int(text) for text in texts if text.isascii() and text.isdecimal() and text == str(int(text))]
         return sorted(number for number in numbers if number > after)
 
-    def _verified(self, step: int) -> bool:
-        path = self._path(step)
+    def _bucket_path(self, number: int) -> Path:
+        return self.folder / f"bucket {number}.ckpt"
+
+    def _verified(self, path: Path, step: int, name: str = "") -> Header | None:
+        """Header of a file that is whole and this role's; else None, and a warning."""
         try:
             with path.open("rb") as file:
-                self._checked(file, step)
+                return self._checked(file, step, name)
         except (OSError, ValueError) as error:
             self._warn(f"{path}: not used as a checkpoint: {_reason(error)}")
-            return False
-        return True
+            return None
 
-    def _read(self, step: int) -> Snapshot:
-        path = self._path(step)
+    def _read(self, path: Path, step: int, name: str = "") -> Snapshot:
         try:
             with path.open("rb") as file:
-                header = self._checked(file, step)
+                header = self._checked(file, step, name)
                 return Snapshot(step, header.facts, read_arrays(file, header))
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: was whole before and now is not ({_reason(error)}); start again") from None
@@ -251,17 +298,16 @@ class FolderKeeper(Keeper):
             raise ValueError(f"it is of another {foreign[0]}")
         return header
 
-    def _save(self, step: int, facts: Mapping[str, Fact], arrays: Arrays) -> bool:
+    def _save(self, path: Path, step: int, facts: Mapping[str, Fact], arrays: Arrays, name: str = "") -> bool:
         """Write a snapshot; False, and one warning, if the disk does not take it."""
         try:
-            self._write(self._path(step), step, "", facts, arrays)
+            self._write(path, step, name, facts, arrays)
         except OSError as error:
             self._warn(
                 f"{self.folder}: checkpoints cannot be written ({_reason(error)}); the run goes on, and once "
                 "interrupted it starts again from an older one"
             )
             return False
-        self.kept(step)
         return True
 
     def _write(self, path: Path, step: int, name: str, facts: Mapping[str, Fact], arrays: Arrays) -> None:

@@ -3,7 +3,8 @@
 Every protocol is a file with two functions. ``party`` sends and receives all that makes the coordinator (in mpsi, the
 coordinator for the leader's list) able to join, and returns which of its elements stands at each place of the list
 that the coordinator has of it. ``coordinator`` returns the places that are common, parallel for all lists that it
-has. Nobody learns anything about single ids before the verdict (`psi.verdict`).
+has. Nobody learns anything about single ids before the verdict (`psi.verdict`). A bucket needs nothing of the ones
+before it: after a crash the alignment goes on in the middle (`psi.progress`).
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from parties.checkpoint import Fact, Snapshot
 from parties.errors import ConfigError, CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
-from parties.wire import Active, DataParty, Passive
-from psi import ecdh, verdict
+from parties.wire import Active, Bytes2D, DataParty, Passive
+from psi import ecdh, kkrt, verdict
 from psi.buckets import bucket_count, capacity
 from psi.elements import padded
+from psi.progress import begin_as_coordinator, begin_as_party, digest_of_elements
 from psi.settings import AlignmentSettings, Protocol, choose_protocol
 from psi.source import Elements
 
 Indices = NDArray[np.int64]
+Shown = NDArray[np.int32]
 
 _DUMMY = -1
-_FILES: Mapping[Protocol, ModuleType] = {"ecdh": ecdh}
+_FILES: Mapping[Protocol, ModuleType] = {"ecdh": ecdh, "kkrt": kkrt}
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,14 @@ class Found:
     places: Indices | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """What the coordinator keeps of one bucket: how many are common, and per party a bit for each place of its list."""
+
+    common: int
+    bits: Mapping[str, NDArray[np.uint8]] = field(repr=False)
+
+
 def make_plan(settings: AlignmentSettings, sizes: Mapping[str, int]) -> Plan:
     """Protocol, buckets and lengths; a one-sided alignment is never cut, for its list becomes the training's rows."""
     protocol = choose_protocol(settings.protocol, sizes)
@@ -102,49 +114,116 @@ def exchange_as_party(
         A peer broke the protocol.
     """
     plan, name = make_plan(settings, sizes), endpoint.name
-    length = plan.lengths[name]
-    shown = [_play_bucket(endpoint, ids, plan, number, workers) for number in range(plan.buckets)]
+    shown = _play_buckets(endpoint, ids, plan, workers)
     passive = issubclass(endpoint.roles[name], Passive)
     common = verdict.hear_count(endpoint, sizes, settings.limit, silent=settings.one_sided and passive)
     if settings.cardinality:
         return Found(common, np.zeros(0, np.int64))
     if settings.one_sided:
-        return _found_on_one_side(endpoint, sizes, common, shown[0], passive=passive)
-    matches = verdict.hear_matches(endpoint, [length] * plan.buckets, common)
-    own = np.sort(np.concatenate([known[found] for known, found in zip(shown, matches, strict=True)]))
-    if common and own[0] == _DUMMY:
-        raise RemoteProtocolError(f"{COORDINATOR} says that dummies of the alignment are common ids")
-    return Found(common, own)
+        return _found_on_one_side(endpoint, sizes, common, shown[0].astype(np.int64), passive=passive)
+    matches = verdict.hear_matches(endpoint, [plan.lengths[name]] * plan.buckets, common)
+    own = [_common(ids.indices(k, plan.buckets), shown[k], found) for k, found in enumerate(matches)]
+    return Found(common, np.sort(np.concatenate(own)))
 
 
 def exchange_as_coordinator(endpoint: Endpoint, sizes: Mapping[str, int], settings: AlignmentSettings) -> int:
     """The coordinator's part: join, judge, tell; returns how many ids are common."""
     plan = make_plan(settings, sizes)
-    protocol = _FILES[plan.protocol]
-    joined = [protocol.coordinator(endpoint, plan.lengths, part=number) for number in range(plan.buckets)]
-    count = sum(len(next(iter(places.values()))) for places in joined)
-    silent = endpoint.peers(Passive) if settings.one_sided else []
-    verdict.tell_count(endpoint, count, settings.limit, to=endpoint.peers(DataParty), silent=silent)
+    if settings.one_sided:
+        return _join_on_one_side(endpoint, plan, settings)
+    joined = _join_buckets(endpoint, plan)
+    count = sum(bucket.common for bucket in joined)
+    verdict.tell_count(endpoint, count, settings.limit, to=endpoint.peers(DataParty))
     if settings.cardinality:
         return count
-    if settings.one_sided:
-        (active,), (other,) = endpoint.peers(Active), endpoint.peers(Passive)
-        verdict.tell_members(endpoint, active, joined[0][active], joined[0][other])
-        return count
-    for name in joined[0]:
-        verdict.tell_matches(endpoint, name, [plan.lengths[name]] * plan.buckets, [places[name] for places in joined])
+    for name in joined[0].bits:
+        length = plan.lengths[name]
+        places = [np.flatnonzero(np.unpackbits(bucket.bits[name], count=length)) for bucket in joined]
+        verdict.tell_matches(endpoint, name, [length] * plan.buckets, places)
     return count
 
 
-def _play_bucket(endpoint: Endpoint, ids: Elements, plan: Plan, number: int, workers: int) -> Indices:
-    """Which id stands at each place of this party's list in one bucket; -1: a dummy."""
-    indices, length = ids.indices(number, plan.buckets), plan.lengths[endpoint.name]
-    if len(indices) > length:
+def _play_buckets(endpoint: Endpoint, ids: Elements, plan: Plan, workers: int) -> list[Shown]:
+    """A party's lists of all buckets, those that are kept and those that are played now."""
+    if plan.buckets == 1:
+        return [_play_bucket(endpoint, ids.elements(ids.indices(0, 1)), plan, 0, workers)]
+
+    def elements(number: int) -> Bytes2D:
+        return ids.elements(ids.indices(number, plan.buckets))
+
+    begin = begin_as_party(endpoint, plan.buckets, lambda number: _marks(plan, elements(number)))
+    shown = [endpoint.keeper.bucket(number).arrays["shown"].astype(np.int32) for number in range(begin)]
+    for number in range(begin, plan.buckets):
+        own = elements(number)
+        shown.append(_play_bucket(endpoint, own, plan, number, workers))
+        facts = {**_marks(plan, own), "generation": endpoint.generation}
+        endpoint.keeper.save_bucket(number, facts, {"shown": shown[-1]})
+    return shown
+
+
+def _play_bucket(endpoint: Endpoint, elements: Bytes2D, plan: Plan, number: int, workers: int) -> Shown:
+    """Which of the bucket's ids stands at each place of this party's list; -1: a dummy."""
+    count, length = len(elements), plan.lengths[endpoint.name]
+    if count > length:
         raise CryptoError("a bucket of the alignment overflows, which happens once in 2^40 runs; run it again")
-    elements = padded(ids.elements(indices), length)
-    shuffle: Indices = _FILES[plan.protocol].party(endpoint, elements, plan.lengths, part=number, workers=workers)
-    known: Indices = np.concatenate([indices, np.full(length - len(indices), _DUMMY)])
-    return known[shuffle]
+    row = padded(elements, length)
+    shuffle: Indices = _FILES[plan.protocol].party(endpoint, row, plan.lengths, part=number, workers=workers)
+    return np.where(shuffle < count, shuffle, _DUMMY).astype(np.int32)
+
+
+def _common(indices: Indices, shown: Shown, found: Indices) -> Indices:
+    """The ids at the places found in one bucket."""
+    which = shown[found]
+    if len(which) and which.min() == _DUMMY:
+        raise RemoteProtocolError(f"{COORDINATOR} says that dummies of the alignment are common ids")
+    return indices[which]
+
+
+def _join_buckets(endpoint: Endpoint, plan: Plan) -> list[Joined]:
+    """What is common in every bucket, those that are kept and those that are played now."""
+    if plan.buckets == 1:
+        return [_join_bucket(endpoint, plan, 0)]
+    begin = begin_as_coordinator(endpoint, plan.buckets, lambda number: _marks(plan))
+    joined = [_kept(endpoint.keeper.bucket(number)) for number in range(begin)]
+    for number in range(begin, plan.buckets):
+        bucket = _join_bucket(endpoint, plan, number)
+        facts = {**_marks(plan), "generation": endpoint.generation, "common": bucket.common}
+        endpoint.keeper.save_bucket(number, facts, bucket.bits)
+        joined.append(bucket)
+    return joined
+
+
+def _join_bucket(endpoint: Endpoint, plan: Plan, number: int) -> Joined:
+    places = _FILES[plan.protocol].coordinator(endpoint, plan.lengths, part=number)
+    bits = {name: _packed(plan.lengths[name], where) for name, where in places.items()}
+    return Joined(len(next(iter(places.values()))), bits)
+
+
+def _packed(length: int, places: Indices) -> NDArray[np.uint8]:
+    flags = np.zeros(length, bool)
+    flags[places] = True
+    return np.packbits(flags)
+
+
+def _kept(snapshot: Snapshot) -> Joined:
+    return Joined(snapshot.fact("common", int), {name: a.astype(np.uint8) for name, a in snapshot.arrays.items()})
+
+
+def _marks(plan: Plan, elements: Bytes2D | None = None) -> dict[str, Fact]:
+    """What a kept bucket must say to be of this alignment: the same plan and, at a party, the same ids."""
+    marks: dict[str, Fact] = {"plan": f"1 {plan.protocol} {plan.buckets} {list(plan.lengths.items())}"}
+    return marks if elements is None else {**marks, "ids": digest_of_elements(elements)}
+
+
+def _join_on_one_side(endpoint: Endpoint, plan: Plan, settings: AlignmentSettings) -> int:
+    """The active party alone hears which ids are common, and where both lists have them."""
+    (active,), (other,) = endpoint.peers(Active), endpoint.peers(Passive)
+    places = _FILES[plan.protocol].coordinator(endpoint, plan.lengths)
+    count = len(places[active])
+    verdict.tell_count(endpoint, count, settings.limit, to=endpoint.peers(DataParty), silent=[other])
+    if not settings.cardinality:
+        verdict.tell_members(endpoint, active, places[active], places[other])
+    return count
 
 
 def _found_on_one_side(
