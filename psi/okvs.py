@@ -35,15 +35,14 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from parties.errors import CryptoError
 from parties.wire import Bytes2D
+from psi.prf import expanded
 
 DENSE = 64
 CORE = 23
-KEY_BYTES = 16
 
 _BLOCK = 1 << 15
 _PARTS = 3
@@ -125,21 +124,13 @@ def decode(seed: bytes, keys: Bytes2D, table: Bytes2D, count: int) -> Bytes2D:
 
 
 def _equations(seed: bytes, keys: Bytes2D, part: int) -> _Equations:
-    """Three cells and 64 bits per key, from AES of its first 16 bytes under two keys that the seed consists of."""
-    names = np.ascontiguousarray(keys[:, :KEY_BYTES])
-    first, second = (_aes(half, names) for half in (seed[:16], seed[16:]))
-    words = (first[:, 0], first[:, 1], second[:, 0])
+    """Three cells and 64 bits per key, from AES of its first 16 bytes."""
+    words = expanded(keys, seed, b"key-value store", 32).view("<u8")
     cells = np.empty((_PARTS, len(keys)), np.int64)
-    for number, word in enumerate(words):  # 64 bits modulo a small number: even to 2^-30
-        cells[number] = word % np.uint64(part)
+    for number in range(_PARTS):  # 64 bits modulo a small number: even to 2^-30
+        cells[number] = words[:, number] % np.uint64(part)
         cells[number] += number * part
-    return _Equations(cells, np.ascontiguousarray(second[:, 1]))
-
-
-def _aes(key: bytes, names: Bytes2D) -> _Words:
-    """AES-128 of each row: two words of 64 bits."""
-    cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 - a block cipher is what is meant
-    return np.frombuffer(cipher.update(names.data), "<u8").reshape(-1, 2)
+    return _Equations(cells, np.ascontiguousarray(words[:, 3]))
 
 
 def _peel(cells: _Indices, count: int) -> tuple[list[tuple[_Indices, _Indices]], _Indices]:
