@@ -20,7 +20,7 @@ from parties.checkpoint import Fact, Snapshot
 from parties.errors import ConfigError, CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Bytes2D, DataParty, Passive
-from psi import ecdh, kkrt, verdict
+from psi import ecdh, kkrt, mpsi, verdict
 from psi.buckets import bucket_count, capacity
 from psi.elements import padded
 from psi.progress import begin_as_coordinator, begin_as_party, digest_of_elements
@@ -31,7 +31,7 @@ Indices = NDArray[np.int64]
 Shown = NDArray[np.int32]
 
 _DUMMY = -1
-_FILES: Mapping[Protocol, ModuleType] = {"ecdh": ecdh, "kkrt": kkrt}
+_FILES: Mapping[Protocol, ModuleType] = {"ecdh": ecdh, "kkrt": kkrt, "mpsi": mpsi}
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,19 @@ def _join_on_one_side(endpoint: Endpoint, plan: Plan, settings: AlignmentSetting
     if not settings.cardinality:
         verdict.tell_members(endpoint, active, places[active], places[other])
     return count
+
+
+def _hear_from_leader(endpoint: Endpoint, ids: Elements, plan: Plan, common: int) -> Indices:
+    """Indices of the common ids, as the leader of mpsi tells them: bucket by bucket, as many as the coordinator said."""
+    leader = mpsi.cast_of(plan.lengths).leader
+    heard = []
+    for number in range(plan.buckets):
+        indices = ids.indices(number, plan.buckets)
+        heard.append(indices[mpsi.hear_common(endpoint, ids.elements(indices), leader)])
+    own = np.sort(np.concatenate(heard))
+    if len(own) != common:
+        raise RemoteProtocolError(f"{leader} told which {len(own)} ids are common, {COORDINATOR} that {common} are")
+    return own
 
 
 def _found_on_one_side(

@@ -56,8 +56,10 @@ from psi.cuckoo import EMPTY, FUNCTIONS, NoPlace, Table, bin_count, bins_of, pla
 from psi.ot_extension import Streams, code_bits, code_words
 from psi.prf import SEED_BYTES
 
-BLOCK_ROWS = 1 << 15
-"""Rows that are made, sent and hashed at a time: 1.8 MB of them."""
+_BLOCK_ROWS = 1 << 15
+"""Rows that are made and sent at a time: 1.8 MB of them."""
+_PIECE_ROWS = 1 << 13
+"""Rows that a thread hashes at a time, small enough for a processor's cache."""
 _ATTEMPTS = 4
 
 
@@ -104,21 +106,20 @@ class Evaluator:
 
     def evaluate(self, elements: Bytes2D, function: int) -> Bytes2D:
         """F of every element in the bin that one hash function, 0 to 2, gives it; shape (n, width)."""
-        return self._in_blocks(elements, range(function, function + 1))
+        return self._in_pieces(elements, range(function, function + 1))
 
     def evaluate_all(self, elements: Bytes2D) -> Bytes2D:
         """F of every element in all its three bins, side by side; shape (n, 3 width)."""
-        return self._in_blocks(elements, range(FUNCTIONS))
+        return self._in_pieces(elements, range(FUNCTIONS))
 
-    def _in_blocks(self, elements: Bytes2D, functions: range) -> Bytes2D:
-        """Block by block, on threads if there may be some."""
+    def _in_pieces(self, elements: Bytes2D, functions: range) -> Bytes2D:
         out = np.empty((len(elements), len(functions) * self.width), np.uint8)
 
-        def fill(block: slice) -> None:
-            out[block] = self._evaluate(elements[block], functions)
+        def fill(piece: slice) -> None:
+            out[piece] = self._evaluate(elements[piece], functions)
 
         with ThreadPoolExecutor(self.workers) as threads:
-            list(threads.map(fill, blocks(len(elements))))
+            list(threads.map(fill, blocks(len(elements), _PIECE_ROWS)))
         return out
 
     def _evaluate(self, elements: Bytes2D, functions: range) -> Bytes2D:
@@ -131,9 +132,9 @@ class Evaluator:
         return np.concatenate(outputs, axis=1)
 
 
-def blocks(count: int) -> Iterator[slice]:
-    """Blocks of so many rows."""
-    return (slice(start, min(start + BLOCK_ROWS, count)) for start in range(0, count, BLOCK_ROWS))
+def blocks(count: int, rows: int = _BLOCK_ROWS) -> Iterator[slice]:
+    """Blocks of ``count`` rows, all but the last of ``rows``: one message each."""
+    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 
 def receive(
@@ -206,11 +207,11 @@ def send(
     size = code_bits(sender_count) // 8
     secret = np.frombuffer(os.urandom(size), np.uint8)
     streams = Streams(choose(endpoint, peer, np.unpackbits(secret, bitorder="little").astype(bool)))
-    seed = _checked(link.recv(Wire.seed).body, 1, SEED_BYTES, peer)
+    seed = checked_rows(link.recv(Wire.seed).body, 1, SEED_BYTES, peer)
     rows = np.empty((bin_count(receiver_count), size), np.uint8)
     for block in blocks(len(rows)):
         count = block.stop - block.start
-        masked = _checked(link.recv(Wire.rows).body, count, size, peer)
+        masked = checked_rows(link.recv(Wire.rows).body, count, size, peer)
         np.bitwise_xor(streams.next_rows(count), masked & secret, out=rows[block])
     return Evaluator(part, width, workers, seed.tobytes(), secret, rows)
 
@@ -238,7 +239,7 @@ def _hashed(
     return hash_rows(told, width, person=b"vfloprf1" + part.to_bytes(8, "little"))
 
 
-def _checked(rows: Bytes2D, count: int, width: int, sender: str) -> Bytes2D:
+def checked_rows(rows: Bytes2D, count: int, width: int, sender: str) -> Bytes2D:
     """Received rows: as many and as wide as is due."""
     if rows.shape != (count, width):
         raise RemoteProtocolError(
