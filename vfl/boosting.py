@@ -49,7 +49,6 @@ All follow the protocol and are curious. A party can choose its own splits badly
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -70,6 +69,7 @@ from parties.wire import (
     Passive,
     Positions,
 )
+from vfl.candidates import Questions, name_candidates, offer_candidates, open_candidates, read_chosen
 from vfl.exchange import receive_ciphers, receive_key, send_ciphers, send_key
 from vfl.importance import Importance, importance_as_active, importance_as_passive, own_importance
 from vfl.paillier import (
@@ -78,15 +78,11 @@ from vfl.paillier import (
     PrivateKey,
     PublicKey,
     SlotLayout,
-    compress,
-    decrypt,
     encrypt,
     generate_keypair,
     pack_residues,
     pack_slots,
     plan_slots,
-    rerandomise,
-    unpack_slots,
 )
 from vfl.terms import Terms
 from vfl.trees.bins import Codes, Feature
@@ -97,26 +93,23 @@ from vfl.trees.grow import (
     Limits,
     Outcome,
     PlainPart,
-    Prefix,
     TreeTask,
-    best_of,
-    gains_of,
-    gains_of_groups,
-    pick,
     sides_of,
 )
 from vfl.trees.grow import grow as grow_tree
-from vfl.trees.histograms import EncryptedColumns, candidate_sums, prepare_columns
+from vfl.trees.histograms import EncryptedColumns, prepare_columns
 from vfl.trees.kept import restore_splits, splits_to_arrays
 from vfl.trees.levels import EncryptedLevel, EncryptedTree, Told, first_level, next_level
 from vfl.trees.objective import Objective
 from vfl.trees.rounds import Boosted, Labels, Progress, boost
 from vfl.trees.sampling import FRACTION_BITS, draw_columns, draw_rows, goss_counts
-from vfl.trees.splits import Candidates, Floats, Integers, Mask, find_candidates
+from vfl.trees.splits import Candidates, Floats, Integers, Mask
+
+Facts = Mapping[str, bool | int | float | str | None]
 
 BLOCK = 1 << 14  # ciphertexts of one message: the next are made while these travel and are checked
-_MAX_POOL = 1 << 16
-_CANDIDATE_POOL = 512
+MAX_POOL = 1 << 16
+CANDIDATE_POOL = 512
 
 
 class Wire:
@@ -207,7 +200,7 @@ def active(
     )
     for link in passives:
         link.send(Wire.key, send_key(key.public))
-    with ObfuscatorPool(key, capacity=min(terms.rows, _MAX_POOL)) as pool:
+    with ObfuscatorPool(key, capacity=min(terms.rows, MAX_POOL)) as pool:
         run = _ActiveRun(hub, passives, key, pool, layout, goss=job.boosting.top_rate is not None)
         remotes = [_RemotePart(run, link) for link in passives]
 
@@ -258,21 +251,21 @@ def passive(
     first = list(terms.columns.values())[: list(terms.columns).index(endpoint.name)]
     keeper, kept = endpoint.keeper, endpoint.keeper.trained()
     splits = [] if kept is None else restore_splits(kept)
-    per_round = _trees_per_round(terms)
-    trees = _rounds_behind(keeper, terms) * per_round
+    per_round = trees_per_round(terms)
+    trees = rounds_behind(keeper, terms) * per_round
     if trees > keeper.rounds * per_round:
         keeper.save_round(trees // per_round, {}, splits_to_arrays(splits))
-    with ObfuscatorPool(key, capacity=_CANDIDATE_POOL, towards_owner=True) as pool:
+    with ObfuscatorPool(key, capacity=CANDIDATE_POOL, towards_owner=True) as pool:
         run = _PassiveRun(terms, lead, hub, pool, layout, columns, codes, limits, sum(first))
         while True:
             told = lead.recv(Wire.tree).facts
             if told.get("go") is not True:
                 break
-            splits += _follow_tree(run, *_announced(told, trees, terms, lead.peer))
+            splits += _follow_tree(run, *read_announced(told, trees, terms, lead.peer))
             trees += 1
             if trees % per_round == 0:
                 keeper.save_round(trees // per_round, {}, splits_to_arrays(splits))
-        trees = _number(told, "trees", trees, lead.peer)
+        trees = read_number(told, "trees", trees, lead.peer)
         splits = sorted((s for s in splits if s.tree < trees), key=lambda split: (split.tree, split.node))
         importance = importance_as_passive(lead, pool, splits, len(features), tell_columns=tell_columns)
     return PassiveFit(tuple(splits), importance, trees)
@@ -282,8 +275,8 @@ def coordinator(endpoint: Endpoint, terms: Terms) -> None:
     """Play the coordinator: hand the gradients on to every passive party. It holds no key and reads nothing."""
     lead = endpoint.link(Coordinator, Active, terms.job.active)
     passives = [endpoint.link(Coordinator, Passive, name) for name in terms.job.passive]
-    per_round = _trees_per_round(terms)
-    trees = _rounds_behind(endpoint.keeper, terms) * per_round
+    per_round = trees_per_round(terms)
+    trees = rounds_behind(endpoint.keeper, terms) * per_round
     while True:
         blocks = lead.recv(Wire.blocks).facts.get("blocks")
         if type(blocks) is not int or blocks < 0:
@@ -339,32 +332,17 @@ class _RemotePart:
 
     run: _ActiveRun
     link: Link[Active, Passive]
-    _questions: dict[int, list[Integers]] = field(default_factory=dict)
+    _questions: Questions = field(default_factory=dict)
 
     def offer(self, level: Level) -> Floats:
         """Open the sums over the party's candidates; return the largest gain per node."""
         payload = self.link.recv(Wire.candidates)
-        nodes, groups, sizes = _read_counts(payload, len(level.nodes), self.run.layout, self.link.peer)
-        sums = _open_sums(self.run, payload, self.link.peer)
-        plain, members = sums[: len(nodes)], sums[len(nodes) :]
-        gains = gains_of(level, nodes, plain)
-        prefixes = gains_of_groups(level, groups, sizes, members)
-        starts = len(nodes) + np.cumsum(sizes) - sizes
-        best = np.full(len(level.nodes), -np.inf)
-        self._questions = {}
-        for node in range(len(level.nodes)):
-            ids, sets, best[node] = best_of(node, nodes, gains, prefixes)
-            if best[node] > -np.inf:
-                alternatives = [np.array([i]) for i in ids.tolist()]
-                self._questions[node] = alternatives + [starts[prefix.group] + prefix.members for prefix in sets]
+        best, self._questions = open_candidates(payload, level, self.run.layout, self.run.key, self.link.peer)
         return best
 
     def choose(self, won: Mask) -> None:
         """Name all best candidates of the nodes that the party splits."""
-        asked = [q for node in np.flatnonzero(won).tolist() for q in self._questions[node]]
-        counts = np.array([len(q) for q in asked], dtype=np.int64)
-        positions = np.concatenate([np.zeros(0, dtype=np.int64), *asked]).astype(np.uint32)
-        self.link.send(Wire.chosen, Positions(counts, positions))
+        self.link.send(Wire.chosen, name_candidates(self._questions, won))
         self._questions = {node: q for node, q in self._questions.items() if won[node]}
 
     def sides(self, level: Level) -> Mask:
@@ -386,31 +364,6 @@ class _RemotePart:
         if told.any():
             children = np.repeat(told[outcome.split], 2)
             self.link.send(Wire.totals, self.run.encrypt(outcome.totals[children], sums=True))
-
-
-def _read_counts(
-    payload: EncryptedSums, nodes: int, layout: SlotLayout, sender: str
-) -> tuple[Integers, Integers, Integers]:
-    """Node of every candidate; nodes and sizes of the groups that are to be sorted."""
-    counts, most = payload.counts, layout.per_ciphertext * len(payload.body)
-    good = counts.ndim == 2 and counts.shape[1] == 2 and len(counts) >= nodes and bool((counts >= 0).all())
-    good = good and bool((counts[:nodes, 0] == np.arange(nodes)).all() and (counts[nodes:, 0] < nodes).all())
-    good = good and bool((counts[nodes:, 1] >= 2).all()) and sum(counts[:, 1].tolist()) <= most
-    if not good:
-        raise RemoteProtocolError(f"{sender} sent candidates whose counts do not fit the level")
-    return np.repeat(np.arange(nodes), counts[:nodes, 1]), counts[nodes:, 0].copy(), counts[nodes:, 1].copy()
-
-
-def _open_sums(run: _ActiveRun, payload: EncryptedSums, sender: str) -> Integers:
-    """Decrypt compressed sums: (sums, 2 outputs), int64."""
-    count, layout, key = int(payload.counts[:, 1].sum()), run.layout, run.key
-    ciphertexts = -(-count // layout.per_ciphertext)
-    vector = receive_ciphers(key.public, Encrypted(payload.key, payload.body), ciphertexts, sender)
-    try:
-        slots = unpack_slots(layout, decrypt(key, vector), key.public.n)
-    except CryptoError as error:
-        raise RemoteProtocolError(f"candidates from {sender}: {error}") from error
-    return slots.reshape(-1, layout.group)[:count].astype(np.int64)
 
 
 @dataclass(slots=True)
@@ -446,7 +399,8 @@ def _follow_tree(run: _PassiveRun, round_number: int, number: int) -> list[Split
     splits: list[Split] = []
     while level is not None:
         candidates, order = _send_candidates(run, tree, level)
-        won = _read_chosen(run, level, number, candidates, order)
+        chosen = run.lead.recv(Wire.chosen)
+        won = read_chosen(chosen, run.features, level, number, candidates, order, run.lead.peer)
         splits += won.values()
         left = sides_of(level.slot, won, run.features, run.codes)
         run.lead.send(Wire.sides, pack_bits([left[level.slot == node] for node in sorted(won)]))
@@ -476,85 +430,9 @@ def _receive_tree(run: _PassiveRun, round_number: int, number: int) -> Encrypted
 
 def _send_candidates(run: _PassiveRun, tree: EncryptedTree, level: EncryptedLevel) -> tuple[Candidates, Integers]:
     """Sums over the left sides of all candidates, in random order; returns the candidates and that order."""
-    layout = run.columns.layout
-    allowed = tree.drawn & (level.place >= 0)[:, None]
-    candidates = find_candidates(layout, level.counts, run.limits.min_bin_gap, allowed)
-    order, groups = _shuffled(candidates)
-    if len(order):
-        sums = candidate_sums(layout, level.histograms, level.place, level.counts, candidates, order)
-        vector = rerandomise(compress(sums, run.layout), towards_owner=True, pool=run.pool)
-        payload = send_ciphers(vector)
-    else:
-        payload = Encrypted(run.key.fingerprint, np.zeros((0, run.key.ciphertext_bytes), dtype=np.uint8))
-    nodes = np.arange(len(level.numbers))
-    plain = np.stack([nodes, np.bincount(candidates.node, minlength=len(nodes))], axis=1)
-    several = np.stack([candidates.groups[groups, 0], candidates.group_sizes[groups]], axis=1)
-    run.lead.send(Wire.candidates, EncryptedSums(payload.key, np.concatenate([plain, several]), payload.body))
+    payload, candidates, order = offer_candidates(tree, level, run.limits.min_bin_gap, run.layout, run.pool)
+    run.lead.send(Wire.candidates, payload)
     return candidates, order
-
-
-def _shuffled(candidates: Candidates) -> tuple[Integers, Integers]:
-    """A random order of candidates within their nodes, then of groups within nodes and members within groups.
-
-    Returns
-    -------
-    order : ndarray of shape (candidates + members,), int64
-        Members count on from the candidates.
-    groups : ndarray of shape (groups,), int64
-    """
-    plain = np.lexsort((_random(len(candidates.node)), candidates.node))
-    groups = np.lexsort((_random(len(candidates.groups)), candidates.groups[:, 0]))
-    rank = np.empty(len(groups), dtype=np.int64)
-    rank[groups] = np.arange(len(groups))
-    members = np.lexsort((_random(len(candidates.members)), np.repeat(rank, candidates.group_sizes)))
-    return np.concatenate([plain, len(plain) + members]), groups
-
-
-def _random(count: int) -> Integers:
-    """Random 64-bit keys of the operating system's."""
-    return np.frombuffer(secrets.token_bytes(8 * count), dtype=np.int64)
-
-
-def _read_chosen(
-    run: _PassiveRun, level: EncryptedLevel, tree: int, candidates: Candidates, order: Integers
-) -> dict[int, Split]:
-    """Splits of the nodes that this party wins, by place in the level: its smallest of the best candidates."""
-    payload = run.lead.recv(Wire.chosen)
-    counts, positions = payload.counts, payload.positions.astype(np.int64)
-    fits = counts.ndim == positions.ndim == 1 and bool((counts > 0).all() and (counts <= len(positions)).all())
-    if not fits or int(counts.sum()) != len(positions) or (len(positions) and int(positions.max()) >= len(order)):
-        raise RemoteProtocolError(f"{run.lead.peer} chose candidates that this party did not offer")
-    chosen = order[positions]
-    plain = len(candidates.node)
-    alone = chosen[np.repeat(counts == 1, counts)]
-    if len(np.unique(alone)) != len(alone):
-        raise RemoteProtocolError(f"{run.lead.peer} chose a candidate twice")
-    group_of = np.repeat(np.arange(len(candidates.groups)), candidates.group_sizes)
-    starts = np.cumsum(candidates.group_sizes) - candidates.group_sizes
-    ids: dict[int, list[int]] = {}
-    sets: dict[int, list[Prefix]] = {}
-    for own in np.split(chosen, np.cumsum(counts)[:-1]) if len(counts) else []:
-        if len(own) == 1 and own[0] < plain:
-            ids.setdefault(int(candidates.node[own[0]]), []).append(int(own[0]))
-            continue
-        groups = group_of[own - plain] if own.min() >= plain else np.zeros(0)
-        if len(set(groups.tolist())) != 1 or len(set(own.tolist())) != len(own):
-            raise RemoteProtocolError(f"{run.lead.peer} chose a set of candidates that is none")
-        group = int(groups[0])
-        node = int(candidates.groups[group, 0])
-        sets.setdefault(node, []).append(Prefix(node, group, np.sort(own - plain - starts[group]), 0.0))
-    return {
-        node: pick(
-            tree,
-            int(level.numbers[node]),
-            level.depth,
-            run.features,
-            candidates,
-            np.array(sorted(ids.get(node, []))),
-            sets.get(node, []),
-        )
-        for node in sorted({*ids, *sets})
-    }
 
 
 def _next_level(run: _PassiveRun, tree: EncryptedTree, level: EncryptedLevel) -> EncryptedLevel | None:
@@ -584,29 +462,26 @@ def _read_outcome(run: _PassiveRun, level: EncryptedLevel) -> Told:
     return Told(split, parents, pairs[pairs.any(axis=1)].ravel(), child)
 
 
-Facts = Mapping[str, bool | int | float | str | None]
-
-
-def _trees_per_round(terms: Terms) -> int:
+def trees_per_round(terms: Terms) -> int:
     """One, or one per class."""
     return 1 if terms.job.boosting.multi_output else terms.outputs
 
 
-def _rounds_behind(keeper: Keeper, terms: Terms) -> int:
+def rounds_behind(keeper: Keeper, terms: Terms) -> int:
     """Rounds that are done as far as others than the active party see: they hear nothing of a first one of its own."""
     return max(keeper.rounds, int(terms.job.boosting.first_tree_active_only))
 
 
-def _announced(facts: Facts, following: int, terms: Terms, sender: str) -> tuple[int, int]:
+def read_announced(facts: Facts, following: int, terms: Terms, sender: str) -> tuple[int, int]:
     """Round and number of an announced tree: the next one, and none beyond the job's rounds."""
-    number = _number(facts, "tree", following, sender)
-    round_number = _number(facts, "round", terms.job.boosting.n_estimators - 1, sender)
-    if (number, round_number) != (following, following // _trees_per_round(terms)):
+    number = read_number(facts, "tree", following, sender)
+    round_number = read_number(facts, "round", terms.job.boosting.n_estimators - 1, sender)
+    if (number, round_number) != (following, following // trees_per_round(terms)):
         raise RemoteProtocolError(f"{sender} announced tree {number} of round {round_number} out of turn")
     return round_number, number
 
 
-def _number(facts: Facts, name: str, most: int, sender: str) -> int:
+def read_number(facts: Facts, name: str, most: int, sender: str) -> int:
     """A whole number from 0 to ``most``."""
     value = facts.get(name)
     if type(value) is not int or not 0 <= value <= most:

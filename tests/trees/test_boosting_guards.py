@@ -10,6 +10,7 @@ from parties.link import COORDINATOR
 from parties.wire import Bitmaps, Control, Encrypted, PaillierKey, Positions, Revealed
 from tests.trees.forests import Forests, make_frames, make_labels
 from vfl import boosting
+from vfl import candidates as candidates_of
 from vfl.paillier import generate_keypair, unpack_slots
 from vfl.trees.grow import Limits
 from vfl.trees.rounds import Labels
@@ -140,7 +141,7 @@ def test_every_candidate_is_at_every_place_of_its_node_equally_often():
     candidates, runs, size = many_candidates(3, 4), 3000, 12
     places = np.zeros((2, size, size))
     for _ in range(runs):
-        order, groups = boosting._shuffled(candidates)
+        order, groups = candidates_of.shuffled(candidates)
         assert sorted(order.tolist()) == list(range(2 * size)) and not len(groups)
         for node in range(2):
             own = order[node * size : (node + 1) * size] - node * size
@@ -154,7 +155,7 @@ def test_pairs_of_candidates_of_one_column_stand_apart_as_often_as_others():
     candidates, repeats = many_candidates(2, 10), 2000
     changes = []
     for _ in range(repeats):
-        order, _ = boosting._shuffled(candidates)
+        order, _ = candidates_of.shuffled(candidates)
         changes += [int((np.diff(candidates.feature[order[part]]) != 0).sum()) for part in (slice(20), slice(20, 40))]
     expected, variance = 2 * 10 * 10 / 20, 2 * 100 * (200 - 20) / (20**2 * 19)
     assert abs(np.mean(changes) - expected) < 6 * np.sqrt(variance / len(changes))
@@ -164,7 +165,7 @@ def test_groups_and_their_members_are_shuffled_too():
     candidates, runs = many_candidates(1, 2, groups=3), 3000
     places, inside = np.zeros((3, 3)), np.zeros((4, 4))
     for _ in range(runs):
-        order, groups = boosting._shuffled(candidates)
+        order, groups = candidates_of.shuffled(candidates)
         assert candidates.groups[groups, 0].tolist() == [0] * 3 + [1] * 3
         places[groups[:3], np.arange(3)] += 1
         members = order[4:] - 4
@@ -176,13 +177,13 @@ def test_groups_and_their_members_are_shuffled_too():
 def test_in_a_run_columns_are_mixed_within_nodes_and_otherwise_each_time(monkeypatch):
     """As sent: the sums in their order are those of the shuffled candidates, and two runs differ in it."""
     orders = []
-    honest = boosting._shuffled
+    honest = candidates_of.shuffled
 
     def spy(candidates):
         orders.append((candidates, *honest(candidates)))
         return orders[-1][1:]
 
-    monkeypatch.setattr(boosting, "_shuffled", spy)
+    monkeypatch.setattr(candidates_of, "shuffled", spy)
     forests = make_forests(parties=2, settings={"n_estimators": 1, "max_depth": 2})
     forests.fit()
     first = list(orders)
@@ -200,9 +201,9 @@ def test_in_a_run_columns_are_mixed_within_nodes_and_otherwise_each_time(monkeyp
 
 def test_the_order_comes_from_the_operating_system(monkeypatch):
     drawn = []
-    honest = boosting.secrets.token_bytes
-    monkeypatch.setattr(boosting.secrets, "token_bytes", lambda n: (drawn.append(n), honest(n))[1])
-    boosting._shuffled(many_candidates(2, 3, groups=1))
+    honest = candidates_of.secrets.token_bytes
+    monkeypatch.setattr(candidates_of.secrets, "token_bytes", lambda n: (drawn.append(n), honest(n))[1])
+    candidates_of.shuffled(many_candidates(2, 3, groups=1))
     assert drawn == [8 * 12, 8 * 2, 8 * 8]
 
 

@@ -12,7 +12,8 @@ from parties.wire import Bitmaps, Control, EncryptedSums, PaillierKey, Positions
 from tests.glm.federations import tamper
 from tests.trees.forests import Forests, make_frames, make_labels
 from vfl import boosting, boosting_scoring
-from vfl.paillier import decrypt, encrypt, generate_keypair
+from vfl import candidates as candidates_of
+from vfl.paillier import encrypt, generate_keypair
 from vfl.trees.bitmaps import pack_bits, unpack_bits
 
 KEY = generate_keypair(512, insecure_test_mode=True)
@@ -122,7 +123,7 @@ def test_counts_cost_no_memory_before_they_are_checked(monkeypatch):
     counts = np.stack([np.arange(rows), np.full(rows, most)], axis=1)
     tracemalloc.start()
     with pytest.raises(RemoteProtocolError, match="whose counts"):
-        boosting._read_counts(EncryptedSums(b"", counts, body), rows, layout, "shop-1")
+        candidates_of.read_counts(EncryptedSums(b"", counts, body), rows, layout, "shop-1")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
@@ -262,13 +263,13 @@ def test_choices_that_were_not_offered(name, monkeypatch):
 def offered(monkeypatch):
     """What the passive party offers: (plain candidates, sizes of groups), level by level."""
     seen = []
-    honest = boosting._shuffled
+    honest = candidates_of.shuffled
 
     def spy(candidates):
         seen.append((len(candidates.node), candidates.group_sizes[honest(candidates)[1]].tolist()))
         return honest(candidates)
 
-    monkeypatch.setattr(boosting, "_shuffled", spy)
+    monkeypatch.setattr(candidates_of, "shuffled", spy)
     return seen
 
 
@@ -623,6 +624,9 @@ def test_bitmaps_round_trip_in_exactly_as_many_bytes(sizes):
 def test_the_decryptions_of_a_refused_message_are_none(monkeypatch):
     """A message whose counts or ciphertexts are refused is not opened at all."""
     opened = []
-    monkeypatch.setattr(boosting, "decrypt", lambda key, vector: (opened.append(len(vector)), decrypt(key, vector))[1])
+    honest = candidates_of.decrypt
+    monkeypatch.setattr(
+        candidates_of, "decrypt", lambda key, vector: (opened.append(len(vector)), honest(key, vector))[1]
+    )
     refused(monkeypatch, "shop-1", "boosting.candidates", with_body(BODIES["too many"]), "shop-1")
     assert opened == []

@@ -14,11 +14,12 @@ from parties.errors import LocalProtocolError
 from parties.link import COORDINATOR
 from parties.wire import TELLING, Active, Bitmaps, Coordinator, Encrypted, EncryptedSums, Message, Passive, Revealed
 from tests.trees.forests import Forests, make_frames, make_labels
-from vfl import boosting, boosting_scoring, importance
+from vfl import boosting, boosting_scoring, candidates, importance
 from vfl.paillier import PrivateKey, generate_keypair, pack_slots, plan_slots, unpack_slots
 
 ROWS = 200
 TRAINING = (boosting, importance)
+SENDING = (candidates, importance)
 KEY = generate_keypair(512, insecure_test_mode=True)
 SHAPES = {
     "binary, three parties, sorted categories": ("binary", 3, {"max_cat_to_onehot": 4}),
@@ -253,7 +254,7 @@ def test_a_candidate_of_one_row_is_not_that_rows_ciphertext():
     assert sent * pow(naive, -1, n * n) % (n * n) % n != 1  # 1 + k N would be a shift by k
 
 
-@pytest.mark.parametrize("module", TRAINING, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", SENDING, ids=lambda m: m.__name__)
 def test_sums_that_were_not_rerandomised_do_not_leave(module, monkeypatch):
     monkeypatch.setattr(module, "rerandomise", lambda vector, **_: vector)
     with pytest.raises(LocalProtocolError, match="without re-randomising"):
@@ -262,7 +263,7 @@ def test_sums_that_were_not_rerandomised_do_not_leave(module, monkeypatch):
 
 def test_what_goes_to_the_keys_owner_is_obfuscated_at_full_length(monkeypatch):
     asked = []
-    for module in TRAINING:
+    for module in SENDING:
         honest = module.rerandomise
 
         def spy(vector, *, towards_owner, pool, honest=honest):

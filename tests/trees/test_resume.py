@@ -52,7 +52,7 @@ cases = pytest.mark.parametrize("case", CASES)
 @pytest.fixture(autouse=True)
 def few_obfuscators(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that soon ends by a kill makes as many as it needs."""
-    monkeypatch.setattr(boosting, "_CANDIDATE_POOL", 8)
+    monkeypatch.setattr(boosting, "CANDIDATE_POOL", 8)
 
 
 def forests_of(case: str) -> Forests:
