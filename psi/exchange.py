@@ -3,8 +3,9 @@
 Every protocol is a file with two functions. ``party`` sends and receives all that makes the coordinator (in mpsi, the
 coordinator for the leader's list) able to join, and returns which of its elements stands at each place of the list
 that the coordinator has of it. ``coordinator`` returns the places that are common, parallel for all lists that it
-has. Nobody learns anything about single ids before the verdict (`psi.verdict`). A bucket needs nothing of the ones
-before it: after a crash the alignment goes on in the middle (`psi.progress`).
+has. Nobody learns anything about single ids before the verdict (`psi.verdict`); in mpsi the leader then tells the
+others. A bucket needs nothing of the ones before it: after a crash the alignment goes on in the middle
+(`psi.progress`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from parties.checkpoint import Fact, Snapshot
 from parties.errors import ConfigError, CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Bytes2D, DataParty, Passive
-from psi import ecdh, kkrt, mpsi, verdict
+from psi import ecdh, kkrt, mpsi, server_aided, verdict
 from psi.buckets import bucket_count, capacity
 from psi.elements import padded
 from psi.progress import begin_as_coordinator, begin_as_party, digest_of_elements
@@ -31,7 +32,7 @@ Indices = NDArray[np.int64]
 Shown = NDArray[np.int32]
 
 _DUMMY = -1
-_FILES: Mapping[Protocol, ModuleType] = {"ecdh": ecdh, "kkrt": kkrt, "mpsi": mpsi}
+_FILES: Mapping[Protocol, ModuleType] = {"ecdh": ecdh, "kkrt": kkrt, "mpsi": mpsi, "server-aided": server_aided}
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,13 @@ def exchange_as_party(
         return Found(common, np.zeros(0, np.int64))
     if settings.one_sided:
         return _found_on_one_side(endpoint, sizes, common, shown[0].astype(np.int64), passive=passive)
+    if plan.protocol == "mpsi" and name != mpsi.cast_of(plan.lengths).leader:
+        return Found(common, _hear_from_leader(endpoint, ids, plan, common))
     matches = verdict.hear_matches(endpoint, [plan.lengths[name]] * plan.buckets, common)
     own = [_common(ids.indices(k, plan.buckets), shown[k], found) for k, found in enumerate(matches)]
+    if plan.protocol == "mpsi":
+        for indices in own:
+            mpsi.tell_common(endpoint, ids.elements(np.sort(indices)), mpsi.cast_of(plan.lengths).others)
     return Found(common, np.sort(np.concatenate(own)))
 
 
@@ -227,7 +233,7 @@ def _join_on_one_side(endpoint: Endpoint, plan: Plan, settings: AlignmentSetting
 
 
 def _hear_from_leader(endpoint: Endpoint, ids: Elements, plan: Plan, common: int) -> Indices:
-    """Indices of the common ids, as the leader of mpsi tells them: bucket by bucket, as many as the coordinator said."""
+    """Indices of the common ids, as the leader of mpsi tells them bucket by bucket, in all as many as judged."""
     leader = mpsi.cast_of(plan.lengths).leader
     heard = []
     for number in range(plan.buckets):
