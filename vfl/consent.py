@@ -28,7 +28,7 @@ from parties.policy import Guards, KeyHolder, Verdict, disclosure
 from parties.spec import PartySpec
 from parties.wire import Active, Coordinator, DataParty, Message, Passive, Role
 from psi import align, ecdh, verdict
-from vfl import boosting, boosting_scoring, glm_exact, glm_quadratic, importance, prepare, scoring
+from vfl import boosting, boosting_scoring, glm_exact, glm_quadratic, importance, prepare, scoring, scoring_one_sided
 from vfl.job import COORDINATOR_MODELS, Job
 
 AnyMessage = Message[Any, Any, Any]
@@ -46,6 +46,7 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
     glm_quadratic.Wire.scalars: (glm_quadratic.Wire.outcome,),
     glm_quadratic.Wire.training_scores: (glm_quadratic.Wire.training_sums,),
     scoring.Wire.partial: (scoring.Wire.total,),
+    scoring_one_sided.Wire.scores: (scoring_one_sided.Wire.opened,),
 }
 """For what a party sends: the messages of others by which its receivers learn of it."""
 
@@ -161,7 +162,8 @@ def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
     """Wire tables of all protocols that the job runs."""
     if job.model == "boosting":
         return (*_ALIGNED, boosting.Wire, importance.Wire, boosting_scoring.Wire)
-    return (*_ALIGNED, (glm_exact if key_holder == "active" else glm_quadratic).Wire, scoring.Wire)
+    scored = scoring_one_sided.Wire if job.alignment.one_sided else scoring.Wire
+    return (*_ALIGNED, (glm_exact if key_holder == "active" else glm_quadratic).Wire, scored)
 
 
 def _messages(table: type) -> list[AnyMessage]:
@@ -171,7 +173,12 @@ def _messages(table: type) -> list[AnyMessage]:
 def _unused(job: Job) -> Iterator[AnyMessage]:
     """Messages of these tables that the job's own lines rule out."""
     if job.split.test_fraction == 0:
-        yield from (scoring.Wire.total, boosting_scoring.Wire.rows, boosting_scoring.Wire.sides)
+        yield from (
+            scoring.Wire.total,
+            scoring_one_sided.Wire.opened,
+            boosting_scoring.Wire.rows,
+            boosting_scoring.Wire.sides,
+        )
     if job.training.newton_steps == 0:
         yield glm_quadratic.Wire.training_sums
     if job.boosting.top_rate is None:

@@ -15,12 +15,13 @@ from parties.leverage import leverage
 from parties.link import Endpoint
 from parties.policy import Guards, label_rank, single_passive, small_batch
 from parties.spec import PartySpec
-from vfl import glm, glm_exact, glm_quadratic
+from vfl import glm, glm_exact, glm_quadratic, scoring_one_sided
 from vfl.drawn_labels import drawn_once
 from vfl.exact import quantise
 from vfl.glm import Block, Fit
 from vfl.job import Job
 from vfl.label_dp import note, randomise_labels
+from vfl.members import Members
 from vfl.optim import Vector
 from vfl.prepare import check_key_holder_consent, exchange_shapes_as_party
 from vfl.preprocess import Preprocessor, fit_preprocessor
@@ -125,8 +126,11 @@ def _train(
         fit = (glm_exact.passive if exact else glm_quadratic.passive)(endpoint, terms, block, data.guards)
     else:
         target = target_of(data, terms, endpoint.keeper)
-        play = glm_exact.active if exact else glm_quadratic.active
-        fit = play(endpoint, terms, block, target, data.guards, progress)
+        if exact:
+            fit = glm_exact.active(endpoint, terms, block, target, data.guards, progress)
+        else:
+            members = None if data.places is None else Members(data.places[: data.n_train], data.listed)
+            fit = glm_quadratic.active(endpoint, terms, block, target, data.guards, progress, members)
         if data.job.privacy.label_dp_epsilon is not None:
             fit = replace(fit, warnings=(note(data.job.privacy.label_dp_epsilon), *fit.warnings))
     classes = data.labels.classes if data.labels is not None else []
@@ -151,14 +155,20 @@ def target_of(data: Aligned, terms: Terms, keeper: Keeper) -> glm.Target:
 
 def _score(data: Aligned, terms: Terms, block: Block, fit: Fit, endpoint: Endpoint) -> Vector | None:
     """Joint predictions of the test rows at the active party."""
-    if not data.n_test:
+    scored = data.job.split.test_fraction > 0 if data.listed else data.n_test > 0
+    if not scored:
         return None
     if data.labels is None:
-        score_as_passive(endpoint, terms, block, fit, data.guards, data.spec.policy)
+        help_scoring = scoring_one_sided.score_as_passive if data.listed else score_as_passive
+        help_scoring(endpoint, terms, block, fit, data.guards, data.spec.policy)
         return None
     from vfl.losses import FAMILIES
 
-    scores = score_as_active(endpoint, terms, block, fit)
+    if data.places is None:
+        scores = score_as_active(endpoint, terms, block, fit)
+    else:
+        places = data.places[data.n_fit :]
+        scores = scoring_one_sided.score_as_active(endpoint, terms, block, fit, places, data.listed)
     return FAMILIES[data.job.model].mean(scores if data.job.model == "softmax" else scores[:, 0])
 
 

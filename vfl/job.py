@@ -32,7 +32,7 @@ TASKS: dict[Model, Task] = {
 EXPECTED_ROUNDS: dict[Model, int] = {"logistic": 12, "softmax": 40, "linear": 12, "poisson": 12}
 COORDINATOR_MODELS: tuple[Model, ...] = ("logistic", "linear")
 
-ONE_SIDED_MODELS: tuple[Model, ...] = ("boosting",)
+ONE_SIDED_MODELS: tuple[Model, ...] = ("boosting", "logistic", "linear")
 
 KEY_BITS = (2048, 3072, 4096)
 TEST_KEY_BITS = (512, 1024)
@@ -414,10 +414,26 @@ def _check_members(members: tuple[Member, ...], file: str) -> None:
 def _check_one_sided(job: Job, file: str) -> None:
     """Models that can train without the passive party's learning which of its rows take part."""
     if job.alignment.one_sided and job.model not in ONE_SIDED_MODELS:
-        works = " and ".join(f"'{model}'" for model in ONE_SIDED_MODELS)
+        *most, last = (f"'{model}'" for model in ONE_SIDED_MODELS)
         raise ConfigError(
             f"one_sided in [alignment] of {file}, got true for model '{job.model}', expected false: one_sided works "
-            f"with {'model' if len(ONE_SIDED_MODELS) == 1 else 'models'} {works} only"
+            f"with models {', '.join(most)} and {last} only"
+        )
+    if job.alignment.one_sided and job.model != "boosting":
+        _check_one_sided_linear(job, file)
+
+
+def _check_one_sided_linear(job: Job, file: str) -> None:
+    """Nobody may read scores of the passive party's rows: most of them may be strangers to the active party."""
+    if job.privacy.key_holder == "active":
+        raise ConfigError(
+            f"key_holder in [privacy] of {file}, got 'active' with alignment.one_sided = true, expected 'auto' or "
+            "'coordinator': the active party would read the scores of all rows of the passive party"
+        )
+    if job.training.newton_steps:
+        raise ConfigError(
+            f"newton_steps in [training] of {file}, got {job.training.newton_steps} with alignment.one_sided = true, "
+            "expected 0: a Newton step opens scores of all rows of the passive party"
         )
 
 

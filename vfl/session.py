@@ -23,7 +23,7 @@ from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.align import Alignment, Joined, align_coordinator, align_party
 from psi.ids import PreparedIds
-from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic
+from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic, scoring_one_sided
 from vfl.events import Comparison, Event, Intervals, Metrics, Report, RoleResult
 from vfl.glm import Fit
 from vfl.job import Job
@@ -195,7 +195,9 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult
     with clock.phase("training"):
         fit = _coordinate(endpoint, terms, clock)
     with clock.phase("evaluating"):
-        if parts.test and job.model != "boosting":
+        if listed and job.split.test_fraction and job.model != "boosting":
+            scoring_one_sided.score_as_coordinator(endpoint, terms, parts.test)
+        elif parts.test and job.model != "boosting":
             score_as_coordinator(endpoint, terms, parts.test)
     return RoleResult(
         role=endpoint.name,
