@@ -3,7 +3,8 @@
     coordinator                                party
       verdict: enough?, how many   ------>       below min_intersection it ends here, at all roles
       matches: a bit per place of its list ->    a symmetric alignment
-      members: places of both lists  ------>     one-sided: to the active party alone
+      members: places of both lists  ------>     one-sided: to the active party alone; the passive one hears
+      enough: yes or no              ------>     this instead of the verdict
 
 *Leakage*
 
@@ -14,7 +15,7 @@
 
 Below ``min_intersection`` the verdict is "fewer" and nothing else; only with ``tell_small_count`` (all CSVs on one
 machine anyway) the number as well: with a list of one true id and many made-up ones the number would answer whether
-the others hold that id. In a one-sided alignment the passive party is told that there are enough, and no number.
+the others hold that id. In a one-sided alignment the passive party hears whether there are enough, and no number.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from parties.errors import DataError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
-from parties.wire import Active, Bitmaps, Coordinator, DataParty, Message, Positions, Revealed
+from parties.wire import Active, Bitmaps, Control, Coordinator, DataParty, Message, Passive, Positions, Revealed
 
 Places = NDArray[np.int64]
 
@@ -35,6 +36,7 @@ Places = NDArray[np.int64]
 class Wire:
     """What the coordinator says."""
 
+    enough = Message(Coordinator, Passive, Control)
     verdict = Message(Coordinator, DataParty, Revealed, discloses="how many ids all parties have in common")
     matches = Message(Coordinator, DataParty, Bitmaps, discloses="which of its ids all other parties hold too")
     members = Message(
@@ -62,10 +64,12 @@ def tell_count(endpoint: Endpoint, count: int, limit: Limit, *, to: Sequence[str
         Fewer than ``min_intersection``; every party has been told and raises the same.
     """
     enough = count >= limit.min_intersection
-    for name in to:
-        facts: dict[str, bool | int | float | str | None] = {"enough": enough}
-        if name not in silent and (enough or limit.tell_small_count):
-            facts["common"] = count
+    facts: dict[str, bool | int | float | str | None] = {"enough": enough}
+    for name in silent:
+        endpoint.link(Coordinator, Passive, name).send(Wire.enough, Control(facts))
+    if enough or limit.tell_small_count:
+        facts = {**facts, "common": count}
+    for name in (party for party in to if party not in silent):
         endpoint.link(Coordinator, DataParty, name).send(Wire.verdict, Revealed(facts, np.empty(0)))
     if not enough:
         raise too_few(count if limit.tell_small_count else None, limit)
@@ -81,19 +85,29 @@ def hear_count(endpoint: Endpoint, sizes: Mapping[str, int], limit: Limit, *, si
     RemoteProtocolError
         A verdict that contradicts the limit or the sizes.
     """
+    if silent:
+        return _hear_enough(endpoint, limit)
     told = endpoint.link(DataParty, Coordinator, COORDINATOR).recv(Wire.verdict)
     enough, common = told.facts.get("enough"), told.facts.get("common")
     if enough is False and len(told.values) == 0:
         if common is None:
             raise too_few(None, limit)
-        if type(common) is int and 0 <= common < limit.min_intersection and not silent:
+        if type(common) is int and 0 <= common < limit.min_intersection:
             raise too_few(common, limit)
-    if enough is True and len(told.values) == 0:
-        if silent and common is None:
-            return 0
-        if not silent and type(common) is int and limit.min_intersection <= common <= min(sizes.values()):
+    if enough is True and len(told.values) == 0 and type(common) is int:
+        if limit.min_intersection <= common <= min(sizes.values()):
             return common
     raise _contradiction()
+
+
+def _hear_enough(endpoint: Endpoint, limit: Limit) -> int:
+    """The passive party of a one-sided alignment hears whether there are enough, and no number."""
+    told = endpoint.link(Passive, Coordinator, COORDINATOR).recv(Wire.enough).facts
+    if told == {"enough": False}:
+        raise too_few(None, limit)
+    if told != {"enough": True}:
+        raise _contradiction()
+    return 0
 
 
 def tell_matches(endpoint: Endpoint, party: str, lengths: Sequence[int], places: Sequence[Places]) -> None:

@@ -136,7 +136,7 @@ def test_one_sided_places(order, pad_to):
     assert sorted(members) == sorted(set(mine) & set(theirs))
     assert members == [theirs[passive.own[place]] for place in active.places]
     told = [d.message for d in seen if d.sender == "coordinator" and d.receiver == order[1]]
-    assert [message for message in told if not message.startswith("greeting.")] == ["verdict.verdict"]
+    assert [message for message in told if not message.startswith("greeting.")] == ["verdict.enough"]
 
 
 def test_the_passive_partys_list_tells_nothing_of_membership():

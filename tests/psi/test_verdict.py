@@ -7,7 +7,7 @@ import pytest
 
 from parties.errors import DataError, RemoteProtocolError
 from parties.local import run_local
-from parties.wire import Active, Bitmaps, Coordinator, DataParty, Message, Passive, Positions, Revealed
+from parties.wire import Active, Bitmaps, Control, Coordinator, DataParty, Message, Passive, Positions, Revealed
 from psi import verdict
 from psi.verdict import Limit, Wire
 
@@ -16,10 +16,10 @@ SIZES = {"bank": 30, "shop": 20}
 TWO = Limit(2)
 
 
-def judged(tell, hear, **recorders):
-    """The coordinator runs ``tell``, the bank ``hear``; what the bank returns."""
-    plays = {"coordinator": tell, "bank": hear, "shop": lambda end: None}
-    return run_local(plays, roles=ROLES, **recorders)["bank"]
+def judged(tell, hear, party="bank", **recorders):
+    """The coordinator runs ``tell``, a party ``hear``; what the party returns."""
+    plays = {"coordinator": tell, "bank": lambda end: None, "shop": lambda end: None} | {party: hear}
+    return run_local(plays, roles=ROLES, **recorders)[party]
 
 
 def say(facts, values=()):
@@ -48,10 +48,12 @@ def test_the_silent_hear_no_number():
     seen = []
 
     def tell(end):
-        verdict.tell_count(end, 7, Limit(7), to=["bank"], silent=["bank"])
+        verdict.tell_count(end, 7, Limit(7), to=["shop"], silent=["shop"])
 
-    assert judged(tell, hear_count(Limit(7), silent=True), observe=seen.append) == 0
-    assert [d.payload.facts for d in seen if d.message == "verdict.verdict"] == [{"enough": True}]
+    assert judged(tell, hear_count(Limit(7), silent=True), "shop", observe=seen.append) == 0
+    assert [(d.message, d.payload.facts) for d in seen if d.message.startswith("verdict.")] == [
+        ("verdict.enough", {"enough": True})
+    ]
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -67,17 +69,19 @@ def test_below_the_limit_neither_role_goes_on_and_the_number_stays(silent):
         return run
 
     for count in (0, 1, 9):
-        quiet = ["bank"] if silent else []
+        quiet = ["shop"] if silent else []
         judged(
-            caught(lambda end, n=count, q=quiet: verdict.tell_count(end, n, Limit(10), to=["bank"], silent=q)),
+            caught(lambda end, n=count, q=quiet: verdict.tell_count(end, n, Limit(10), to=["shop"], silent=q)),
             caught(hear_count(Limit(10), silent)),
+            "shop",
             observe=seen.append,
         )
     assert len(raised) == 6
     assert len(set(raised)) == 1
     assert "expected at least min_intersection = 10" in raised[0]
-    told = [d.payload for d in seen if d.message == "verdict.verdict"]
-    assert [(payload.facts, len(payload.values)) for payload in told] == [({"enough": False}, 0)] * 3
+    told = [d.payload for d in seen if d.message in ("verdict.verdict", "verdict.enough")]
+    assert [payload.facts for payload in told] == [{"enough": False}] * 3
+    assert not any(len(payload.values) for payload in told if isinstance(payload, Revealed))
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "no common ids .got 0"), (9, "got 9, expected at least")])
@@ -121,7 +125,11 @@ def test_contradictory_verdicts_name_the_coordinator(case):
 )
 def test_the_silent_take_no_number(facts):
     with pytest.raises(RemoteProtocolError, match="coordinator sent a verdict"):
-        judged(say(facts), hear_count(silent=True))
+        judged(
+            lambda end: end.link(Coordinator, Passive, "shop").send(Wire.enough, Control(facts)),
+            hear_count(silent=True),
+            "shop",
+        )
 
 
 def test_matches_arrive_per_bucket():
