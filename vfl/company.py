@@ -8,11 +8,12 @@ role has all it needs, so that nobody leaves while somebody may still have to be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -25,7 +26,7 @@ from parties.errors import ConfigError, PeerLost, VflError
 from parties.greeting import job_digest
 from parties.hub import HubTransport, listen
 from parties.identity import Identity
-from parties.ledger import Ledger, last_generation, read_ledger
+from parties.ledger import Entry, Ledger, last_generation, read_ledger
 from parties.link import COORDINATOR
 from parties.patience import Patience
 from vfl.company_file import Company, Joining
@@ -39,6 +40,7 @@ from vfl.run_folder import RunFolder, digest_of_file, open_run_folder
 from vfl.watch import Awaited, Dialled, Network, Warned, Watch
 
 REPORT, LEDGER = "report.json", "ledger.jsonl"
+R = TypeVar("R")
 
 
 def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, baseline: bool = True) -> RunReport | None:
@@ -64,34 +66,88 @@ def join(joining: Joining, out: Path, watch: Watch, *, resume: bool = False, bas
         Whatever ended the run; ``PeerLost`` leaves a folder to go on with.
     """
     company, spec = joining.company, joining.spec
-    data = digest_of_file(Path(spec.data))
-    with open_run_folder(out, spec.name, job_digest(company.lines), data, watch, resume=resume) as folder:
-        if folder.state.progress == "ended":
-            if spec.name not in folder.state.knowing:
-                _confirm(joining, folder, watch)
-            return None
-        watch(Event(spec.name, "starting"))
+
+    def play(folder: RunFolder, connect: Callable[[], PartyTransport]) -> RunReport | None:
         part = _party(joining, out, folder, baseline=baseline)
-        network = dial(joining, watch, patience_of(company), ended=folder.end, heard=partial(folder.heard, spec.name))
-        with _recorded(company.job, out, spec.name, folder, watch) as (ledger, save):
-            try:
-                play_party(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
-            except PeerLost as error:
-                if folder.state.progress != "saved":
-                    raise
-                raise PeerLost(
-                    f"{error}; all files of '{spec.name}' are written, only the others' end is open"
-                ) from error
-        _write_page(out, spec.name, folder)
+        with recorded(out, watch, _report_of(company.job, folder)) as (ledger, save):
+            play_party(connect(), ledger, part, watch, lambda text: watch(Awaited(text)), save)
         return folder.report
+
+    report = take_part(joining, company.lines, out, watch, play, resume=resume)
+    _write_page(out, spec.name, report)
+    return report
 
 
 def coordinate(
     company: Company, identity: Identity, address: tuple[str, int], out: Path, watch: Watch, *, resume: bool = False
 ) -> RunReport | None:
     """Play the coordinator to the end of the run; ``address`` is where it listens. See `join`."""
+
+    def play(folder: RunFolder, network: HubTransport) -> RunReport | None:
+        part = Part(job=company.job, lines=company.lines, memory=folder, folder=out)
+        with recorded(out, watch, _report_of(company.job, folder)) as (ledger, save):
+            play_coordinator(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
+        return folder.report
+
+    report = preside(company, identity, address, company.lines, out, watch, play, resume=resume)
+    _write_page(out, COORDINATOR, report)
+    return report
+
+
+def take_part(
+    joining: Joining,
+    lines: Mapping[str, str],
+    out: Path,
+    watch: Watch,
+    play: Callable[[RunFolder, Callable[[], PartyTransport]], R | None],
+    *,
+    resume: bool,
+) -> R | None:
+    """Play a party in its run folder, a new one or one to go on with.
+
+    Parameters
+    ----------
+    lines : mapping
+        What all must agree on.
+    play : callable
+        Gets the folder, and what connects to the coordinator once all is read that can be refused without the others.
+
+    Returns
+    -------
+    R or None
+        None if the run had ended before.
+    """
+    company, name = joining.company, joining.spec.name
+    data = digest_of_file(Path(joining.spec.data))
+    with open_run_folder(out, name, job_digest(lines), data, watch, resume=resume) as folder:
+        if folder.state.progress == "ended":
+            if name not in folder.state.knowing:
+                _confirm(joining, folder, watch)
+            return None
+        watch(Event(name, "starting"))
+        heard = partial(folder.heard, name)
+        try:
+            return play(folder, partial(dial, joining, watch, patience_of(company), ended=folder.end, heard=heard))
+        except PeerLost as error:
+            if folder.state.progress != "saved":
+                raise
+            raise PeerLost(f"{error}; all files of '{name}' are written, only the others' end is open") from error
+
+
+def preside(
+    company: Company,
+    identity: Identity,
+    address: tuple[str, int],
+    lines: Mapping[str, str],
+    out: Path,
+    watch: Watch,
+    play: Callable[[RunFolder, HubTransport], R | None],
+    *,
+    resume: bool,
+) -> R | None:
+    """Play the coordinator in its run folder; see `take_part`."""
     check_identity(company, identity)
-    with open_run_folder(out, COORDINATOR, job_digest(company.lines), "", watch, resume=resume) as folder:
+    with open_run_folder(out, COORDINATOR, job_digest(lines), "", watch, resume=resume) as folder:
         if folder.state.progress == "ended":
             return None
         network = listen_at(
@@ -104,22 +160,20 @@ def coordinate(
             heard=folder.heard,
             knowing=folder.state.knowing,
         )
+        report = None
         if folder.state.progress == "saved":
             network.end()  # for those that come back to ask
         else:
             watch(Event(COORDINATOR, "starting"))
-            part = Part(job=company.job, lines=company.lines, memory=folder, folder=out)
-            with _recorded(company.job, out, COORDINATOR, folder, watch) as (ledger, save):
-                play_coordinator(network, ledger, part, watch, lambda text: watch(Awaited(text)), save)
+            report = play(folder, network)
         if set(company.identities) <= set(folder.state.knowing):
             folder.end()
-        _write_page(out, COORDINATOR, folder)
-        return folder.report
+        return report
 
 
-def _write_page(out: Path, role: str, folder: RunFolder) -> None:
+def _write_page(out: Path, role: str, report: RunReport | None) -> None:
     """``report.html``, when the others need this role no more; ``vfl report`` writes it where this fails to."""
-    if folder.report is not None and page_wanted():
+    if report is not None and page_wanted():
         from vfl.report.page import write_page
 
         write_page(out, role=role)
@@ -241,24 +295,36 @@ def patience_of(company: Company) -> Patience:
 
 
 @contextmanager
-def _recorded(
-    job: Job, out: Path, role: str, folder: RunFolder, watch: Watch
-) -> Iterator[tuple[Ledger, Callable[[RoleResult], None]]]:
-    """A ledger that goes on where it ended, and what writes the report once there is a result."""
-    from vfl.paillier import kernel_name, operation_counts
+def recorded(
+    out: Path, watch: Watch, report_of: Callable[[R, list[Entry], float], bytes]
+) -> Iterator[tuple[Ledger, Callable[[R], None]]]:
+    """A ledger that goes on where it ended, and what writes the report once there is a result.
 
+    Parameters
+    ----------
+    report_of : callable
+        Makes the report of the result, the ledger and the seconds that it took.
+    """
     ledger, start = Ledger(out / LEDGER, observe=watch), time.monotonic()
 
-    def save(result: RoleResult) -> None:
-        entries = read_ledger(out / LEDGER)
-        counts, kernel = operation_counts(), kernel_name(job.privacy.key_bits)
-        named = msgspec.structs.replace(result, warnings=[*result.warnings, *folder.warnings])
-        report = summarise_own(job, named, entries, counts, kernel, time.monotonic() - start)
-        write_durably(out / REPORT, encode_report(report))
-        folder.report = report
+    def save(result: R) -> None:
+        write_durably(out / REPORT, report_of(result, read_ledger(out / LEDGER), time.monotonic() - start))
         watch(Awaited("farewell from the others"))
 
     try:
         yield ledger, save
     finally:
         ledger.close()
+
+
+def _report_of(job: Job, folder: RunFolder) -> Callable[[RoleResult, list[Entry], float], bytes]:
+    """What makes the report of a whole run, and notes it in ``folder``."""
+    from vfl.paillier import kernel_name, operation_counts
+
+    def report_of(result: RoleResult, entries: list[Entry], seconds: float) -> bytes:
+        counts, kernel = operation_counts(), kernel_name(job.privacy.key_bits)
+        named = msgspec.structs.replace(result, warnings=[*result.warnings, *folder.warnings])
+        folder.report = summarise_own(job, named, entries, counts, kernel, seconds)
+        return encode_report(folder.report)
+
+    return report_of

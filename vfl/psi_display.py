@@ -16,8 +16,8 @@ from vfl.psi_report import PsiParty, PsiReport
 _UNKNOWN = "-"
 
 
-def show_psi(report: PsiReport, out: Path, console: Console) -> None:
-    """Every party's numbers, how it went, and where everything lies."""
+def show_psi(report: PsiReport, console: Console, *, out: Path) -> None:
+    """Every party's numbers, how it went, and where everything lies: in ``out``."""
     console.print(_table(report))
     told = report.alignment.intersection
     common = "" if told is None else f"{told:,} common {'id' if told == 1 else 'ids'}; "
@@ -29,9 +29,9 @@ def show_psi(report: PsiReport, out: Path, console: Console) -> None:
     )
     for line in report.warnings:
         warn(line, console)
-    if told is not None and report.files:
-        several = "; line by line the same people in all of them" if len(report.files) > 1 else ""
-        say(f"Aligned rows{several}:", console)
+    if report.files:
+        same = "" if report.alignment.one_sided else ", line by line the same people at every party"
+        say(f"Aligned rows{same}:", console)
     for file in report.files.values():
         say(f"  {out / file}", console)
     if lacking := _lacking(report):

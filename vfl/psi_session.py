@@ -24,14 +24,16 @@ from vfl.psi_report import ALIGNED, PsiResult, Purpose
 
 @contextmanager
 def ready(
-    job: Job, spec: PartySpec | None, folder: Path, report: Report, purpose: Purpose
+    job: Job, spec: PartySpec | None, folder: Path, scratch: Path, report: Report, purpose: Purpose
 ) -> Iterator[Callable[[Endpoint], PsiResult]]:
     """What plays a role behind the greeting, the coordinator where ``spec`` is None; a party's ids are read first.
 
     Parameters
     ----------
     folder : Path
-        The role's own: for its aligned rows, and meanwhile for files that grow with its list.
+        Where a party's aligned rows are to lie.
+    scratch : Path
+        A directory for files that grow with its list, made for them and removed in the end.
 
     Raises
     ------
@@ -42,14 +44,13 @@ def ready(
     if spec is None:
         yield lambda endpoint: play_coordinator(endpoint, job, report, cardinality=cardinality)
         return
-    with own_ids(job, spec, folder) as own:
+    with own_ids(job, spec, scratch) as own:
         yield lambda endpoint: play_party(endpoint, job, spec, own, folder, report, cardinality=cardinality)
 
 
 @contextmanager
-def own_ids(job: Job, spec: PartySpec, folder: Path) -> Iterator[IdFile]:
-    """Read a party's ids; files that grow with them lie in ``folder`` meanwhile."""
-    scratch = folder / ".ids"
+def own_ids(job: Job, spec: PartySpec, scratch: Path) -> Iterator[IdFile]:
+    """Read a party's ids; files that grow with them lie in ``scratch`` meanwhile."""
     shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     scratch.mkdir(mode=0o700, parents=True)
     try:
@@ -79,6 +80,7 @@ def play_party(
     told = not job.alignment.one_sided or spec.role == "active"
     with clock.phase("saving"):
         if told and not cardinality:
+            folder.mkdir(mode=0o700, exist_ok=True)
             write_aligned(spec, alignment.rows, folder / ALIGNED)
     return PsiResult(
         role=spec.name,

@@ -175,7 +175,7 @@ def _align(orders: Orders, network: HubTransport | PartyTransport, ledger: Ledge
     if orders.purpose == "run":
         raise TypeError("a run is more than an alignment")
     folder = Path(orders.folder)
-    with psi_session.ready(orders.job, orders.party, folder, report, orders.purpose) as act:
+    with psi_session.ready(orders.job, orders.party, folder, folder / ".ids", report, orders.purpose) as act:
         return Outcome(aligned=play_role(network, ledger, _part(orders), act))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -17,11 +18,10 @@ from rich.live import Live
 from rich.text import Text
 
 from parties.errors import ConfigError
-from vfl.display import say, show_own_summary, warn
+from vfl.display import say, warn
 from vfl.events import Event
 from vfl.job import Job
 from vfl.progress import Phases, round_text
-from vfl.report.summary import RunReport, encode_report
 from vfl.watch import Began, Kept, Moment, Network, Notice, Standstill, Warned
 
 REPORT = "report.json"
@@ -44,8 +44,7 @@ class Status:
         The report goes to standard output, and nothing else does: ``console`` is on standard error.
     """
 
-    def __init__(self, job: Job, role: str, out: Path, console: Console, *, as_json: bool = False) -> None:
-        self._role = role
+    def __init__(self, job: Job, out: Path, console: Console, *, as_json: bool = False) -> None:
         self._out = out
         self._console = console
         self._as_json = as_json
@@ -94,19 +93,22 @@ class Status:
             self._phases.finish()
             self._stop()
 
-    def done(self, report: RunReport | None) -> None:
-        """The run has ended well; None: it had before."""
+    def done(self, report: bytes, show: Callable[[], None]) -> None:
+        """The run has ended well: its report as JSON, and what says on the terminal what came of it."""
         with self._order:
-            if report is not None:
-                self._phases.finish()
+            self._phases.finish()
             self._stop()
         if self._as_json:
-            sys.stdout.buffer.write(_old_report(self._out) if report is None else encode_report(report))
-            sys.stdout.buffer.flush()
-        if report is None:
-            self._say(f"This run has ended already. Results: {self._out}")
-        else:
-            show_own_summary(report, self._role, self._out, self._console)
+            _hand_out(report)
+        show()
+
+    def ended_before(self) -> None:
+        """The run had ended well before this process."""
+        with self._order:
+            self._stop()
+        if self._as_json:
+            _hand_out(_old_report(self._out))
+        self._say(f"This run has ended already. Results: {self._out}")
 
     def _stop(self) -> None:
         """Show nothing any more that moves."""
@@ -190,6 +192,11 @@ def _where(rounds: int) -> str:
     if rounds < 0:
         return "begins anew, for it had no checkpoint that all have"
     return f"goes on after round {rounds}" if rounds else "goes on after the alignment"
+
+
+def _hand_out(report: bytes) -> None:
+    sys.stdout.buffer.write(report)
+    sys.stdout.buffer.flush()
 
 
 def _old_report(out: Path) -> bytes:

@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def status_on(*, terminal: bool) -> tuple[Status, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, _environ={})
-    return Status(JOB, "bank", Path("out"), console), out
+    return Status(JOB, Path("out"), console), out
 
 
 def shown(status: Status) -> str:

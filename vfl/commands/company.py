@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,9 +16,13 @@ from vfl.commands.app import BETWEEN, AsJson, Interrupted, app
 
 if TYPE_CHECKING:
     from parties.identity import Identity
+    from vfl.arithmetic import Arithmetic
     from vfl.company_file import Company
+    from vfl.psi_report import Purpose
     from vfl.report.summary import RunReport
     from vfl.watch import Watch
+
+R = TypeVar("R")
 
 
 @app.command(rich_help_panel=BETWEEN, epilog="Example: vfl keygen bank --out keys")
@@ -68,6 +73,12 @@ def coordinator(
         bool,
         typer.Option("--predict", help="Coordinate a prediction with a trained model instead; parties: vfl predict."),
     ] = False,
+    psi: Annotated[
+        bool, typer.Option("--psi", help="Coordinate an alignment alone instead; parties: vfl psi PARTY.")
+    ] = False,
+    cardinality: Annotated[
+        bool, typer.Option("--cardinality", help="With --psi: only how many ids are common; as at the parties.")
+    ] = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
     metrics: MetricsAt = None,
@@ -78,11 +89,14 @@ def coordinator(
     from vfl.company import coordinate
     from vfl.company_file import load_company, parse_address
 
-    company = load_company(job)
+    if cardinality and not psi:
+        raise ConfigError("--cardinality, got it without --psi, expected both: a training needs the common rows")
+    company = load_company(job, alone=psi)
     address = parse_address(listen, "--listen")
     own = read_identity(identity)
     if predict:
         given = {
+            "--psi": psi,
             "--resume": resume,
             "--json": as_json,
             "--metrics": metrics is not None,
@@ -92,8 +106,17 @@ def coordinator(
             raise ConfigError(f"{option} with --predict, got both, expected one: a prediction is short and begun anew")
         _coordinate_prediction(company, own, address, out, listen)
         return
-    seen = _Seen(f"coordinating {', '.join(company.identities)}, listening on {listen}", as_json, log_level, metrics)
-    _play(company, COORDINATOR, out, seen, lambda watch: coordinate(company, own, address, out, watch, resume=resume))
+    what = ", ".join(company.identities)
+    if psi:
+        seen = Seen(f"coordinating the alignment of {what}, listening on {listen}", as_json, log_level, metrics)
+        _coordinate_psi(company, own, address, out, seen, "psi cardinality" if cardinality else "psi", resume=resume)
+        return
+    seen = Seen(f"coordinating {what}, listening on {listen}", as_json, log_level, metrics)
+
+    def play(watch: Watch) -> RunReport | None:
+        return coordinate(company, own, address, out, watch, resume=resume)
+
+    _train(company, COORDINATOR, out, seen, play)
 
 
 @app.command(rich_help_panel=BETWEEN, epilog="Example: vfl join bank.toml --out runs/first")
@@ -114,19 +137,16 @@ def join(
     joining = load_joining(party)
     company, name = joining.company, joining.spec.name
     choose_arithmetic(company.job.privacy.key_bits)
-    seen = _Seen(f"joining as {name}, coordinator at {company.address}", as_json, log_level, metrics)
-    _play(
-        company,
-        name,
-        out,
-        seen,
-        lambda watch: join_run(joining, out, watch, resume=resume, baseline=not no_baselines),
-    )
+    seen = Seen(f"joining as {name}, coordinator at {company.address}", as_json, log_level, metrics)
+
+    def play(watch: Watch) -> RunReport | None:
+        return join_run(joining, out, watch, resume=resume, baseline=not no_baselines)
+
+    _train(company, name, out, seen, play)
 
 
 def _coordinate_prediction(company: Company, own: Identity, address: tuple[str, int], out: Path, listen: str) -> None:
     """Coordinate a prediction; its ledger is left in ``out``, under the time."""
-    from parties.link import COORDINATOR
     from vfl.company_prediction import coordinate as coordinate_prediction
     from vfl.display import say, show_meeting
     from vfl.kept_folder import kept_folder
@@ -135,14 +155,36 @@ def _coordinate_prediction(company: Company, own: Identity, address: tuple[str, 
     console = Console()
     parties = ", ".join(company.identities)
     show_meeting(company, f"coordinating a prediction of {parties}, listening on {listen}", console)
-    with Status(company.job, COORDINATOR, out, console) as status, kept_folder(out) as kept:
+    with Status(company.job, out, console) as status, kept_folder(out) as kept:
         scored = coordinate_prediction(company, own, address, kept.path / "ledger.jsonl", status)
         status.finish()
     brought = ", ".join(f"{name} {rows:,}" for name, rows in scored.sizes.items())
     say(f"Scored the rows that all have, of {brought} ids; who learnt what: vfl audit {kept.final}", console)
 
 
-class _Seen(NamedTuple):
+def _coordinate_psi(
+    company: Company,
+    own: Identity,
+    address: tuple[str, int],
+    out: Path,
+    seen: Seen,
+    purpose: Purpose,
+    *,
+    resume: bool,
+) -> None:
+    """Coordinate an alignment alone."""
+    from parties.link import COORDINATOR
+    from vfl.psi_company import coordinate as coordinate_psi
+    from vfl.psi_display import show_psi
+    from vfl.psi_report import PsiReport, encode_psi
+
+    def play(watch: Watch) -> PsiReport | None:
+        return coordinate_psi(company, own, address, out, watch, purpose, resume=resume)
+
+    play_watched(company, COORDINATOR, out, seen, play, encode_psi, partial(show_psi, out=out))
+
+
+class Seen(NamedTuple):
     """What users want to see of a role, and where."""
 
     doing: str
@@ -151,9 +193,41 @@ class _Seen(NamedTuple):
     metrics: str | None
 
 
-def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[Watch], RunReport | None]) -> None:
-    """Play a role of a job between companies; the terminal, the log and, if asked for, the metrics watch it."""
+def _train(company: Company, role: str, out: Path, seen: Seen, play: Callable[[Watch], RunReport | None]) -> None:
+    """Play a role of a whole run."""
     from vfl.arithmetic import choose_arithmetic
+    from vfl.display import show_own_summary
+    from vfl.report.summary import encode_report
+
+    def show(report: RunReport, console: Console) -> None:
+        show_own_summary(report, role, out, console)
+
+    bits = company.job.privacy.key_bits
+    play_watched(company, role, out, seen, play, encode_report, show, arithmetic=choose_arithmetic(bits))
+
+
+def play_watched(
+    company: Company,
+    role: str,
+    out: Path,
+    seen: Seen,
+    play: Callable[[Watch], R | None],
+    encode: Callable[[R], bytes],
+    show: Callable[[R, Console], None],
+    *,
+    arithmetic: Arithmetic | None = None,
+) -> None:
+    """Play a role of a job between companies; the terminal, the log and, if asked for, the metrics watch it.
+
+    Parameters
+    ----------
+    play : callable
+        Returns the report, or None where all had ended before.
+    encode, show : callable
+        What makes JSON of the report, and what says on the terminal what came of it.
+    arithmetic : Arithmetic, optional
+        What it computes with, to be shown.
+    """
     from vfl.company_file import parse_address
     from vfl.display import say, show_arithmetic, show_meeting
     from vfl.log import LOG, Log
@@ -173,8 +247,9 @@ def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[W
             stack.enter_context(serving(counted, *parse_address(seen.metrics, "--metrics")))
             watches.append(counted)
         show_meeting(company, seen.doing, console)
-        show_arithmetic(choose_arithmetic(job.privacy.key_bits), console)
-        status = stack.enter_context(Status(job, role, out, console, as_json=seen.as_json))
+        if arithmetic is not None:
+            show_arithmetic(arithmetic, console)
+        status = stack.enter_context(Status(job, out, console, as_json=seen.as_json))
         try:
             report = play(all_of(status, *watches))
         except BaseException as error:
@@ -187,4 +262,7 @@ def _play(company: Company, role: str, out: Path, seen: _Seen, play: Callable[[W
                 say(f"stopped; {way_on}", console)
             raise
         log.end()
-        status.done(report)
+        if report is None:
+            status.ended_before()
+        else:
+            status.done(encode(report), lambda: show(report, console))

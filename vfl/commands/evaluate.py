@@ -96,7 +96,7 @@ def _score_together(party: Path, directory: Path, files: dict[str, Path], folder
     company, name = joining.company, joining.spec.name
     new = company_prediction.read_own_rows(joining, directory, files, labelled=True)
     show_meeting(company, f"evaluation as {name}, coordinator at {company.address}", console)
-    with Status(company.job, name, directory, console) as status:
+    with Status(company.job, directory, console) as status:
         predicted = company_prediction.join(joining, new, folder / LEDGER, status)
         status.finish()
     if not isinstance(predicted, Predicted):

@@ -133,7 +133,7 @@ def _predict_together(
     new = company_prediction.read_own_rows(joining, directory, files, labelled=False)
     show_meeting(company, f"prediction as {name}, coordinator at {company.address}", console)
     unscored = None
-    with Status(company.job, name, directory, console) as status, kept_folder(directory / PREDICTIONS) as kept:
+    with Status(company.job, directory, console) as status, kept_folder(directory / PREDICTIONS) as kept:
         result = company_prediction.join(joining, new, kept.path / LEDGER, status)
         predicted = result if isinstance(result, Predicted) else None
         scored = result.scored if isinstance(result, Predicted) else result

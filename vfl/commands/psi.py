@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,12 @@ from rich.console import Console
 
 from parties.errors import ConfigError
 from vfl.commands.app import TRAIN, Overrides, Strict, app
-from vfl.commands.company import LogLevel, MetricsAt, Resume
+from vfl.commands.company import Resume, Seen, play_watched
 from vfl.commands.completing import complete_scenario
 
 if TYPE_CHECKING:
     from vfl.psi_report import PsiReport, Purpose
+    from vfl.watch import Watch
 
 
 @app.command(
@@ -48,8 +50,6 @@ def psi(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print report.json on standard output, and nothing else there.")
     ] = False,
-    log_level: LogLevel = "info",
-    metrics: MetricsAt = None,
 ) -> None:
     """Find the parties' common rows, and nothing else: every party's CSV in, its aligned CSV out."""
     from vfl.company_file import kind_of
@@ -57,15 +57,24 @@ def psi(
 
     purpose: Purpose = "psi cardinality" if cardinality else "psi"
     kind = kind_of(read_document(file))
+    if kind == "job":
+        raise ConfigError(
+            f"{file.name}, got a job file, expected a scenario or a party's own file; the coordinator's command is "
+            f"'vfl coordinator {file.name} --psi'"
+        )
     if kind == "scenario":
-        report = _here(file, out, purpose, overrides or (), Console(stderr=as_json), overwrite=overwrite, strict=strict)
-    else:
-        raise ConfigError(f"{file.name}, got a {kind} file, expected a scenario")
-    if as_json:
-        from vfl.psi_report import encode_psi
+        _refuse({"--resume": resume}, "a scenario", "begin anew: all roles are on this machine")
+        _here(file, out, purpose, overrides or (), overwrite=overwrite, strict=strict, as_json=as_json)
+        return
+    given = {"--set": bool(overrides), "--overwrite": overwrite, "--strict": strict}
+    _refuse(given, "a party's file", "companies align what their files say, guards refuse, and no run is replaced")
+    _between(file, out, purpose, resume=resume, as_json=as_json)
 
-        sys.stdout.buffer.write(encode_psi(report))
-        sys.stdout.buffer.flush()
+
+def _refuse(given: Mapping[str, bool], kind: str, why: str) -> None:
+    """Refuse options that act on the other kind of file only."""
+    for option in (name for name, asked in given.items() if asked):
+        raise ConfigError(f"{option} with {kind}, got both, expected no {option}: {why}")
 
 
 def _here(
@@ -73,21 +82,44 @@ def _here(
     out: Path | None,
     purpose: Purpose,
     overrides: Sequence[str],
-    console: Console,
     *,
     overwrite: bool,
     strict: bool,
-) -> PsiReport:
+    as_json: bool,
+) -> None:
     """All roles on this machine."""
     from vfl.display import Display
     from vfl.job_file import load_scenario
     from vfl.psi_display import show_psi
+    from vfl.psi_report import encode_psi
     from vfl.psi_run import align_scenario
     from vfl.run import default_out
 
+    console = Console(stderr=as_json)
     scenario = load_scenario(file, overrides, strict=strict, alone=True)
     target = out if out is not None else default_out(f"{scenario.job.name}-psi")
     with Display(scenario.job, console, starting="Reading the ids") as display:
         report = align_scenario(scenario, target, display.report, purpose, overwrite=overwrite)
-    show_psi(report, target, console)
-    return report
+    if as_json:
+        sys.stdout.buffer.write(encode_psi(report))
+        sys.stdout.buffer.flush()
+    show_psi(report, console, out=target)
+
+
+def _between(file: Path, out: Path | None, purpose: Purpose, *, resume: bool, as_json: bool) -> None:
+    """This company's party."""
+    from vfl.company_file import load_joining
+    from vfl.psi_company import join
+    from vfl.psi_display import show_psi
+    from vfl.psi_report import encode_psi
+
+    joining = load_joining(file, alone=True)
+    if out is None:
+        raise ConfigError("--out missing, got none, expected the folder of this alignment, such as --out runs/aligned")
+    company, name, folder = joining.company, joining.spec.name, out
+
+    def play(watch: Watch) -> PsiReport | None:
+        return join(joining, folder, watch, purpose, resume=resume)
+
+    seen = Seen(f"aligning as {name}, coordinator at {company.address}", as_json, "info", None)
+    play_watched(company, name, folder, seen, play, encode_psi, partial(show_psi, out=folder))
