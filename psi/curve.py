@@ -1,12 +1,17 @@
-"""Elements as points of Curve25519, and the masking of points by a secret scalar (X25519, RFC 7748).
+"""Elements as points of Curve25519, and the masking of points by a secret scalar.
 
-Only u-coordinates travel. ``hash_to_curve`` maps an element (`psi.elements`) to a point of the curve itself, never of
-its twist: X25519 keeps a point on the side on which it is, so that a mixture would show one bit of every element under
-any number of masks.
-Scalars are clamped to multiples of 8, which removes the small-order part that a hashed point may have.
+Sources: X25519 is RFC 7748, section 5; the map to the curve is Elligator 2 (Bernstein, Hamburg, Krasnova and Lange
+2013) as RFC 9380, section 6.7.1, has it. Only u-coordinates travel.
 
-libsodium (PyNaCl) does the scalar multiplication: its binding releases the GIL, so threads use all cores and the
-secret never leaves this process (docs/decisions/psi-threads.md).
+An element (`psi.elements`) is a digest already, so that ``hash_to_curve`` hashes no more: it maps the low 255 bits. The
+map ends on the curve itself, never on its twist: X25519 keeps a point on the side on which it is, so that a mixture
+would show one bit of every element under any number of masks. It reaches about half of the curve's points, and which
+element gives a point that it reaches is easily said: that is what a proof under decisional Diffie-Hellman needs of a
+random oracle. Scalars are clamped to multiples of 8, which removes the small-order part that a mapped point may have.
+
+`psi.curve_ifma` computes eight points at a time where the processor can; elsewhere libsodium (PyNaCl) multiplies and
+gmpy2 maps, one point at a time. Both release the interpreter's lock while they multiply, so that threads use all cores
+and the secret never leaves this process (docs/decisions/psi-threads.md, psi-curve-kernel.md).
 
 >>> points = hash_to_curve(np.arange(64, dtype=np.uint8).reshape(2, 32))
 >>> a, b = fresh_secret(), fresh_secret()
@@ -16,7 +21,6 @@ True
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +31,14 @@ import nacl.exceptions
 import numpy as np
 
 from parties.wire import Bytes2D
+from psi import curve_ifma
 
 POINT_BYTES = 32
 P = gmpy2.mpz(2**255 - 19)
 A = 486662
 
-_DOMAIN = b"vfl psi curve25519 v1|"
 _LOW_255_BITS = 2**255 - 1
-# A thread takes this many points at a time: about 0.2 s of work, 128 KiB of memory.
+# A thread takes this many points at a time: 0.02 s of work in C or 0.2 s without, 128 KiB of memory.
 _CHUNK = 4096
 
 
@@ -48,18 +52,15 @@ def fresh_secret() -> bytes:
 
 
 def hash_to_curve(elements: Bytes2D) -> Bytes2D:
-    """Points of Curve25519, one per element, by try and increment; uint8 of shape (n, 32), u little-endian, reduced.
+    """Points of Curve25519, one per element; uint8 of shape (n, 32), u little-endian, reduced.
 
-    A candidate u is on the curve (not on its twist) exactly when u^3 + A u^2 + u is a square; half of them are.
-    The number of attempts depends on the element: this runs where it is known anyway, and before any message.
+    Elements are their owner's: without the C code, the time that this takes depends on them.
     """
-    found = bytearray()
-    for row in elements:
-        digest = hashlib.sha256(_DOMAIN + row.tobytes()).digest()
-        while (u := _candidate(digest)) is None:
-            digest = hashlib.sha256(_DOMAIN + digest).digest()
-        found += u.to_bytes(POINT_BYTES, "little")
-    return np.frombuffer(bytes(found), np.uint8).reshape(-1, POINT_BYTES)
+    if curve_ifma.use_ifma():
+        return curve_ifma.map_to_curve(elements)
+    flat = elements.tobytes()
+    rows = [_mapped(flat[i : i + POINT_BYTES]) for i in range(0, len(flat), POINT_BYTES)]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, POINT_BYTES)
 
 
 def mask(points: Bytes2D, secret: bytes, *, workers: int = 1) -> Bytes2D:
@@ -74,7 +75,7 @@ def mask(points: Bytes2D, secret: bytes, *, workers: int = 1) -> Bytes2D:
 
 
 def hash_and_mask(elements: Bytes2D, secret: bytes, *, workers: int = 1) -> Bytes2D:
-    """``mask(hash_to_curve(elements), secret)``, chunk by chunk: one thread hashes while the others multiply."""
+    """``mask(hash_to_curve(elements), secret)``, chunk by chunk."""
     return _in_chunks(lambda i, j: _scaled(hash_to_curve(elements[i:j]), secret), len(elements), workers)
 
 
@@ -85,16 +86,26 @@ def canonical(points: Bytes2D) -> bool:
     return not bool(((top > 0x7F) | huge).any())
 
 
-def _candidate(digest: bytes) -> int | None:
-    """The u that a digest stands for, or None if it lies on the twist (or is 0)."""
-    u = gmpy2.mpz(int.from_bytes(digest, "little") & _LOW_255_BITS)
-    if gmpy2.jacobi(((u + A) * u + 1) * u, P) != 1:
-        return None
-    return int(u % P)
+def _mapped(element: bytes) -> bytes:
+    """Elligator 2 with Z = 2, by gmpy2; the denominator is never zero, since -1/2 is not a square."""
+    r = gmpy2.mpz(int.from_bytes(element, "little") & _LOW_255_BITS)
+    v = -A * gmpy2.invert(1 + 2 * r * r, P) % P
+    if gmpy2.jacobi(((v + A) * v + 1) * v, P) != 1:
+        v = (-v - A) % P
+    return int(v).to_bytes(POINT_BYTES, "little")
 
 
 def _scaled(points: Bytes2D, secret: bytes) -> Bytes2D:
     """One chunk of ``mask``."""
+    if not curve_ifma.use_ifma():
+        return _scaled_one_by_one(points, secret)
+    products = curve_ifma.multiply(points, secret)
+    if not products.any(axis=1).all():
+        raise LowOrderPoint("a point has low order")
+    return products
+
+
+def _scaled_one_by_one(points: Bytes2D, secret: bytes) -> Bytes2D:
     times, flat = nacl.bindings.crypto_scalarmult, points.tobytes()
     try:
         products = [times(secret, flat[i : i + POINT_BYTES]) for i in range(0, len(flat), POINT_BYTES)]
