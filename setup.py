@@ -16,6 +16,7 @@ LIBRARIES = {
     "vfl.paillier._ifma": "vfl/paillier/ifma.c",
     "psi._curve25519": "psi/curve25519.c",
     "psi._blake2b": "psi/blake2b.c",
+    "psi._bits": "psi/bits.c",
 }
 FLAGS = ["-std=gnu11", "-O3", "-g0"]  # for any processor: the code asks what the one it meets can do
 EXTENSIONS = [Extension(name, [source], extra_compile_args=FLAGS, optional=True) for name, source in LIBRARIES.items()]

@@ -10,7 +10,6 @@ which are nobody's digest.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.wire import Bytes2D
+from psi.blake2b import hash_each
 
 ELEMENT_BYTES = 32
 _PERSON = b"vfl elements v1"
@@ -25,9 +25,7 @@ _PERSON = b"vfl elements v1"
 
 def elements_of(ids: Sequence[bytes]) -> Bytes2D:
     """Elements of distinct ids; uint8 of shape (n, 32)."""
-    digest = hashlib.blake2b
-    rows = [digest(name, digest_size=ELEMENT_BYTES, person=_PERSON).digest() for name in ids]
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, ELEMENT_BYTES)
+    return hash_each(ids, ELEMENT_BYTES, person=_PERSON)
 
 
 def padded(elements: Bytes2D, count: int) -> Bytes2D:

@@ -131,9 +131,7 @@ def roles(sizes: Mapping[str, int]) -> tuple[str, str]:
         More or fewer than two parties.
     """
     if len(sizes) != 2:
-        raise ConfigError(
-            f"alignment by 'kkrt': got {len(sizes)} parties, expected two; 'mpsi' and 'ecdh' take more"
-        )
+        raise ConfigError(f"alignment by 'kkrt': got {len(sizes)} parties, expected two; 'mpsi' and 'ecdh' take more")
     receiver, sender = sorted(sizes, key=lambda name: sizes[name])
     return receiver, sender
 

@@ -40,7 +40,6 @@ True
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -119,7 +118,7 @@ class Evaluator:
             out[piece] = self._evaluate(elements[piece], functions)
 
         with ThreadPoolExecutor(self.workers) as threads:
-            list(threads.map(fill, blocks(len(elements), _PIECE_ROWS)))
+            list(threads.map(fill, _cut(len(elements), _PIECE_ROWS)))
         return out
 
     def _evaluate(self, elements: Bytes2D, functions: range) -> Bytes2D:
@@ -132,9 +131,9 @@ class Evaluator:
         return np.concatenate(outputs, axis=1)
 
 
-def blocks(count: int, rows: int = _BLOCK_ROWS) -> Iterator[slice]:
-    """Blocks of ``count`` rows, all but the last of ``rows``: one message each."""
-    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+def blocks(count: int) -> list[slice]:
+    """The rows that each message carries, of ``count`` in all."""
+    return _cut(count, _BLOCK_ROWS)
 
 
 def receive(
@@ -214,6 +213,11 @@ def send(
         masked = checked_rows(link.recv(Wire.rows).body, count, size, peer)
         np.bitwise_xor(streams.next_rows(count), masked & secret, out=rows[block])
     return Evaluator(part, width, workers, seed.tobytes(), secret, rows)
+
+
+def _cut(count: int, rows: int) -> list[slice]:
+    """Slices of so many rows, the last of what is left."""
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
 def _placed(elements: Bytes2D) -> tuple[bytes, Table]:
