@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import difflib
 import io
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parties.errors import DataError
@@ -69,6 +70,23 @@ def csv_rows(path: Path, encoding: str, source: str, named: str = NAMED) -> Iter
 def spelled(name: str) -> str:
     """One spelling for names with accents, which macOS and Windows write differently, on one line."""
     return unicodedata.normalize("NFC", " ".join(part.strip() for part in name.split("\n")).strip())
+
+
+def check_column(name: str, option: str, columns: Iterable[str], source: str) -> None:
+    """Refuse an option that names a column which is not there, and offer the nearest one.
+
+    Raises
+    ------
+    DataError
+    """
+    names = list(columns)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1) or [
+        other for other in names if other.casefold() == name.casefold()
+    ]
+    hint = f'; the nearest is "{near[0]}"' if near else f"; the file has {len(names)} columns"
+    raise DataError(f'{source}: {option} names the column "{name}", which is not in the header{hint}; correct {option}')
 
 
 def _lines(path: Path, encoding: str, source: str, named: str) -> Iterator[str]:

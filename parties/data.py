@@ -7,7 +7,6 @@ the alignment's business (``psi``). Messages name the party, file, column and li
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from parties.columns import MISSING, Kind, Place, read_feature, read_weights
-from parties.csv_file import NAMED, csv_rows, spelled
+from parties.csv_file import NAMED, check_column, csv_rows, spelled
 from parties.errors import DataError
 from parties.spec import PartySpec
 
@@ -197,23 +196,6 @@ def _check_trained(features: Iterable[str], columns: Iterable[str], source: str)
             f'{source}: column "{lost[0]}"{more} used in training, got none of that name in the header; expected every '
             "column that the model was trained on; add it, empty where the value is not known"
         )
-
-
-def check_column(name: str, option: str, columns: Iterable[str], source: str) -> None:
-    """Refuse an option that names a column which is not there, and offer the nearest one.
-
-    Raises
-    ------
-    DataError
-    """
-    names = list(columns)
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1) or [
-        other for other in names if other.casefold() == name.casefold()
-    ]
-    hint = f'; the nearest is "{near[0]}"' if near else f"; the file has {len(names)} columns"
-    raise DataError(f'{source}: {option} names the column "{name}", which is not in the header{hint}; correct {option}')
 
 
 def _feature_names(spec: PartySpec, header: Sequence[str], source: str) -> list[str]:

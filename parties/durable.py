@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -12,15 +13,28 @@ _BLOCK = 1 << 16
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file, readable by its owner alone, and return once that is on disk; raises ``OSError``."""
+    with replaced_durably(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replaced_durably(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, readable by its owner alone, that stands in the path's place, on disk, once it is left well.
+
+    Raises
+    ------
+    OSError
+        The disk does not take it; what stood in its place is as it was, as with any other error.
+    """
     new = path.with_name(path.name + ".new")
     try:
         number = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(number, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             new.unlink()
         raise

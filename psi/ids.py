@@ -136,15 +136,10 @@ def prepare_ids(
     present = [row for row, key in enumerate(keys) if key is not None]
     left_out = len(keys) - len(present)
     if left_out and missing == "refuse":
-        raise DataError(
-            f"party '{party}': {left_out} of {len(keys)} rows have no id (a blank id column), expected none; "
-            'fill them in or set [alignment] missing = "drop"'
-        )
+        raise missing_refused(party, left_out, len(keys))
     kept = _without_duplicates(keys, present, party, duplicates)
     if not kept:
-        raise DataError(
-            f"party '{party}': got 0 valid ids in {len(keys)} rows, expected at least one; check the id column"
-        )
+        raise none_valid(party, len(keys))
     ids = [key for row in kept if (key := keys[row]) is not None]
     return PreparedIds(ids, np.array(kept, np.int64), len(keys), left_out, len(present) - len(kept), rules)
 
@@ -166,6 +161,28 @@ def composite(parts: Sequence[str]) -> bytes | None:
         return None
     coded = [part.encode("utf-8", "surrogatepass") for part in parts]
     return b"".join(len(part).to_bytes(4, "big") + part for part in coded)
+
+
+def missing_refused(party: str, missing: int, total: int) -> DataError:
+    """The error for rows without an id."""
+    return DataError(
+        f"party '{party}': {missing} of {total} rows have no id (a blank id column), expected none; "
+        'fill them in or set [alignment] missing = "drop"'
+    )
+
+
+def duplicates_refused(party: str, repeated: int, rows: int, total: int) -> DataError:
+    """The error for so many ids that stand in so many rows, more than one each."""
+    return DataError(
+        f"party '{party}': {repeated} ids occur more than once, in {rows} of {total} rows, "
+        "expected each id once (after normalising); remove the repetitions or set [alignment] duplicates = "
+        '"first" (keep the first row) or "drop" (leave out all rows of such an id)'
+    )
+
+
+def none_valid(party: str, total: int) -> DataError:
+    """The error for a CSV without any id."""
+    return DataError(f"party '{party}': got 0 valid ids in {total} rows, expected at least one; check the id column")
 
 
 def _folded(text: str) -> str:
@@ -192,8 +209,4 @@ def _without_duplicates(keys: list[bytes | None], present: list[int], party: str
     if duplicates == "drop":
         return [row for row in present if counts[keys[row]] == 1]
     repeated = [count for count in counts.values() if count > 1]
-    raise DataError(
-        f"party '{party}': {len(repeated)} ids occur more than once, in {sum(repeated)} of {len(keys)} rows, "
-        "expected each id once (after normalising); remove the repetitions or set [alignment] duplicates = "
-        '"first" (keep the first row) or "drop" (leave out all rows of such an id)'
-    )
+    raise duplicates_refused(party, len(repeated), sum(repeated), len(keys))

@@ -1,12 +1,12 @@
-"""A party's CSV for an alignment alone: its id columns are read, and its aligned rows are written.
+"""A party's CSV for an alignment alone: its ids are read, and its aligned rows are written, whatever its size.
 
-Other columns are not looked at, so that a cell which no training could use does not matter here.
+Other columns are not looked at, so that a cell which no training could use does not matter here. The CSV is read from
+its beginning to its end, once for the ids and once for the rows; of what grows with it memory holds the rows' order
+alone.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parties.csv_file import csv_rows, spelled
-from parties.data import check_column
-from parties.durable import write_durably
+from parties.csv_file import check_column, csv_rows, spelled
+from parties.durable import replaced_durably
 from parties.errors import DataError
 from parties.spec import PartySpec
-from psi.ids import IdRules, PreparedIds, prepare_ids
+from psi.id_store import StoredIds, store_ids
+from psi.ids import IdRules, composite, normalised
 from vfl.job import Job
+from vfl.row_sorter import RowsLost, csv_line, rows_in_order
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class IdFile:
 
     Attributes
     ----------
-    ids
+    ids : StoredIds
         What ``psi.align.align_party`` takes.
     """
 
-    ids: PreparedIds = field(repr=False)
+    ids: StoredIds = field(repr=False)
 
     @property
     def total(self) -> int:
@@ -53,7 +54,7 @@ class IdFile:
     @property
     def count(self) -> int:
         """Distinct valid ids."""
-        return len(self.ids.ids)
+        return self.ids.count
 
     @property
     def rules(self) -> IdRules:
@@ -67,26 +68,34 @@ def read_id_file(job: Job, spec: PartySpec, scratch: Path) -> IdFile:
     Parameters
     ----------
     scratch : Path
-        A directory for files that grow with the CSV; they can be removed after the alignment.
+        An existing directory for files that grow with the CSV; they can be removed after the alignment.
 
     Raises
     ------
     DataError
-        A file that cannot be read, ids that the job's rules refuse, or an id column that is not there.
+        A file that cannot be read, ids that the job's rules refuse, an id column that is not there, or no room.
     """
-    source = f"party {spec.name}, file {spec.data}"
+    source = _source(spec)
     rows = csv_rows(Path(spec.data), spec.encoding, source)
     _, header = next(rows)
     places = _id_places(spec, header, source)
-    cells = [[row[place] for place in places] for _, row in rows]
-    rules = IdRules(casefold=job.alignment.casefold, digits_only=job.alignment.digits_only, columns=len(places))
-    ids = prepare_ids(
-        list(zip(*cells, strict=True)),
-        rules,
-        party=spec.name,
-        duplicates=job.alignment.duplicates,
-        missing=job.alignment.missing,
-    )
+    lines = job.alignment
+    rules = IdRules(casefold=lines.casefold, digits_only=lines.digits_only, columns=len(places))
+    try:
+        ids = store_ids(
+            (composite([normalised(row[place], rules) for place in places]) for _, row in rows),
+            rules,
+            seed=job.seed,
+            folder=scratch,
+            party=spec.name,
+            duplicates=lines.duplicates,
+            missing=lines.missing,
+        )
+    except OSError as error:
+        raise DataError(
+            f"party {spec.name}, {scratch}: cannot hold the ids of {spec.data} ({error.strerror}); make room for "
+            "about 120 bytes per row"
+        ) from None
     return IdFile(ids)
 
 
@@ -96,28 +105,33 @@ def write_aligned(spec: PartySpec, rows: NDArray[np.int64], out: Path) -> None:
     Parameters
     ----------
     rows : ndarray of shape (n,), int64
-        Rows of the CSV, 0 the first below the header.
+        Distinct rows of the CSV, 0 the first below the header.
     out : Path
-        The file to write: UTF-8, a header and n rows.
+        The file to write: UTF-8, a header and n rows. Beside it there must be room for as much again meanwhile.
 
     Raises
     ------
     DataError
-        The CSV has fewer rows than when its ids were read.
+        The CSV cannot be read any more, or has fewer rows than when its ids were read.
     OSError
         The disk does not take it.
     """
-    source = f"party {spec.name}, file {spec.data}"
-    content = csv_rows(Path(spec.data), spec.encoding, source)
+    source, path = _source(spec), Path(spec.data)
+    content = csv_rows(path, spec.encoding, source)
     _, header = next(content)
-    cells = [row for _, row in content]
-    if len(rows) and int(rows.max()) >= len(cells):
-        raise DataError(f"{source}: has changed while its rows were aligned; leave it as it is and align again")
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(cells[row] for row in rows)
-    write_durably(out, text.getvalue().encode())
+    scratch = out.with_name(f"{out.name}.parts")
+    with replaced_durably(out) as file:
+        file.write(csv_line(header))
+        try:
+            file.writelines(rows_in_order((row for _, row in content), rows, scratch, path.stat().st_size))
+        except RowsLost:
+            raise DataError(
+                f"{source}: has changed while its rows were aligned; leave it as it is and align again"
+            ) from None
+
+
+def _source(spec: PartySpec) -> str:
+    return f"party {spec.name}, file {spec.data}"
 
 
 def _id_places(spec: PartySpec, header: Sequence[str], source: str) -> list[int]:

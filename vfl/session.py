@@ -23,6 +23,7 @@ from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.align import Alignment, Joined, align_coordinator, align_party
 from psi.ids import PreparedIds
+from psi.source import Ids
 from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic, scoring_one_sided
 from vfl.events import Comparison, Event, Intervals, Metrics, Report, RoleResult
 from vfl.glm import Fit
@@ -226,7 +227,7 @@ class _Sizes(msgspec.Struct, frozen=True):
     digest: str = ""
 
 
-def align(endpoint: Endpoint, job: Job, ids: PreparedIds, *, cardinality: bool = False) -> Alignment:
+def align(endpoint: Endpoint, job: Job, ids: PreparedIds | Ids, *, cardinality: bool = False) -> Alignment:
     """Align one party's rows, or take up the alignment that ``endpoint.keeper`` has."""
     kept = endpoint.keeper.aligned()
     if kept is not None:
