@@ -242,7 +242,7 @@ def hear_common(endpoint: Endpoint, elements: Bytes2D, leader: str) -> NDArray[n
         Tags that are not those of different ids of its own.
     """
     tags = endpoint.link(DataParty, DataParty, leader).recv(Wire.common).body
-    checked_list(tags, min(tags.size // BLOCK_BYTES, len(elements)), BLOCK_BYTES, leader)
+    checked_list(tags, min(len(tags), len(elements)), BLOCK_BYTES, leader)
     places = join({"own": _common_tags(endpoint, leader, elements), "told": tags})["own"]
     if len(places) != len(tags):
         raise RemoteProtocolError(f"{leader} says that ids are common which {endpoint.name} does not have")
