@@ -37,6 +37,7 @@ from parties.errors import PolicyError
 
 Model = Literal["logistic", "softmax", "linear", "poisson", "boosting"]
 KeyHolder = Literal["active", "coordinator"]
+AlignmentProtocol = Literal["ecdh", "kkrt", "mpsi", "server-aided"]
 
 MIN_NODE_ROWS, MIN_BIN_GAP = 200, 10
 SCORE_BITS = 8
@@ -57,6 +58,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     min_intersection: Annotated[
         int, Meta(ge=1, description="Smallest alignment.min_intersection of a job accepted, rows.")
     ] = 100
+    alignment: Annotated[
+        tuple[AlignmentProtocol, ...],
+        Meta(
+            min_length=1,
+            description="Protocols of alignment that the party takes part in. 'server-aided' must be listed: with it "
+            "the coordinator and any one other party together can test ids against the party's list.",
+        ),
+    ] = ("ecdh", "kkrt", "mpsi")
     max_rounds: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Largest training.max_iter, or n_estimators, of a job accepted, rounds; none: no limit."),
@@ -99,7 +108,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(
             description="Messages by which others may learn something from this party, by name or pattern, such as "
-            '`["align.*", "ecdh.*", "prepare.*", "glm_quadratic.*", "scoring.total"]`; `vfl audit` lists the names.'
+            '`["align.*", "ecdh.*", "verdict.*", "prepare.*", "glm_quadratic.*", "scoring.total"]`; `vfl audit` lists '
+            "the names."
         ),
     ] = ("*",)
     label_dp_epsilon: Annotated[
@@ -247,6 +257,19 @@ def _refuse(key: str, party: str, got: object, expected: object) -> Verdict:
     """A job asks for what a line of the party's policy does not consent to."""
     way_out = f"change the job, or {key} in the party's policy"
     return Verdict(f"policy {key}", party, "refuse", f"got {got}, expected {expected}, {way_out}")
+
+
+def protocol_use(policy: Policy, *, party: str, protocols: Sequence[AlignmentProtocol]) -> Verdict | None:
+    """Refuse an alignment of which no protocol that it may take is listed in the party's policy.
+
+    >>> print(protocol_use(Policy(), party="shop", protocols=["server-aided"]))
+    policy alignment: party 'shop' got protocol 'server-aided', expected ecdh or kkrt or mpsi, change the job, or \
+alignment in the party's policy
+    """
+    if any(protocol in policy.alignment for protocol in protocols):
+        return None
+    got = " or ".join(f"'{protocol}'" for protocol in protocols)
+    return _refuse("alignment", party, f"protocol {got}", " or ".join(policy.alignment))
 
 
 def column_use(policy: Policy, *, party: str, columns: Iterable[str]) -> Verdict | None:

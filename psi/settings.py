@@ -107,6 +107,17 @@ def check_parties(protocol: str, one_sided: bool, parties: int, where: str = "[a
         )
 
 
+def possible_protocols(protocol: str, parties: int) -> tuple[Protocol, ...]:
+    """What may run, as far as it is known before the sizes are.
+
+    >>> possible_protocols("auto", 2), possible_protocols("auto", 3)
+    (('ecdh', 'kkrt'), ('ecdh',))
+    """
+    if protocol == "auto":
+        return ("ecdh", "kkrt") if parties == 2 else ("ecdh",)
+    return (choose_protocol(protocol, {}),)
+
+
 def choose_protocol(protocol: str, sizes: Mapping[str, int]) -> Protocol:
     """The protocol that runs, never "auto"; ``sizes`` are public."""
     if protocol == "auto":

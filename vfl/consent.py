@@ -20,22 +20,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from itertools import product
 
 from parties.errors import RemoteProtocolError
 from parties.link import COORDINATOR
-from parties.policy import Guards, KeyHolder, Verdict, disclosure
+from parties.policy import Guards, KeyHolder, Verdict, disclosure, protocol_use
 from parties.spec import PartySpec
 from parties.wire import Active, Coordinator, DataParty, Message, Passive, Role
-from psi import align, ecdh, verdict
-from vfl import boosting, boosting_scoring, glm_exact, glm_quadratic, importance, prepare, scoring, scoring_one_sided
+from psi.settings import Protocol
+from vfl import (
+    alignment_consent,
+    boosting,
+    boosting_scoring,
+    glm_exact,
+    glm_quadratic,
+    importance,
+    prepare,
+    scoring,
+    scoring_one_sided,
+)
+from vfl.alignment_consent import AnyMessage, protocols_of
 from vfl.job import COORDINATOR_MODELS, Job
 
-AnyMessage = Message[Any, Any, Any]
-
 OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
-    align.Wire.terms: (align.Wire.plan,),
-    ecdh.Wire.points: (ecdh.Wire.tags, verdict.Wire.verdict, verdict.Wire.matches),
+    **alignment_consent.OPENED_BY,
     prepare.Wire.shape: (prepare.Wire.shapes,),
     glm_exact.Wire.gradient_scalars: (glm_exact.Wire.gradient_sums,),
     glm_exact.Wire.scores: (glm_exact.Wire.score_sums,),
@@ -50,7 +58,6 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
 }
 """For what a party sends: the messages of others by which its receivers learn of it."""
 
-_ALIGNED = (align.Wire, ecdh.Wire, verdict.Wire, prepare.Wire)
 _WHOM: Mapping[type[Role], str] = {
     Active: "the active party",
     Passive: "the passive parties",
@@ -59,18 +66,23 @@ _WHOM: Mapping[type[Role], str] = {
 }
 
 
-def of(job: Job, spec: PartySpec, guards: Guards) -> Callable[[AnyMessage], None]:
+def of(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) -> Callable[[AnyMessage], None]:
     """What a party's ``Endpoint.consent`` is set to: asked for every message that it is about to send.
 
-    The function raises ``PolicyError`` for a message that the policy does not list (where guards are not enforced it
-    warns), and ``RemoteProtocolError`` where the coordinator asks for more rounds than the job has.
+    The function raises ``PolicyError`` for a message that the policy does not list, or whose protocol of alignment it
+    does not list (where guards are not enforced it warns), and ``RemoteProtocolError`` where the coordinator asks for
+    more rounds than the job has. With ``cardinality`` no more than a number is told.
     """
     sent: Counter[str] = Counter()
+    aligned_by, unsaid = alignment_consent.protocol_of(job), alignment_consent.unsaid(job, cardinality=cardinality)
     most = {glm_quadratic.Wire.scalars.name: job.training.newton_steps + 1 + 2 * job.training.max_iter}
 
     def consent(message: AnyMessage) -> None:
-        for told in _told(message):
-            guards.heed(_judge(spec, told))
+        if message in aligned_by:
+            guards.heed(protocol_use(spec.policy, party=spec.name, protocols=[aligned_by[message]]))
+        for told in _told(message, _role(spec)):
+            if told not in unsaid:
+                guards.heed(_judge(spec, told))
         sent[message.name] += 1
         if sent[message.name] > most.get(message.name, sent[message.name]):
             raise RemoteProtocolError(
@@ -81,7 +93,9 @@ def of(job: Job, spec: PartySpec, guards: Guards) -> Callable[[AnyMessage], None
     return consent
 
 
-def disclosures_of(job: Job, role: type[DataParty], key_holder: KeyHolder) -> list[AnyMessage]:
+def disclosures_of(
+    job: Job, role: type[DataParty], key_holder: KeyHolder, protocol: Protocol | None = None
+) -> list[AnyMessage]:
     """Every message of a job by which others may learn something from a party of a role.
 
     Parameters
@@ -90,16 +104,17 @@ def disclosures_of(job: Job, role: type[DataParty], key_holder: KeyHolder) -> li
         `Active` or `Passive`.
     key_holder : KeyHolder
         Who holds the key, never "auto".
+    protocol : str, optional
+        Of the alignment, never "auto"; by default the first of those that the job may take.
 
     Returns
     -------
     list of Message
         Those that the party sends itself, and those that open what it sends; in the order of a run.
     """
-    unused = set(_unused(job))
-    sent = [message for table in _tables(job, key_holder) for message in _messages(table)]
-    told = [other for message in sent if issubclass(role, message.src) for other in _told(message)]
-    return [message for message in dict.fromkeys(told) if message not in unused]
+    aligned = alignment_consent.tables_of(protocol or protocols_of(job)[0])
+    unused = (*_unused(job), *alignment_consent.unsaid(job))
+    return [m for m in _told_by((*aligned, *_tables(job, key_holder)), role) if m not in unused]
 
 
 def check_disclosures(job: Job, spec: PartySpec, guards: Guards, key_holder: KeyHolder | None = None) -> None:
@@ -115,15 +130,23 @@ def check_disclosures(job: Job, spec: PartySpec, guards: Guards, key_holder: Key
     PolicyError
         Naming message, what it discloses, to whom, and the line ``disclosures``; where guards are enforced.
     """
-    role = Active if spec.role == "active" else Passive
     holders = _possible_holders(job, spec) if key_holder is None else (key_holder,)
-    lists = [disclosures_of(job, role, holder) for holder in holders]
-    for message in lists[0]:
-        if all(message in others for others in lists):
-            guards.heed(_judge(spec, message))
-    if len(lists) > 1 and not any(_allowed(spec, messages) for messages in lists):
-        for message in lists[0]:  # whoever is to hold the key: the first one's protocol stands for both
-            guards.heed(_judge(spec, message))
+    protocols = protocols_of(job, spec.policy)
+    _heed(spec, guards, [disclosures_of(job, _role(spec), *way) for way in product(holders, protocols)])
+
+
+def check_alignment(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) -> None:
+    """Refuse an alignment alone if it would tell others what the party's policy does not list, or is no protocol of it.
+
+    Raises
+    ------
+    PolicyError
+        As `check_disclosures`.
+    """
+    guards.heed(protocol_use(spec.policy, party=spec.name, protocols=protocols_of(job)))
+    unsaid = alignment_consent.unsaid(job, cardinality=cardinality)
+    ways = [_told_by(alignment_consent.tables_of(way), _role(spec)) for way in protocols_of(job, spec.policy)]
+    _heed(spec, guards, [[message for message in told if message not in unsaid] for told in ways])
 
 
 def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
@@ -134,11 +157,20 @@ def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
     PolicyError
         As `check_disclosures`.
     """
-    role = Active if spec.role == "active" else Passive
-    tables = (align.Wire, ecdh.Wire, verdict.Wire, boosting_scoring.Wire if job.model == "boosting" else scoring.Wire)
-    sent = [message for table in tables for message in _messages(table) if issubclass(role, message.src)]
-    for told in dict.fromkeys(told for message in sent for told in _told(message)):
-        guards.heed(_judge(spec, told))
+    check_alignment(job, spec, guards)
+    _heed(spec, guards, [_told_by((_scoring_table(job),), _role(spec))])
+
+
+def _heed(spec: PartySpec, guards: Guards, ways: list[list[AnyMessage]]) -> None:
+    """Refuse what is told whichever way the job takes, and a job that the policy lets take none of them."""
+    certain = [message for message in ways[0] if all(message in others for others in ways)]
+    none_left = len(ways) > 1 and not any(_allowed(spec, messages) for messages in ways)
+    for message in ways[0] if none_left else certain:  # the first way stands for all
+        guards.heed(_judge(spec, message))
+
+
+def _role(spec: PartySpec) -> type[DataParty]:
+    return Active if spec.role == "active" else Passive
 
 
 def _allowed(spec: PartySpec, messages: list[AnyMessage]) -> bool:
@@ -151,19 +183,32 @@ def _judge(spec: PartySpec, message: AnyMessage) -> Verdict | None:
     return disclosure(spec.policy, party=spec.name, message=message.name, discloses=message.discloses, to=to)
 
 
-def _told(message: AnyMessage) -> Iterator[AnyMessage]:
-    """The messages by which others learn something where a party sends this one."""
+def _told_by(tables: tuple[type, ...], role: type[DataParty]) -> list[AnyMessage]:
+    """The messages by which others learn something of a party of a role where these tables are played."""
+    sent = [message for table in tables for message in _messages(table) if issubclass(role, message.src)]
+    return list(dict.fromkeys(told for message in sent for told in _told(message, role)))
+
+
+def _told(message: AnyMessage, role: type[DataParty]) -> Iterator[AnyMessage]:
+    """The messages by which others learn something of a party of a role where it sends this one."""
     if message.discloses:
         yield message
-    yield from OPENED_BY.get(message, ())
+    for opened in OPENED_BY.get(message, ()):
+        if not (role is Active and opened.dst is Active):  # there is one active party, and what it hears is of others
+            yield opened
 
 
 def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
-    """Wire tables of all protocols that the job runs."""
+    """Wire tables of all protocols that the job runs once rows are aligned."""
     if job.model == "boosting":
-        return (*_ALIGNED, boosting.Wire, importance.Wire, boosting_scoring.Wire)
-    scored = scoring_one_sided.Wire if job.alignment.one_sided else scoring.Wire
-    return (*_ALIGNED, (glm_exact if key_holder == "active" else glm_quadratic).Wire, scored)
+        return (prepare.Wire, boosting.Wire, importance.Wire, _scoring_table(job))
+    return (prepare.Wire, (glm_exact if key_holder == "active" else glm_quadratic).Wire, _scoring_table(job))
+
+
+def _scoring_table(job: Job) -> type:
+    if job.model == "boosting":
+        return boosting_scoring.Wire
+    return scoring_one_sided.Wire if job.alignment.one_sided else scoring.Wire
 
 
 def _messages(table: type) -> list[AnyMessage]:

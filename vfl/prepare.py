@@ -40,6 +40,7 @@ from parties.policy import (
     gradient_sampling,
     label_privacy,
     objections,
+    protocol_use,
     rows_to_score,
     single_passive,
     tree_limits,
@@ -48,6 +49,7 @@ from parties.spec import PartySpec
 from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
 from psi.settings import AlignmentSettings
+from vfl.alignment_consent import protocols_of
 from vfl.job import COORDINATOR_MODELS, Job, check_key_holder, choose_key_holder
 from vfl.terms import Terms
 
@@ -235,6 +237,7 @@ def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards, columns: Ite
 
     setting = job.privacy.key_holder
     _heed_objections(job, spec, guards, spec.policy.key_holder[0] if setting == "auto" else setting)
+    guards.heed(protocol_use(spec.policy, party=spec.name, protocols=protocols_of(job)))
     used = (spec.features or ()) if columns is None else columns
     guards.heed(column_use(spec.policy, party=spec.name, columns=used))
     (_check_consent_as_active if spec.role == "active" else _check_consent_as_passive)(job, spec, guards)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from parties.errors import PolicyError
 from parties.policy import (
+    AlignmentProtocol,
     Guards,
     Level,
     Policy,
@@ -22,6 +23,7 @@ from parties.policy import (
     label_rank,
     least_rows,
     objections,
+    protocol_use,
     rows_to_score,
     score_budget,
     scores_are_rounded,
@@ -30,6 +32,7 @@ from parties.policy import (
     spend_rows,
     tree_limits,
 )
+from psi.settings import PROTOCOLS
 
 BETWEEN_COMPANIES = Guards(enforce=True, small_data=False)
 ONE_MACHINE = Guards(enforce=False, small_data=False)
@@ -326,6 +329,31 @@ def test_columns_in_use_are_those_that_the_policy_lists(listed: Any, used: list[
 
 
 @pytest.mark.parametrize(
+    ("listed", "possible", "named"),
+    [
+        (None, ["ecdh"], None),
+        (None, ["ecdh", "kkrt"], None),
+        (("kkrt",), ["ecdh", "kkrt"], None),
+        (None, ["server-aided"], "protocol 'server-aided', expected ecdh or kkrt or mpsi"),
+        (("mpsi",), ["ecdh", "kkrt"], "protocol 'ecdh' or 'kkrt', expected mpsi"),
+        (("server-aided",), ["server-aided"], None),
+    ],
+)
+def test_alignments_are_those_that_the_policy_lists(listed: Any, possible: Any, named: str | None) -> None:
+    policy = Policy() if listed is None else Policy(alignment=listed)
+    verdict = protocol_use(policy, party="biller", protocols=possible)
+    if named is None:
+        assert verdict is None
+    else:
+        words(verdict, named, "policy alignment", "alignment in the party's policy")
+
+
+def test_protocols_of_policies_are_those_of_alignments() -> None:
+    assert get_args(AlignmentProtocol) == PROTOCOLS
+    assert set(PROTOCOLS) - set(Policy().alignment) == {"server-aided"}
+
+
+@pytest.mark.parametrize(
     ("most", "epsilon", "named"),
     [
         (None, None, None),
@@ -368,7 +396,7 @@ def test_messages_are_let_out_by_name_or_pattern(patterns: tuple[str, ...], allo
 
 def test_every_message_that_is_not_let_out_has_a_warning_of_its_own() -> None:
     guards = Guards(enforce=False, small_data=False)
-    for message in ("ecdh.tags", "ecdh.matches", "ecdh.tags"):
+    for message in ("ecdh.tags", "verdict.matches", "ecdh.tags"):
         guards.heed(disclosure(Policy(disclosures=()), party="biller", message=message, discloses="x", to="all"))
     assert len(guards.warnings) == 2
     assert all("between companies this would be refused because policy disclosures" in w for w in guards.warnings)

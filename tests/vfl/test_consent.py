@@ -11,16 +11,28 @@ import numpy as np
 import pytest
 
 from parties.errors import PolicyError, RemoteProtocolError
-from parties.link import Endpoint
+from parties.link import Delivery, Endpoint
 from parties.policy import Guards, KeyHolder, Policy
 from parties.spec import PartySpec
 from parties.wire import Active, Coordinator, DataParty, Masked, Message, Passive, Revealed
-from psi import align, ecdh
+from psi import align, base_ot, ecdh, kkrt, oprf, server_aided, verdict
+from psi.settings import AlignmentSettings
+from tests.psi.exchanges import exchange, people
 from tests.runs.companies import Companies, make_boosted, make_companies
-from vfl import boosting, boosting_scoring, consent, glm_exact, glm_quadratic, importance, prepare, scoring
+from vfl import (
+    alignment_consent,
+    boosting,
+    boosting_scoring,
+    consent,
+    glm_exact,
+    glm_quadratic,
+    importance,
+    prepare,
+    scoring,
+)
 from vfl.boosting_part import check_consent_to_trees
 from vfl.glm_part import check_consent_to_terms
-from vfl.job import Boosting, Job, Member, Privacy, Split, Training
+from vfl.job import Alignment, Boosting, Job, Member, Privacy, Split, Training
 from vfl.job_file import load_scenario
 from vfl.prepare import Parts, check_consent_to_job, check_consent_to_rows, check_key_holder_consent
 from vfl.report.summary import RunReport
@@ -33,7 +45,9 @@ PARTIES = (
     Member(name="telco", role="passive"),
 )
 TASKS = {"logistic": "binary", "linear": "regression", "softmax": "multiclass", "poisson": "count"}
-WIRES = [module.Wire for module in (align, ecdh, prepare, glm_exact, glm_quadratic, scoring, boosting, importance)]
+WIRES = [
+    module.Wire for module in (align, ecdh, verdict, prepare, glm_exact, glm_quadratic, scoring, boosting, importance)
+]
 
 
 def make_job(model: str = "logistic", task: str | None = None, **sections: Any) -> Job:
@@ -98,7 +112,7 @@ def test_the_list_covers_all_that_is_sent_and_nothing_else(tmp_path: Path) -> No
         seen |= told
     tables = [*WIRES, boosting_scoring.Wire]
     known = {m.name for table in tables for m in vars(table).values() if isinstance(m, Message) and m.discloses}
-    assert seen == known
+    assert seen == known - {"verdict.members"}, "one-sided alignments have it instead of matches"
 
 
 def parts(job: Job) -> dict[type[DataParty], set[str]]:
@@ -111,7 +125,14 @@ def test_what_the_coordinator_opens_counts_as_the_parties_own_disclosure() -> No
     assert {"glm_exact.score_sums", "glm_exact.gradient_sums", "glm_exact.step_sums", "scoring.total"} <= exact
     assert "glm_exact.opened" not in exact, "what a passive party is told of itself"
     quadratic = names(consent.disclosures_of(make_job(), Passive, "coordinator"))
-    assert {"glm_quadratic.scalars", "glm_quadratic.opened", "ecdh.matches", "align.plan"} <= quadratic
+    assert {
+        "glm_quadratic.scalars",
+        "glm_quadratic.opened",
+        "ecdh.tags",
+        "verdict.verdict",
+        "verdict.matches",
+        "align.plan",
+    } <= quadratic
     assert not {name for name in quadratic if name.startswith("glm_exact")}
 
 
@@ -138,6 +159,115 @@ def test_it_is_in_the_list_where_the_job_has_it() -> None:
     assert "boosting.drawn" not in names(consent.disclosures_of(goss, Passive, "active"))
 
 
+# alignments by protocol
+
+TWO = {"bank": people(0, 40), "shop": people(10, 50)}
+THREE = TWO | {"telco": people(20, 60)}
+ALIGNMENTS: dict[str, tuple[dict[str, list[bytes]], AlignmentSettings]] = {
+    "ecdh": (THREE, AlignmentSettings(protocol="ecdh", min_intersection=1)),
+    "kkrt": (TWO, AlignmentSettings(protocol="kkrt", min_intersection=1)),
+    "mpsi": (THREE, AlignmentSettings(protocol="mpsi", min_intersection=1)),
+    "mpsi of two": (TWO, AlignmentSettings(protocol="mpsi", min_intersection=1)),
+    "server-aided": (THREE, AlignmentSettings(protocol="server-aided", min_intersection=1)),
+    "one-sided": (TWO, AlignmentSettings(protocol="ecdh", min_intersection=1, one_sided=True)),
+    "one-sided kkrt": (TWO, AlignmentSettings(protocol="kkrt", min_intersection=1, one_sided=True)),
+    "number": (THREE, AlignmentSettings(protocol="ecdh", min_intersection=1, cardinality=True)),
+    "number by mpsi": (THREE, AlignmentSettings(protocol="mpsi", min_intersection=1, cardinality=True)),
+}
+
+
+def aligning_job(settings: AlignmentSettings, parties: int) -> Job:
+    lines = Alignment(protocol=settings.protocol, one_sided=settings.one_sided)  # type: ignore[arg-type]
+    return Job(name="test", model="logistic", task="binary", parties=PARTIES[:parties], alignment=lines)
+
+
+@pytest.mark.parametrize("case", ALIGNMENTS)
+def test_an_alignment_tells_what_is_listed_and_nothing_else(case: str) -> None:
+    lists, settings = ALIGNMENTS[case]
+    job = aligning_job(settings, len(lists))
+    seen: list[Delivery] = []
+    exchange(lists, settings, observe=seen.append)
+    protocol = alignment_consent.protocols_of(job)[0]
+    messages = [m for table in alignment_consent.tables_of(protocol) for m in vars(table).values()]
+    disclosing = {m.name for m in messages if isinstance(m, Message) and m.discloses}
+    told = {d.message for d in seen} & disclosing
+    unsaid = names(list(alignment_consent.unsaid(job, cardinality=settings.cardinality)))
+    around = {"align.terms", "align.plan"}
+    for role, who in parts(job).items():
+        own = names(consent.disclosures_of(job, role, "active", protocol))
+        listed = {m for m in own if m.split(".")[0] not in ("prepare", "glm_exact", "scoring_one_sided", "scoring")}
+        assert {d.message for d in seen if d.sender in who} & disclosing <= listed - unsaid
+        assert listed - unsaid - around <= told
+
+
+@pytest.mark.parametrize("case", ALIGNMENTS)
+def test_the_messages_of_an_alignment_belong_to_its_protocol(case: str) -> None:
+    lists, settings = ALIGNMENTS[case]
+    seen: list[Delivery] = []
+    exchange(lists, settings, observe=seen.append)
+    belonging = {m.name: name for m, name in alignment_consent.protocol_of(aligning_job(settings, len(lists))).items()}
+    sent = {d.message for d in seen if d.sender in lists and not d.message.startswith("greeting.")}
+    assert {belonging[message] for message in sent} == {settings.protocol}
+
+
+def test_the_active_party_need_not_let_out_what_it_alone_is_told() -> None:
+    job = aligning_job(ALIGNMENTS["one-sided"][1], 2)
+    assert "verdict.members" not in names(consent.disclosures_of(job, Active, "active"))
+    assert "verdict.members" in names(consent.disclosures_of(job, Passive, "active"))
+    assert "verdict.matches" not in names(consent.disclosures_of(job, Passive, "active"))
+
+
+def test_with_auto_an_alignment_passes_while_one_protocol_is_left() -> None:
+    """What runs depends on the lists; what the policy does not list is refused when it comes to it."""
+    job = aligning_job(AlignmentSettings(), 2)
+    patterns = ("align.*", "verdict.*", "prepare.*", "glm*", "scoring.*")
+    by_name = make_spec(disclosures=(*patterns, "kkrt.*"))
+    by_protocol = make_spec(alignment=("kkrt",))
+    for spec in (by_name, by_protocol):
+        consent.check_disclosures(job, spec, strict())
+        consent.check_alignment(job, spec, strict())
+        ask = consent.of(job, spec, strict())
+        for message in (base_ot.Wire.opening, oprf.Wire.rows, kkrt.Wire.tags):
+            ask(message)
+        with pytest.raises(PolicyError, match="policy disclosures .ecdh.tags|policy alignment: .* 'ecdh'"):
+            ask(ecdh.Wire.points)
+    refused(job, make_spec(disclosures=patterns), "policy disclosures (ecdh.tags)")
+    refused(job, make_spec(alignment=("mpsi",)), "policy alignment: party 'shop' got protocol 'ecdh' or 'kkrt'")
+
+
+def test_server_aided_is_for_those_who_list_it() -> None:
+    job = aligning_job(AlignmentSettings(protocol="server-aided"), 3)
+    for spec in (make_spec(), make_spec("bank", "active")):
+        refused(
+            job, spec, "policy alignment: party", "'server-aided', expected ecdh or kkrt or mpsi", "alignment in the"
+        )
+        with pytest.raises(PolicyError, match="policy alignment"):
+            consent.of(job, spec, strict())(server_aided.Wire.key)
+    listing = make_spec(alignment=("server-aided",))
+    check_consent_to_job(job, listing, strict())
+    consent.of(job, listing, strict())(server_aided.Wire.tags)
+    refused(make_job(), listing, "policy alignment: party 'shop' got protocol 'ecdh', expected server-aided")
+
+
+def test_who_lets_out_a_number_need_not_let_out_which() -> None:
+    job = aligning_job(AlignmentSettings(protocol="ecdh"), 3)
+    spec = make_spec(disclosures=("align.*", "ecdh.*", "verdict.verdict"))
+    consent.check_alignment(job, spec, strict(), cardinality=True)
+    consent.of(job, spec, strict(), cardinality=True)(ecdh.Wire.points)
+    with pytest.raises(PolicyError, match=r"policy disclosures \(verdict.matches\)"):
+        consent.check_alignment(job, spec, strict())
+    with pytest.raises(PolicyError, match=r"policy disclosures \(verdict.matches\)"):
+        consent.of(job, spec, strict())(ecdh.Wire.points)
+
+
+def test_scoring_asks_for_the_alignment_too() -> None:
+    with pytest.raises(PolicyError, match=r"policy disclosures \(verdict.verdict\)"):
+        consent.check_scoring(make_job(), make_spec(disclosures=("align.*", "ecdh.*", "scoring.*")), strict())
+    with pytest.raises(PolicyError, match=r"policy disclosures \(scoring.total\)"):
+        consent.check_scoring(make_job(), make_spec(disclosures=("align.*", "ecdh.*", "verdict.*")), strict())
+    consent.check_scoring(make_job(), make_spec(disclosures=("align.*", "[ev]*", "scoring.*")), strict())
+
+
 # before anything is sent
 
 EXACT = make_job(privacy=Privacy(key_holder="active"))
@@ -154,8 +284,8 @@ def refused(job: Job, spec: PartySpec, *words: str) -> None:
 
 
 ALL_BUT = {
-    "scores": ("a*", "e*", "p*", "s*", "glm_exact.[!s]*", "glm_exact.step*"),
-    "tags": ("a*", "p*", "s*", "g*", "ecdh.matches"),
+    "scores": ("a*", "e*", "p*", "s*", "v*", "glm_exact.[!s]*", "glm_exact.step*"),
+    "tags": ("a*", "p*", "s*", "g*", "verdict.*"),
 }
 
 
@@ -183,12 +313,12 @@ def test_nothing_may_be_told() -> None:
 
 def test_the_roles_have_lists_of_their_own() -> None:
     """The active party tells nobody its scores: its policy need not let them out."""
-    bank = make_spec("bank", "active", disclosures=("a*", "e*", "p*", "glm_exact.[!s]*", "glm_exact.s[!c]*"))
+    bank = make_spec("bank", "active", disclosures=("a*", "e*", "p*", "v*", "glm_exact.[!s]*", "glm_exact.s[!c]*"))
     check_consent_to_job(EXACT, bank, strict())
 
 
 def test_with_auto_a_job_passes_while_one_key_holder_is_left() -> None:
-    quadratic = ("a*", "e*", "p*", "s*", "glm_quadratic.*")
+    quadratic = ("a*", "e*", "p*", "s*", "v*", "glm_quadratic.*")
     spec = make_spec(disclosures=quadratic)
     check_consent_to_job(make_job(), spec, strict())
     check_key_holder_consent(make_terms("coordinator"), spec, strict())
@@ -284,19 +414,21 @@ def test_columns_of_the_table_count_where_it_is_known() -> None:
 
 def test_rows_to_be_scored_are_judged_before_training() -> None:
     spec = make_spec(scored_rows=50)
-    check_consent_to_rows(Parts(100, 0, 50), spec, strict())
+    check_consent_to_rows(make_job(), Parts(100, 0, 50), spec, strict())
     with pytest.raises(PolicyError, match="policy scored_rows: party 'shop' got 51 rows"):
-        check_consent_to_rows(Parts(100, 0, 51), spec, strict())
+        check_consent_to_rows(make_job(), Parts(100, 0, 51), spec, strict())
     spent = strict()
     spent.budget.spend_rows(1, 30, [b"an earlier scoring"])
     with pytest.raises(PolicyError, match="80 rows"):
-        check_consent_to_rows(Parts(100, 0, 50), spec, spent)
-    check_consent_to_rows(Parts(100, 0, 30), spec, spent)  # a run that goes on: these rows are counted already
-    check_consent_to_rows(Parts(100, 0, 51), make_spec("bank", "active", scored_rows=50), strict())
+        check_consent_to_rows(make_job(), Parts(100, 0, 50), spec, spent)
+    check_consent_to_rows(
+        make_job(), Parts(100, 0, 30), spec, spent
+    )  # a run that goes on: these rows are counted already
+    check_consent_to_rows(make_job(), Parts(100, 0, 51), make_spec("bank", "active", scored_rows=50), strict())
 
 
 def test_terms_are_judged_again_once_they_are_agreed() -> None:
-    spec = make_spec(disclosures=("a*", "e*", "p*"))
+    spec = make_spec(disclosures=("a*", "e*", "p*", "v*"))
     with pytest.raises(PolicyError, match="policy disclosures"):
         check_consent_to_terms(make_terms("active"), spec, strict())
     with pytest.raises(PolicyError, match="policy disclosures"):

@@ -1,0 +1,70 @@
+"""What others may learn of a party from an alignment, by its protocol: `vfl.consent`'s share of it.
+
+>>> from vfl.job import Job, Member
+>>> members = Member(name="bank", role="active"), Member(name="shop", role="passive")
+>>> job = Job(name="demo", model="linear", task="regression", parties=members)
+>>> protocols_of(job), protocols_of(job, Policy(alignment=("kkrt", "mpsi")))
+(('ecdh', 'kkrt'), ('kkrt',))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from parties.policy import Policy
+from parties.wire import Message
+from psi import align, base_ot, ecdh, kkrt, mpsi, oprf, server_aided, verdict
+from psi.settings import Protocol, possible_protocols
+from vfl.job import Job
+
+AnyMessage = Message[Any, Any, Any]
+
+_JUDGED = (verdict.Wire.verdict, verdict.Wire.matches, verdict.Wire.members)
+_JOINED: Mapping[Protocol, tuple[type, ...]] = {
+    "ecdh": (ecdh.Wire,),
+    "kkrt": (base_ot.Wire, oprf.Wire, kkrt.Wire),
+    "mpsi": (base_ot.Wire, oprf.Wire, mpsi.Wire),
+    "server-aided": (server_aided.Wire,),
+}
+
+OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
+    align.Wire.terms: (align.Wire.plan,),
+    ecdh.Wire.points: (ecdh.Wire.tags, *_JUDGED),
+    kkrt.Wire.tags: _JUDGED,
+    mpsi.Wire.table: (mpsi.Wire.tags, *_JUDGED, mpsi.Wire.common),
+    mpsi.Wire.dealt: (mpsi.Wire.tags, *_JUDGED, mpsi.Wire.common),
+    mpsi.Wire.tags: (*_JUDGED, mpsi.Wire.common),
+    server_aided.Wire.tags: _JUDGED,
+}
+"""For what a party sends: the messages of others by which its receivers learn of it."""
+
+
+def protocols_of(job: Job, policy: Policy | None = None) -> tuple[Protocol, ...]:
+    """The protocols that a job's alignment may take, as far as a party's policy lists any of them."""
+    possible = possible_protocols(job.alignment.protocol, len(job.parties))
+    allowed = tuple(name for name in possible if policy is None or name in policy.alignment)
+    return allowed or possible
+
+
+def tables_of(protocol: Protocol) -> tuple[type, ...]:
+    """Wire tables of an alignment in the order of a run."""
+    return (align.Wire, *_JOINED[protocol], verdict.Wire)
+
+
+def protocol_of(job: Job) -> dict[AnyMessage, Protocol]:
+    """For every message of the protocols that the job may take: which one it belongs to."""
+    return {
+        message: protocol
+        for protocol in protocols_of(job)
+        for table in _JOINED[protocol]
+        for message in vars(table).values()
+        if isinstance(message, Message)
+    }
+
+
+def unsaid(job: Job, *, cardinality: bool = False) -> tuple[AnyMessage, ...]:
+    """What is not told in this alignment, by the job's lines or because only the number is asked for."""
+    if cardinality:
+        return (verdict.Wire.matches, verdict.Wire.members, mpsi.Wire.common)
+    return (verdict.Wire.matches,) if job.alignment.one_sided else (verdict.Wire.members,)
