@@ -164,7 +164,7 @@ def hear_members(endpoint: Endpoint, sizes: Mapping[str, int], common: int) -> t
 def too_few(count: int | None, limit: Limit) -> DataError:
     """What all roles raise below the limit; ``count`` is None where it is not told."""
     least = f"expected at least min_intersection = {limit.min_intersection}"
-    advice = "check that the id columns mean the same and are written alike"
+    advice = "check that the id columns mean the same and are written alike (vfl check shows what happened to the ids)"
     if count is None:
         why = "how many there are is not told: it would allow to test single ids"
         return DataError(

@@ -14,6 +14,8 @@ from parties.errors import ConfigError, DataError
 from parties.policy import Guards, KeyHolder, label_rank, small_batch
 from parties.spec import PartySpec
 from psi.ids import PreparedIds
+from psi.precheck import LOST_ZEROS, IdCheck, inspect_ids
+from psi.remedies import ZEROS, remedies, shared_by_pairs
 from psi.verdict import Limit, too_few
 from vfl.boosting_part import bin_columns, check_consent_to_trees, check_labels
 from vfl.company_file import Joining
@@ -24,6 +26,7 @@ from vfl.prepare import (
     agree_terms,
     check_consent_to_job,
     check_key_holder_consent,
+    id_rules,
     is_told,
     listed_rows,
     read_ids,
@@ -51,16 +54,21 @@ class PartyCheck:
     categorical: int
     encoded: int
     label: str
+    ids: IdCheck
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A checked scenario; ``warnings`` are those of the common rows."""
+    """A checked scenario; ``warnings`` are those of the common rows.
+
+    ``hints`` say what would make more ids match.
+    """
 
     job: Job
     parties: tuple[PartyCheck, ...]
     common: int
+    hints: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -72,6 +80,15 @@ class Check:
         """Raise ``DataError`` unless there are enough common rows."""
         if not self.enough:
             raise too_few(self.common, Limit(self.job.alignment.min_intersection, tell_small_count=True))
+
+
+class IdsRefused(DataError):
+    """A party's ids that a run would refuse too, with what shows when one looks at them."""
+
+    def __init__(self, text: str, party: str, ids: IdCheck) -> None:
+        super().__init__(text)
+        self.party = party
+        self.ids = ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +107,32 @@ def check_scenario(scenario: Scenario) -> Check:
 
     Raises
     ------
+    IdsRefused
+        Blank or repeated ids.
     VflError
         Whatever would refuse the run before its training; too few common rows are left to `Check.refuse_too_few`.
     """
     job = scenario.job
-    owns = [read_own(job, spec) for spec in scenario.parties]
+    looked_at = [_read_and_inspect(job, spec) for spec in scenario.parties]
+    owns = [own for own, _ in looked_at]
     check_rules(owns)
-    rows = plain_alignment({own.spec.name: own.ids for own in owns}, job.seed)
-    check = Check(job, tuple(_party(job, own) for own in owns), len(rows[job.active]))
-    return replace(check, warnings=_prepare(job, owns, rows)) if check.enough else check
+    ids = {own.spec.name: own.ids for own in owns}
+    rows = plain_alignment(ids, job.seed)
+    changes = remedies({name: prepared.ids for name, prepared in ids.items()})
+    zeros_matter = any(ZEROS in remedy.change for remedy in changes)
+    parties = tuple(_party(job, own, seen if zeros_matter else seen.without(LOST_ZEROS)) for own, seen in looked_at)
+    check = Check(job, parties, len(rows[job.active]), tuple(map(str, changes)))
+    if check.enough:
+        return replace(check, warnings=_prepare(job, owns, rows))
+    return replace(check, hints=(*_pairs(ids), *check.hints))
+
+
+def _pairs(ids: Mapping[str, PreparedIds]) -> list[str]:
+    """Of three parties and more, which pair shares how many ids."""
+    if len(ids) < 3:
+        return []
+    shared = shared_by_pairs({name: prepared.ids for name, prepared in ids.items()})
+    return [f"{left} and {right} have {count:,} ids in common" for (left, right), count in shared.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +150,14 @@ def check_joining(joining: Joining) -> JoiningCheck:
 
     Raises
     ------
+    IdsRefused
+        Blank or repeated ids.
     VflError
         Whatever would refuse the run even if every row of the party were common to all.
     """
     job = joining.company.job
-    own = read_own(job, joining.spec)
-    party = _party(job, own)
+    own, ids = _read_and_inspect(job, joining.spec)
+    party = _party(job, own, ids)
     least = job.alignment.min_intersection
     if party.valid_ids < least:
         raise DataError(
@@ -156,11 +192,26 @@ def _certain_holder(job: Job) -> KeyHolder | None:
 
 def read_own(job: Job, spec: PartySpec) -> Own:
     """Read a party's CSV, and hold the job against its policy."""
+    table, guards = _read_table(job, spec)
+    return Own(spec, table, read_ids(job, spec, table), guards)
+
+
+def _read_and_inspect(job: Job, spec: PartySpec) -> tuple[Own, IdCheck]:
+    """The same, with a look at the ids before they are judged."""
+    table, guards = _read_table(job, spec)
+    seen = inspect_ids(table.id_columns, id_rules(job, spec), spec.id_columns)
+    try:
+        return Own(spec, table, read_ids(job, spec, table), guards), seen
+    except DataError as error:
+        raise IdsRefused(str(error), spec.name, seen) from error
+
+
+def _read_table(job: Job, spec: PartySpec) -> tuple[PartyTable, Guards]:
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards)
     table = read_party(spec)
     check_consent_to_job(job, spec, guards, map(str, table.features))
-    return Own(spec, table, read_ids(job, spec, table), guards)
+    return table, guards
 
 
 def check_rules(owns: list[Own]) -> None:
@@ -174,7 +225,7 @@ def check_rules(owns: list[Own]) -> None:
             )
 
 
-def _party(job: Job, own: Own) -> PartyCheck:
+def _party(job: Job, own: Own, seen: IdCheck) -> PartyCheck:
     """Count what a party brings, over all its rows with a valid id."""
     spec, table, ids = own.spec, own.table, own.ids
     label = ""
@@ -193,6 +244,7 @@ def _party(job: Job, own: Own) -> PartyCheck:
         categorical=sum(kind == "categorical" for kind in table.kinds.values()),
         encoded=encoded,
         label=label,
+        ids=seen,
         warnings=(*table.warnings, *warnings),
     )
 

@@ -22,6 +22,7 @@ from vfl.report.summary import PartyPart, RunReport
 if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need
     from parties.budget import Left
     from parties.identity import PublicIdentity
+    from psi.precheck import IdCheck
     from vfl.arithmetic import Arithmetic
     from vfl.check import Check, JoiningCheck, PartyCheck
     from vfl.company_file import Company
@@ -211,6 +212,8 @@ def show_check(check: Check, console: Console) -> None:
         warn(line, console)
     limit = check.job.alignment.min_intersection
     say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
+    for line in check.hints:
+        say(f"hint: {line}", console)
     if check.enough:
         console.print(f"[green]{done_mark(console)}[/] ready to run", highlight=False)
 
@@ -258,8 +261,17 @@ def _show_parties(parties: Sequence[PartyCheck], job: Job, console: Console) -> 
         table.add_row(title, *(cell(party) for party in parties))
     console.print(table)
     for party in parties:
+        show_ids(party.name, party.ids, console)
+    for party in parties:
         for line in party.warnings:
             warn(f"{party.name}: {line}", console)
+
+
+def show_ids(party: str, ids: IdCheck, console: Console) -> None:
+    """What happened to a party's ids, and what looks like damage to them."""
+    tell(f"{party}: {ids.told}", console)
+    for line in ids.warnings:
+        warn(f"{party}: {line}", console)
 
 
 def show_company(company: Company, console: Console) -> None:
