@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip
 
-SOURCES := pyproject.toml setup.py vfl/paillier/ifma.c psi/curve25519.c psi/blake2b.c
+C_SOURCES := $(wildcard vfl/paillier/*.c psi/*.c)
+SOURCES := pyproject.toml setup.py $(C_SOURCES)
 KERNEL := $(BIN)/python -c 'from vfl.paillier import kernel_name; print(kernel_name())'
 
 # What is tested once more on gmpy2 where a test takes the C kernel otherwise.
@@ -15,8 +16,10 @@ GMPY2_TESTS := tests/paillier tests/glm tests/trees/test_lossless.py tests/trees
 TOGETHER := -n auto --maxprocesses 4 --dist loadfile
 
 SANITIZED := build/sanitize
+SANITIZED_FILES := tests/paillier tests/psi
 # Fences find stray accesses by other means, and need the signal that the sanitizer takes for itself.
-SANITIZED_TESTS := (test_kernels or test_ifma or test_pippenger) and not fences and not hundred_thousand
+SANITIZED_TESTS := (test_kernels or test_ifma or test_pippenger or test_curve or test_blake2b or test_bits) \
+	and not fences and not hundred_thousand
 SANITIZER := LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc VFL_KERNEL=ifma
 
 # The long forms of tests/chaos: kills, runs over bad networks, the seed of both, and inputs of decoders.
@@ -80,14 +83,16 @@ test: lint types
 	fi; \
 	exit $$failed
 
-# The kernel's tests on a copy whose C code stops at the first access out of bounds and at undefined behaviour.
+# The tests of the C code on a copy where it stops at the first access out of bounds and at undefined behaviour.
 sanitize: dev
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -R pyproject.toml vfl psi parties tests $(SANITIZED)
-	rm -f $(SANITIZED)/vfl/paillier/_ifma*
-	gcc -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -shared \
-		vfl/paillier/ifma.c -o $(SANITIZED)/vfl/paillier/_ifma.so
-	cd $(SANITIZED) && $(SANITIZER) $(abspath $(BIN))/python -m pytest --capture=sys tests/paillier -k '$(SANITIZED_TESTS)'
+	find $(SANITIZED) -name '_*.so' -delete
+	for library in $(basename $(C_SOURCES)); do \
+		gcc -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -shared \
+			$$library.c -o $(SANITIZED)/$$(dirname $$library)/_$$(basename $$library).so || exit 1; \
+	done
+	cd $(SANITIZED) && $(SANITIZER) $(abspath $(BIN))/python -m pytest --capture=sys $(SANITIZED_FILES) -k '$(SANITIZED_TESTS)'
 
 # Lines and branches that the tests reach (roles in processes of their own are not counted); below 90 % it fails.
 coverage: dev
@@ -104,5 +109,5 @@ fuzz: dev
 	$(BIN)/python -m tests.chaos.fuzz --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS),--count $(COUNT))
 
 clean:
-	rm -f vfl/paillier/_ifma*.so psi/_curve25519*.so psi/_blake2b*.so vfl/paillier/_ifma*.pyd psi/_*.pyd
+	rm -f vfl/paillier/_*.so psi/_*.so vfl/paillier/_*.pyd psi/_*.pyd
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
