@@ -90,6 +90,18 @@ def make_plan(settings: AlignmentSettings, sizes: Mapping[str, int]) -> Plan:
     return Plan(protocol, buckets, {name: capacity(size, buckets) for name, size in sizes.items()})
 
 
+def warnings_of(protocol: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """What a report says where the job's ``protocol`` is "auto" and it chose one that nobody asked for by name."""
+    if protocol != "auto" or choose_protocol(protocol, sizes) != "kkrt":
+        return ()
+    receiver, sender = kkrt.roles(sizes)
+    return (
+        f"alignment: 'auto' chose kkrt for lists of this length: the coordinator together with '{sender}' could test "
+        f"any id, offline, against the list of '{receiver}'; protocol = 'ecdh' in [alignment] rules that out and takes "
+        "longer",
+    )
+
+
 def exchange_as_party(
     endpoint: Endpoint,
     ids: Elements,

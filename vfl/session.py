@@ -22,6 +22,7 @@ from parties.link import Endpoint
 from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.align import Alignment, Joined, align_coordinator, align_party
+from psi.exchange import warnings_of
 from psi.ids import PreparedIds
 from psi.source import Ids
 from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic, scoring_one_sided
@@ -171,7 +172,14 @@ def play_party(
         losses=list(trained.losses),
         validation_losses=list(trained.validation_losses),
         importance=list(trained.importance),
-        warnings=[*table.warnings, *prepared.warnings, *guards.warnings, *trained.warnings, *judged.warnings],
+        warnings=[
+            *table.warnings,
+            *warnings_of(job.alignment.protocol, alignment.sizes),
+            *prepared.warnings,
+            *guards.warnings,
+            *trained.warnings,
+            *judged.warnings,
+        ],
         seconds=clock.seconds,
         csv_rows=table.n_rows,
         ids=len(loaded.ids.ids),

@@ -6,7 +6,7 @@ import pytest
 from parties.errors import ConfigError, CryptoError, DataError, RemoteProtocolError
 from parties.wire import Coordinator, DataParty, Revealed, Tags
 from psi import ecdh, exchange, verdict
-from psi.exchange import make_plan
+from psi.exchange import make_plan, warnings_of
 from psi.settings import AlignmentSettings, check_parties, choose_protocol
 from tests.psi.exchanges import ANY, common_ids, outcomes, people, public_sizes
 from tests.psi.exchanges import exchange as play
@@ -194,6 +194,15 @@ def test_auto_is_chosen_by_public_sizes():
     assert choose_protocol("auto", {"bank": 1000, "shop": 200_001}) == "kkrt"
     assert choose_protocol("auto", {"bank": 10**6, "shop": 10**6, "biller": 10}) == "ecdh"
     assert choose_protocol("mpsi", {"bank": 10, "shop": 10}) == "mpsi"
+
+
+def test_a_choice_of_kkrt_is_warned_of_and_the_job_s_own_is_not():
+    sizes = {"bank": 10**6, "shop": 1000}
+    (line,) = warnings_of("auto", sizes)
+    assert "together with 'bank' could test any id, offline, against the list of 'shop'" in line
+    assert "\n" not in line
+    assert warnings_of("kkrt", sizes) == warnings_of("auto", {"bank": 9, "shop": 9}) == ()
+    assert warnings_of("auto", sizes | {"biller": 5}) == ()
 
 
 @pytest.mark.parametrize(
