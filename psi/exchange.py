@@ -24,7 +24,7 @@ from parties.wire import Active, Bytes2D, DataParty, Passive
 from psi import ecdh, kkrt, mpsi, server_aided, verdict
 from psi.buckets import bucket_count, capacity
 from psi.elements import padded
-from psi.progress import begin_as_coordinator, begin_as_party, digest_of_elements
+from psi.progress import begin_as_coordinator, begin_as_party, digest_of_elements, hear_joined, tell_joined
 from psi.settings import AlignmentSettings, Protocol, choose_protocol
 from psi.source import Elements
 
@@ -172,10 +172,14 @@ def _play_buckets(endpoint: Endpoint, ids: Elements, plan: Plan, workers: int) -
     begin = begin_as_party(endpoint, plan.buckets, lambda number: _marks(plan, elements(number)))
     shown = [endpoint.keeper.bucket(number).arrays["shown"].astype(np.int32) for number in range(begin)]
     for number in range(begin, plan.buckets):
+        if number >= begin + 2:
+            hear_joined(endpoint, number - 2)
         own = elements(number)
         shown.append(_play_bucket(endpoint, own, plan, number, workers))
         facts = {**_marks(plan, own), "generation": endpoint.generation}
         endpoint.keeper.save_bucket(number, facts, {"shown": shown[-1]})
+    for number in range(max(begin, plan.buckets - 2), plan.buckets):
+        hear_joined(endpoint, number)
     return shown
 
 
@@ -207,6 +211,7 @@ def _join_buckets(endpoint: Endpoint, plan: Plan) -> list[Joined]:
         bucket = _join_bucket(endpoint, plan, number)
         facts = {**_marks(plan), "generation": endpoint.generation, "common": bucket.common}
         endpoint.keeper.save_bucket(number, facts, bucket.bits)
+        tell_joined(endpoint, number)
         joined.append(bucket)
     return joined
 

@@ -1,13 +1,18 @@
-"""Where a long alignment goes on after a crash: at the first bucket that not all roles have kept alike.
+"""The buckets of a long alignment in step, and after a crash from the first that not all roles have kept alike.
 
     party p                                coordinator
       kept: generations of its buckets ->    the longest beginning that all have, itself included
                                       <--  begin: the bucket to go on with
+      ... bucket b ...
+                                      <--  joined: the coordinator has bucket b
 
 A role keeps each bucket as soon as it has played it: a party which of its ids stands at which place of its list, the
 coordinator which places are common. A list is shuffled and masked anew in every attempt, so that buckets fit together
 only where all roles kept the same attempt at them: each is kept with the generation (`parties.greeting`) in which it
 was played, and later ones are dropped before anything is played again.
+
+A party that need not wait for others in a protocol would send all buckets at once, for the coordinator to hold: it
+begins a bucket only when the last but one is joined.
 
 *Leakage*: none but how far each role has kept the alignment. What is played again shows the same as before under fresh
 masks.
@@ -28,10 +33,11 @@ _GENERATIONS = re.compile(r"([1-9][0-9]{0,14}( [1-9][0-9]{0,14})*)?\Z")
 
 
 class Wire:
-    """The messages before the first bucket, where there are several."""
+    """The messages around the buckets, where there are several."""
 
     kept = Message(DataParty, Coordinator, Control)
     begin = Message(Coordinator, DataParty, Control)
+    joined = Message(Coordinator, DataParty, Control)
 
 
 def begin_as_party(endpoint: Endpoint, buckets: int, marks: Callable[[int], Mapping[str, Fact]]) -> int:
@@ -69,7 +75,7 @@ def begin_as_coordinator(endpoint: Endpoint, buckets: int, marks: Callable[[int]
     kept = [_generations(endpoint.keeper, buckets, marks)]
     for link in links:
         told = link.recv(Wire.kept).facts.get("generations")
-        if not isinstance(told, str) or len(told) > 16 * buckets or not _GENERATIONS.match(told):
+        if not isinstance(told, str) or not _GENERATIONS.match(told) or len(told.split()) > buckets:
             raise RemoteProtocolError(f"{link.peer} sent no proper list of the buckets that it has kept")
         kept.append([int(number) for number in told.split()])
     begin = _alike(kept)
@@ -77,6 +83,25 @@ def begin_as_coordinator(endpoint: Endpoint, buckets: int, marks: Callable[[int]
     for link in links:
         link.send(Wire.begin, Control({"bucket": begin}))
     return begin
+
+
+def tell_joined(endpoint: Endpoint, number: int) -> None:
+    """The coordinator has a bucket."""
+    for name in endpoint.peers(DataParty):
+        endpoint.link(Coordinator, DataParty, name).send(Wire.joined, Control({"bucket": number}))
+
+
+def hear_joined(endpoint: Endpoint, number: int) -> None:
+    """Wait until the coordinator has a bucket.
+
+    Raises
+    ------
+    RemoteProtocolError
+        It has another one.
+    """
+    told = endpoint.link(DataParty, Coordinator, COORDINATOR).recv(Wire.joined).facts
+    if told != {"bucket": number}:
+        raise RemoteProtocolError(f"{COORDINATOR} has not joined the bucket of the alignment that was sent to it")
 
 
 def digest_of_elements(elements: Bytes2D) -> str:
