@@ -149,10 +149,13 @@ class ActiveFit:
 
 @dataclass(frozen=True)
 class PassiveFit:
-    """What a passive party has after training: its own splits, their importance, and how many trees there are."""
+    """What a passive party has after training: its own splits, their importance, and how many trees there are.
+
+    In a one-sided training it is not told the importance, which grows with the number of rows that take part.
+    """
 
     splits: tuple[Split, ...] = field(repr=False)
-    importance: Importance
+    importance: Importance | None
     trees: int
 
 
@@ -305,9 +308,16 @@ class _ActiveRun:
 
     def encrypt(self, values: Integers, *, sums: bool = False) -> Encrypted:
         """Fresh ciphertexts of rows of g and h, or of sums of them."""
-        if sums:
-            return send_ciphers(encrypt(self.key, pack_slots(self.layout, values, sums=True), pool=self.pool))
-        return send_ciphers(encrypt(self.key, pack_residues(self.layout, values, self.key.public.n), pool=self.pool))
+        return encrypt_gradients(self.key, self.pool, self.layout, values, sums=sums)
+
+
+def encrypt_gradients(
+    key: PrivateKey, pool: ObfuscatorPool, layout: SlotLayout, values: Integers, *, sums: bool = False
+) -> Encrypted:
+    """Fresh ciphertexts of rows of g and h, or of sums of them; ``values`` of shape (m, 2 outputs), int64."""
+    if sums:
+        return send_ciphers(encrypt(key, pack_slots(layout, values, sums=True), pool=pool))
+    return send_ciphers(encrypt(key, pack_residues(layout, values, key.public.n), pool=pool))
 
 
 def _send_tree(run: _ActiveRun, task: TreeTask, round_number: int) -> None:

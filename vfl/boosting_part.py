@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from parties.errors import ConfigError, DataError
 from parties.link import Endpoint
 from parties.policy import Guards, Verdict, effective_limits, gradient_sampling, tree_limits
 from parties.spec import PartySpec
-from vfl import boosting
+from vfl import boosting, boosting_one_sided
 from vfl.boosting import ActiveFit, PassiveFit
 from vfl.boosting_scoring import score_as_active, score_as_passive
 from vfl.drawn_labels import drawn_once
@@ -98,7 +98,7 @@ def check_consent_to_trees(terms: Terms, spec: PartySpec, guards: Guards) -> Non
     if spec.role == "passive":
         for verdict in _judge_limits(job, spec):
             guards.heed(verdict)
-    elif job.boosting.top_rate is not None:
+    elif job.boosting.top_rate is not None and not job.alignment.one_sided:
         guards.heed(gradient_sampling(party=spec.name, consent=spec.policy.gradient_sampling))
 
 
@@ -158,10 +158,11 @@ def _train_passive(
 ) -> Trained:
     """Play a passive party."""
     tell = data.spec.policy.feature_importance
-    fit = boosting.passive(
-        endpoint, terms, columns.features, columns.codes[: data.n_fit], make_limits(data.job), tell_columns=tell
-    )
-    own = _named_importance(data.spec.name, columns.features if tell else None, fit.importance)
+    play = boosting_one_sided.passive if data.listed else boosting.passive
+    codes, limits = columns.codes[: data.n_fit], make_limits(data.job)
+    fit = play(endpoint, terms, columns.features, codes, limits, tell_columns=tell)
+    names = columns.features if tell else None
+    own = () if fit.importance is None else _named_importance(data.spec.name, names, fit.importance)
     return Trained(
         rounds=fit.trees,
         converged=True,
@@ -188,7 +189,11 @@ def _train_active(
     objective = objective_of(data.job, terms.outputs)
     own = own_part(data.spec, columns.features, columns.codes[: data.n_fit])
     labels = Labels(labels_of(data, terms, endpoint.keeper), row_weights(data), data.n_train)
-    fit = boosting.active(endpoint, terms, own, objective, labels, progress)
+    if data.places is None:
+        fit = boosting.active(endpoint, terms, own, objective, labels, progress)
+    else:
+        places, limits = data.places[: data.n_fit], make_limits(data.job)
+        fit = boosting_one_sided.active(endpoint, terms, own, places, objective, labels, limits, progress)
     importance = [
         line
         for name, figures in fit.importance.items()
@@ -266,7 +271,7 @@ def plain_predictions(data: Aligned, parts: Sequence[PlainPart], outputs: int) -
     ``parts`` hold the bins of all aligned rows, the active party's first.
     """
     objective = objective_of(data.job, outputs)
-    fitted = [PlainPart(part.features, part.codes[: data.n_fit], part.first, part.limits, part.signs) for part in parts]
+    fitted = [replace(part, codes=part.codes[: data.n_fit], splits=[], picked={}) for part in parts]
     labels = Labels(data.labels_to_fit, row_weights(data), data.n_train)
     if any(part.features for part in parts):
         boosted = boost_plainly(objective, labels, data.job.boosting, data.job.seed, fitted)

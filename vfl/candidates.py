@@ -5,7 +5,6 @@ What both protocols of boosting share (`vfl.boosting`, `vfl.boosting_one_sided`)
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from vfl.trees.forest import Split
 from vfl.trees.grow import Level, Prefix, best_of, gains_of, gains_of_groups, pick
 from vfl.trees.histograms import candidate_sums
 from vfl.trees.levels import EncryptedLevel, EncryptedTree
+from vfl.trees.shuffle import shuffled
 from vfl.trees.splits import Candidates, Floats, Integers, Mask, find_candidates
 
 Questions = Mapping[int, list[Integers]]
@@ -26,7 +26,12 @@ Questions = Mapping[int, list[Integers]]
 
 
 def offer_candidates(
-    tree: EncryptedTree, level: EncryptedLevel, min_bin_gap: int, layout: SlotLayout, pool: ObfuscatorPool
+    tree: EncryptedTree,
+    level: EncryptedLevel,
+    min_bin_gap: int,
+    layout: SlotLayout,
+    pool: ObfuscatorPool,
+    tie_key: bytes | None = None,
 ) -> tuple[EncryptedSums, Candidates, Integers]:
     """Sums over the left sides of all candidates, in random order.
 
@@ -38,6 +43,8 @@ def offer_candidates(
         Of the gradients, and of the sums when they are compressed.
     pool : ObfuscatorPool
         Of what goes to the key's owner.
+    tie_key : bytes, optional
+        Of the tree: the order follows from it.
 
     Returns
     -------
@@ -49,7 +56,7 @@ def offer_candidates(
     columns, key = tree.columns.layout, pool.key
     allowed = tree.drawn & (level.place >= 0)[:, None]
     candidates = find_candidates(columns, level.counts, min_bin_gap, allowed)
-    order, groups = shuffled(candidates)
+    order, groups = shuffled(candidates, level.numbers, tie_key)
     if len(order):
         sums = candidate_sums(columns, level.histograms, level.place, level.counts, candidates, order)
         payload = send_ciphers(rerandomise(compress(sums, layout), towards_owner=True, pool=pool))
@@ -59,28 +66,6 @@ def offer_candidates(
     plain = np.stack([nodes, np.bincount(candidates.node, minlength=len(nodes))], axis=1)
     several = np.stack([candidates.groups[groups, 0], candidates.group_sizes[groups]], axis=1)
     return EncryptedSums(payload.key, np.concatenate([plain, several]), payload.body), candidates, order
-
-
-def shuffled(candidates: Candidates) -> tuple[Integers, Integers]:
-    """A random order of candidates within their nodes, then of groups within nodes and members within groups.
-
-    Returns
-    -------
-    order : ndarray of shape (candidates + members,), int64
-        Members count on from the candidates.
-    groups : ndarray of shape (groups,), int64
-    """
-    plain = np.lexsort((_random(len(candidates.node)), candidates.node))
-    groups = np.lexsort((_random(len(candidates.groups)), candidates.groups[:, 0]))
-    rank = np.empty(len(groups), dtype=np.int64)
-    rank[groups] = np.arange(len(groups))
-    members = np.lexsort((_random(len(candidates.members)), np.repeat(rank, candidates.group_sizes)))
-    return np.concatenate([plain, len(plain) + members]), groups
-
-
-def _random(count: int) -> Integers:
-    """Random 64-bit keys of the operating system's."""
-    return np.frombuffer(secrets.token_bytes(8 * count), dtype=np.int64)
 
 
 def open_candidates(

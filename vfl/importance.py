@@ -98,9 +98,19 @@ def gain_layout(key_bits: int, splits: int) -> SlotLayout:
 
 
 def importance_as_active(
-    link: Link[Active, Passive], pool: ObfuscatorPool, key: PrivateKey, trees: Sequence[Tree], number: int, columns: int
+    link: Link[Active, Passive],
+    pool: ObfuscatorPool,
+    key: PrivateKey,
+    trees: Sequence[Tree],
+    number: int,
+    columns: int,
+    *,
+    tell: bool = True,
 ) -> Importance:
-    """Have a passive party sum the encrypted gains of its splits by column, and open the sums for both."""
+    """Have a passive party sum the encrypted gains of its splits by column, and open the sums for both.
+
+    Without ``tell`` for the active party alone: cover, and gain too, grow with the number of rows that take part.
+    """
     owned = [(tree, np.flatnonzero(tree.owner == number)) for tree in trees]
     figures = np.array([(tree.gain[i], tree.cover[i]) for tree, nodes in owned for i in nodes.tolist()])
     if not len(figures):
@@ -122,7 +132,8 @@ def importance_as_active(
         raise RemoteProtocolError(f"gains from {link.peer}: {error}") from error
     sums = slots.reshape(-1, 3)[:count].astype(np.float64)
     gain, cover = np.ldexp(sums[:, :2], -bits).T
-    link.send(Wire.own_gains, Revealed({}, np.concatenate([gain, cover])))
+    if tell:
+        link.send(Wire.own_gains, Revealed({}, np.concatenate([gain, cover])))
     return Importance(gain, cover, sums[:, 2])
 
 
@@ -132,6 +143,21 @@ def importance_as_passive(
     """Sum the encrypted gains of one's own splits by column, or in all, and hear the sums."""
     if not splits:
         return Importance(*np.zeros((3, columns)))
+    groups = columns if tell_columns else 1
+    send_feature_gains(link, pool, splits, columns, tell_columns=tell_columns)
+    feature = np.array([split.feature if tell_columns else 0 for split in splits], dtype=np.int64)
+    told = receive_values(link.recv(Wire.own_gains), 2 * groups, link.peer)
+    return Importance(
+        np.array(told[:groups]), np.array(told[groups:]), np.bincount(feature, minlength=groups).astype(np.float64)
+    )
+
+
+def send_feature_gains(
+    link: Link[Passive, Active], pool: ObfuscatorPool, splits: Sequence[Split], columns: int, *, tell_columns: bool
+) -> None:
+    """Sum the encrypted gains of one's own splits by column, or in all, for the active party; no splits, no message."""
+    if not splits:
+        return
     key = pool.key
     vector = receive_ciphers(key, link.recv(Wire.split_gains), len(splits), link.peer)
     groups = columns if tell_columns else 1
@@ -140,7 +166,3 @@ def importance_as_passive(
     sums = compress(sum_by_group(vector, np.arange(len(splits)), feature, groups), layout)
     payload = send_ciphers(rerandomise(sums, towards_owner=True, pool=pool))
     link.send(Wire.feature_gains, EncryptedSums(payload.key, np.array([[0, groups]]), payload.body))
-    told = receive_values(link.recv(Wire.own_gains), 2 * groups, link.peer)
-    return Importance(
-        np.array(told[:groups]), np.array(told[groups:]), np.bincount(feature, minlength=groups).astype(np.float64)
-    )

@@ -25,7 +25,16 @@ from psi.align import Alignment, Joined, align_coordinator, align_party
 from psi.exchange import warnings_of
 from psi.ids import PreparedIds
 from psi.source import Ids
-from vfl import boosting, boosting_part, consent, glm_exact, glm_part, glm_quadratic, scoring_one_sided
+from vfl import (
+    boosting,
+    boosting_one_sided,
+    boosting_part,
+    consent,
+    glm_exact,
+    glm_part,
+    glm_quadratic,
+    scoring_one_sided,
+)
 from vfl.events import Comparison, Event, Intervals, Metrics, Report, RoleResult
 from vfl.glm import Fit
 from vfl.job import Job
@@ -265,7 +274,7 @@ def join(endpoint: Endpoint, job: Job, *, cardinality: bool = False) -> Joined:
 def _coordinate(endpoint: Endpoint, terms: Terms, clock: Clock) -> Fit:
     """The coordinator's part of the training."""
     if terms.job.model == "boosting":
-        boosting.coordinator(endpoint, terms)
+        (boosting_one_sided if terms.job.alignment.one_sided else boosting).coordinator(endpoint, terms)
         return Fit(np.zeros((0, terms.outputs)), 0, (), 0, converged=True)
     if terms.key_holder == "active":
         return glm_exact.coordinator(endpoint, terms)

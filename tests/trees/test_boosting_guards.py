@@ -12,6 +12,7 @@ from tests.trees.forests import Forests, make_frames, make_labels
 from vfl import boosting
 from vfl import candidates as candidates_of
 from vfl.paillier import generate_keypair, unpack_slots
+from vfl.trees import shuffle
 from vfl.trees.grow import Limits
 from vfl.trees.rounds import Labels
 from vfl.trees.splits import Candidates
@@ -179,8 +180,8 @@ def test_in_a_run_columns_are_mixed_within_nodes_and_otherwise_each_time(monkeyp
     orders = []
     honest = candidates_of.shuffled
 
-    def spy(candidates):
-        orders.append((candidates, *honest(candidates)))
+    def spy(candidates, *keyed):
+        orders.append((candidates, *honest(candidates, *keyed)))
         return orders[-1][1:]
 
     monkeypatch.setattr(candidates_of, "shuffled", spy)
@@ -201,8 +202,8 @@ def test_in_a_run_columns_are_mixed_within_nodes_and_otherwise_each_time(monkeyp
 
 def test_the_order_comes_from_the_operating_system(monkeypatch):
     drawn = []
-    honest = candidates_of.secrets.token_bytes
-    monkeypatch.setattr(candidates_of.secrets, "token_bytes", lambda n: (drawn.append(n), honest(n))[1])
+    honest = shuffle.secrets.token_bytes
+    monkeypatch.setattr(shuffle.secrets, "token_bytes", lambda n: (drawn.append(n), honest(n))[1])
     candidates_of.shuffled(many_candidates(2, 3, groups=1))
     assert drawn == [8 * 12, 8 * 2, 8 * 8]
 

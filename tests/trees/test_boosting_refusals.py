@@ -265,9 +265,9 @@ def offered(monkeypatch):
     seen = []
     honest = candidates_of.shuffled
 
-    def spy(candidates):
-        seen.append((len(candidates.node), candidates.group_sizes[honest(candidates)[1]].tolist()))
-        return honest(candidates)
+    def spy(candidates, *keyed):
+        seen.append((len(candidates.node), candidates.group_sizes[honest(candidates, *keyed)[1]].tolist()))
+        return honest(candidates, *keyed)
 
     monkeypatch.setattr(candidates_of, "shuffled", spy)
     return seen

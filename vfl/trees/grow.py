@@ -19,6 +19,7 @@ import numpy as np
 from vfl.trees.bins import Codes, Feature
 from vfl.trees.forest import LEAF, Split, Tree, goes_left
 from vfl.trees.sampling import FixedGradients
+from vfl.trees.shuffle import of_tree, shuffled
 from vfl.trees.splits import (
     Bounds,
     Candidates,
@@ -268,6 +269,21 @@ class Limits:
     min_bin_gap: int = 0
 
 
+@dataclass(frozen=True)
+class Listed:
+    """All rows of a party's list, and how it orders candidates (`vfl.trees.shuffle`).
+
+    Parameters
+    ----------
+    codes : ndarray of shape (m, d), uint16
+        Bins of the rows.
+    tie_key : bytes
+    """
+
+    codes: Codes = field(repr=False)
+    tie_key: bytes = field(repr=False)
+
+
 @dataclass
 class PlainPart:
     """Columns in the clear: the active party's own, or anybody's in the reference.
@@ -281,6 +297,9 @@ class PlainPart:
         Where its columns stand among all parties'.
     signs : ndarray of shape (d,), int64, optional
         Monotone constraints.
+    listed : Listed, optional
+        The owner's list, where it is not told which rows of it take part: its candidates are then those of the listed
+        rows that its own splits let through, and of candidates of equal gain it splits by the first in its own order.
     splits : list of Split
         Those that it has won so far.
     """
@@ -290,18 +309,24 @@ class PlainPart:
     first: int = 0
     limits: Limits = Limits()
     signs: Integers | None = None
+    listed: Listed | None = field(default=None, repr=False)
     splits: list[Split] = field(default_factory=list, repr=False)
     picked: dict[int, Split] = field(default_factory=dict, repr=False)
+    _through: list[Integers] = field(default_factory=list, repr=False)
 
     def offer(self, level: Level) -> Floats:
         """Return the largest gain per node, and remember the split that has it."""
         self.picked = {}
+        if self.listed is not None and level.depth == 0:
+            self._through = [np.arange(len(self.listed.codes))]
         best = np.full(len(level.nodes), -np.inf)
         drawn = level.task.columns[self.first : self.first + len(self.features)]
         if not drawn.any():
             return best
         layout = make_layout(self.features)
         counts, sums = _histogram(layout, self.codes, drawn, level)
+        if self.listed is not None:
+            counts = _counts(layout, self.listed.codes, drawn, self._through)
         allowed = drawn & (level.counts >= max(self.limits.min_node_rows, 1))[:, None]
         candidates = find_candidates(layout, counts, self.limits.min_bin_gap, allowed)
         signs = None if self.signs is None else self._signs_at(self.signs, candidates.feature, candidates.bin)
@@ -309,9 +334,12 @@ class PlainPart:
         prefixes = gains_of_groups(
             level, candidates.groups[:, 0], candidates.group_sizes, _member_sums(layout, sums, candidates)
         )
+        first = None if self.listed is None else _First.make(candidates, level, self.listed.tie_key)
         for node in range(len(level.nodes)):
             ids, sets, best[node] = best_of(node, candidates.node, gains, prefixes)
             if best[node] > -np.inf:
+                if first is not None:
+                    ids, sets = first.of(ids, sets)
                 place = (level.task.number, int(level.nodes[node]), level.depth)
                 self.picked[node] = pick(*place, self.features, candidates, ids, sets)
         return best
@@ -339,7 +367,36 @@ class PlainPart:
         return np.where(b < last[feature], signs[feature], 0)
 
     def finish(self, level: Level, outcome: Outcome) -> None:
-        """Nothing to remember: the next level says all."""
+        """The next level says all, but for listed rows: those of its nodes go on to the children that are open."""
+        if self.listed is None:
+            return
+        following = []
+        for node, opened in zip(np.flatnonzero(outcome.split).tolist(), outcome.open.reshape(-1, 2), strict=True):
+            rows = self._through[node]
+            split = self.picked.get(node)
+            left = None if split is None else goes_left(self.features, self.listed.codes, split, rows)
+            sides = [rows, rows] if left is None else [rows[left], rows[~left]]
+            following += [own for own, one in zip(sides, opened.tolist(), strict=True) if one]
+        self._through = following
+
+
+@dataclass(frozen=True)
+class _First:
+    """Where candidates and groups of a level stand in the order of a party that is told one of equal candidates."""
+
+    places: Integers
+    groups: Integers
+
+    @classmethod
+    def make(cls, candidates: Candidates, level: Level, tie_key: bytes) -> _First:
+        order, groups = shuffled(candidates, level.nodes, of_tree(tie_key, level.task.number))
+        return cls(np.argsort(order), np.argsort(groups))
+
+    def of(self, ids: Integers, sets: list[Prefix]) -> tuple[Integers, list[Prefix]]:
+        """The first of equal candidates of a node; single ones stand before sets."""
+        if len(ids):
+            return ids[[self.places[ids].argmin()]], []
+        return ids, sorted(sets, key=lambda prefix: int(self.groups[prefix.group]))[:1]
 
 
 def sides_of(slot: Integers, splits: Mapping[int, Split], features: Sequence[Feature], codes: Codes) -> Mask:
@@ -367,6 +424,16 @@ def _histogram(layout: Layout, codes: Codes, drawn: Mask, level: Level) -> tuple
         for k, weight in enumerate(weights):  # sums of integers below 2^53: exact
             sums[:, own, k] = np.bincount(cell, weight, nodes * width).reshape(nodes, width)
     return counts, sums
+
+
+def _counts(layout: Layout, codes: Codes, drawn: Mask, nodes: Sequence[Integers]) -> Integers:
+    """Rows per node and cell of the columns drawn; a row may be in several nodes."""
+    counts = np.zeros((len(nodes), layout.cells), dtype=np.int64)
+    for node, rows in enumerate(nodes):
+        for j in np.flatnonzero(drawn).tolist():
+            own = slice(int(layout.starts[j]), int(layout.starts[j + 1]))
+            counts[node, own] = np.bincount(codes[rows, j], minlength=own.stop - own.start)
+    return counts
 
 
 def _member_sums(layout: Layout, sums: Integers, candidates: Candidates) -> Integers:

@@ -293,10 +293,10 @@ def worth_subtracting(columns: EncryptedColumns, small: Integers, large: Integer
 
 
 def subtract_child(
-    parents: CipherVector, children: CipherVector, parent_counts: Integers, child_counts: Integers
+    parents: CipherVector, children: CipherVector, child_counts: Integers, sibling_counts: Integers
 ) -> CipherVector:
-    """Parents' histograms less one child's each; cells that the child has no row in stay as they are."""
-    shared = np.flatnonzero(((child_counts > 0) & (parent_counts > child_counts)).ravel())
+    """Parents' histograms less one child's each; cells in which not both children have rows stay as they are."""
+    shared = np.flatnonzero(((child_counts > 0) & (sibling_counts > 0)).ravel())
     where = np.arange(len(parents))
     where[shared] = len(parents) + np.arange(len(shared))
     differences = subtract(gather(parents, shared), gather(children, shared))

@@ -22,7 +22,8 @@ class EncryptedTree:
     Parameters
     ----------
     rows : ndarray of shape (m,), int64
-        The training rows drawn, ascending.
+        The training rows drawn, ascending. In a one-sided training those of each node after those of another: below a
+        split of the active party's a row may be in both children.
     gradients : CipherVector
         One per row drawn.
     drawn : ndarray of shape (d,), bool
@@ -103,8 +104,14 @@ def first_level(tree: EncryptedTree, total: CipherVector, rows: int) -> Encrypte
 
 def next_level(tree: EncryptedTree, level: EncryptedLevel, told: Told, totals: CipherVector) -> EncryptedLevel:
     """The children that are open; ``totals`` are the sums over all children of ``told.parents``."""
+    return descend(tree, level, told, told.child[tree.rows], totals)
+
+
+def descend(
+    tree: EncryptedTree, level: EncryptedLevel, told: Told, own: Integers, totals: CipherVector
+) -> EncryptedLevel:
+    """As `next_level`, where ``own`` has the child of each of ``tree.rows``, -1 for none."""
     children = len(told.open)
-    own = told.child[tree.rows]
     rows = np.bincount(own[own >= 0], minlength=children)
     counts = count_rows(tree.columns, tree.rows, own, children, tree.drawn)
     needed = told.open & (rows >= tree.least) & tree.drawn.any()
@@ -164,8 +171,8 @@ def _histograms(
     differences = subtract_child(
         gather(level.histograms, at_parent),
         gather(sums, at_small),
-        level.counts[parents[derived]],
         counts[small[derived]],
+        counts[large[derived]],
     )
     place[large[derived]] = len(summed) + np.arange(int(derived.sum()))
     return CipherVector.concat([sums, differences]), place
