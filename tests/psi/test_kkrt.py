@@ -130,6 +130,29 @@ def test_same_as_sets(bank, shop):
         assert sorted(names) == sorted(b"%d" % i for i in bank & shop)
 
 
+@pytest.mark.parametrize("more", [{"pad_to": 80}, {"bucket_ids": 20}, {"pad_to": 90, "bucket_ids": 25}], ids=str)
+def test_padded_and_in_buckets(more):
+    told = AlignmentSettings(protocol="kkrt", min_intersection=1, **more)
+    assert common_ids(LISTS, exchange(LISTS, told)) == {"bank": people(15, 40), "shop": people(15, 40)}
+
+
+@pytest.mark.parametrize("lists", [LISTS, {"bank": LISTS["shop"], "shop": LISTS["bank"]}], ids=["shorter", "longer"])
+def test_the_active_party_alone_learns(lists):
+    """Whether it receives or sends."""
+    found = exchange(lists, AlignmentSettings(protocol="kkrt", min_intersection=1, one_sided=True))
+    assert common_ids({"bank": lists["bank"]}, found) == {"bank": people(15, 40)}
+    assert found["shop"].common == 0
+    theirs = [lists["shop"][i] for i in found["shop"].own]
+    assert sorted(theirs) == sorted(lists["shop"])
+    assert [theirs[place] for place in found["bank"].places] == people(15, 40)
+
+
+def test_cardinality():
+    found = exchange(LISTS, AlignmentSettings(protocol="kkrt", min_intersection=1, cardinality=True))
+    assert {found["coordinator"], found["bank"].common, found["shop"].common} == {25}
+    assert not len(found["bank"].own)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_in_blocks_of_messages(monkeypatch, workers):
     monkeypatch.setattr(oprf, "_BLOCK_ROWS", 24)
