@@ -1,4 +1,4 @@
-"""The package builds with a C compiler and without one; what is left out then is the C kernel and nothing else."""
+"""The package builds with a C compiler and without one; what is left out then is the C code and nothing else."""
 
 from __future__ import annotations
 
@@ -15,12 +15,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARY = f"vfl/paillier/_ifma{EXTENSION_SUFFIXES[0]}"
+C_FILES = sorted(
+    path.relative_to(ROOT).as_posix() for part in ("vfl/paillier", "psi") for path in (ROOT / part).glob("*.c")
+)
 COMPILER = next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-NOT_BUILT = "the C kernel is not built"
+NOT_BUILT = ["the C kernel is not built", "the C code of psi is not built"]
+# The point of the id "ann" times the smallest scalar.
+MASKED = "d445ce63a123b5b83c71fe6a65efdbe296b128bf54b72f8c83f26f5aa3043136"
+ELSEWHERE = "this processor has no AVX-512 IFMA"
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 pytestmark = pytest.mark.slow
+
+
+def library_of(c_file: str) -> str:
+    """Where the library that is built from a C file belongs."""
+    path = Path(c_file)
+    return f"{path.parent}/_{path.stem}{EXTENSION_SUFFIXES[0]}"
+
+
+LIBRARIES = [library_of(c_file) for c_file in C_FILES]
 
 
 @pytest.fixture
@@ -31,14 +45,15 @@ def source(tmp_path: Path) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copy / name)
     for name in ("vfl", "psi", "parties"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("_ifma*", "__pycache__"))
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("_*.so", "_*.pyd", "__pycache__"))
     return copy
 
 
 @pytest.fixture
 def quick(source: Path) -> Path:
-    """The same with a C file that takes no time to compile."""
-    (source / "vfl/paillier/ifma.c").write_text("int nothing(void) { return 0; }\n")
+    """The same with C files that take no time to compile."""
+    for c_file in C_FILES:
+        (source / c_file).write_text("int nothing(void) { return 0; }\n")
     return source
 
 
@@ -67,17 +82,22 @@ def call(arguments: Sequence[object], cwd: Path, env: dict[str, str]) -> str:
     return done.stdout
 
 
-def obstacle_in(folder: Path) -> str:
-    """Say why the package that lies in a folder can't use the C kernel; its encryption works in any case."""
+def obstacles_in(folder: Path) -> list[str]:
+    """Say why the package in a folder can't use the C code of Paillier and of the curve; it works in any case."""
     code = (
         "import vfl.paillier as p, vfl.paillier.ifma_kernel as k\n"
+        "from psi import curve, curve_ifma, elements\n"
         f"assert p.__file__.startswith({str(folder)!r}), p.__file__\n"
         "key = p.generate_keypair(512, insecure_test_mode=True)\n"
         "assert p.decrypt(key, p.encrypt(key.public, [3, 4])) == [3, 4]\n"
         "assert p.kernel_name() == ('gmpy2' if k.why_not_ifma() else 'ifma')\n"
+        "found = curve.hash_and_mask(elements.elements_of([b'ann']), bytes(32)).tobytes().hex()\n"
+        f"assert found == {MASKED!r}, found\n"
+        "assert curve_ifma.use_ifma() == (curve_ifma.why_not_ifma() is None)\n"
         "print(k.why_not_ifma())\n"
+        "print(curve_ifma.why_not_ifma())\n"
     )
-    return call([sys.executable, "-c", code], folder, {"PYTHONPATH": str(folder)}).strip()
+    return call([sys.executable, "-c", code], folder, {"PYTHONPATH": str(folder)}).splitlines()
 
 
 def unpacked(wheel: Path) -> Path:
@@ -87,12 +107,12 @@ def unpacked(wheel: Path) -> Path:
 
 
 @needs_compiler
-def test_with_a_compiler_the_wheel_has_the_library(source: Path) -> None:
+def test_with_a_compiler_the_wheel_has_the_libraries(source: Path) -> None:
     folder = unpacked(build(source, "wheel", {}))
-    assert (folder / LIBRARY).is_file()
+    assert [library for library in LIBRARIES if (folder / library).is_file()] == LIBRARIES
     assert not list(folder.rglob("*.c"))
-    assert NOT_BUILT not in obstacle_in(folder)
-    assert not (source / LIBRARY).exists()
+    assert not set(NOT_BUILT) & set(obstacles_in(folder))
+    assert not any((source / library).exists() for library in LIBRARIES)
 
 
 @needs_compiler
@@ -108,19 +128,19 @@ def test_any_compiler_will_do(quick: Path, tmp_path: Path) -> None:
     site.mkdir()
     (site / "sitecustomize.py").write_text(settings)
     wheel = build(quick, "wheel", {"PATH": str(names), "PYTHONPATH": str(site)})
-    assert LIBRARY in zipfile.ZipFile(wheel).namelist()
+    assert set(LIBRARIES) <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_where_compiling_fails_the_rest_is_installed(source: Path) -> None:
     folder = unpacked(build(source, "wheel", {"CC": "/bin/false"}))
-    assert not (folder / LIBRARY).exists()
-    assert obstacle_in(folder) == NOT_BUILT
+    assert not any((folder / library).exists() for library in LIBRARIES)
+    assert obstacles_in(folder) == NOT_BUILT
 
 
 def test_without_a_compiler_the_rest_is_installed(source: Path, without_compiler: dict[str, str]) -> None:
     folder = unpacked(build(source, "wheel", without_compiler))
-    assert not (folder / LIBRARY).exists()
-    assert obstacle_in(folder) == NOT_BUILT
+    assert not any((folder / library).exists() for library in LIBRARIES)
+    assert obstacles_in(folder) == NOT_BUILT
 
 
 @needs_compiler
@@ -128,32 +148,44 @@ def test_no_older_library_stays(quick: Path) -> None:
     """Neither beside the source nor in what an earlier build left, where the new source does not compile."""
     in_place = [sys.executable, "setup.py", "build_ext", "--inplace"]
     for attempt in (lambda: call(in_place, quick, {}), lambda: build(quick, "editable", {})):
-        (quick / LIBRARY).unlink(missing_ok=True)
+        for library in LIBRARIES:
+            (quick / library).unlink(missing_ok=True)
         attempt()
-        assert (quick / LIBRARY).is_file()
+        assert all((quick / library).is_file() for library in LIBRARIES)
     first = build(quick, "wheel", {})
-    (quick / "vfl/paillier/ifma.c").write_text("#error\n")
+    for c_file in C_FILES:
+        (quick / c_file).write_text("#error\n")
     call(in_place, quick, {})
-    assert not (quick / LIBRARY).exists()
-    assert obstacle_in(quick) == NOT_BUILT
+    assert not any((quick / library).exists() for library in LIBRARIES)
+    assert obstacles_in(quick) == NOT_BUILT
     second = build(quick, "wheel", {})
-    assert [LIBRARY in zipfile.ZipFile(wheel).namelist() for wheel in (first, second)] == [True, False]
-
-
-def test_the_source_distribution_has_the_c_file(source: Path, without_compiler: dict[str, str]) -> None:
-    with tarfile.open(build(source, "sdist", without_compiler)) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"setup.py", "vfl/paillier/ifma.c", "vfl/paillier/ifma_kernel.py", "vfl/py.typed"} <= names
+    has = [set(LIBRARIES) & set(zipfile.ZipFile(wheel).namelist()) for wheel in (first, second)]
+    assert has == [set(LIBRARIES), set()]
 
 
 @needs_compiler
-def test_the_c_file_stands_alone_and_warns_of_nothing(source: Path) -> None:
-    """It needs no header of Python's, and tells another processor that there is nothing for it."""
-    strict = [COMPILER, "-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-fPIC", "-shared", "-o", LIBRARY]
-    call([*strict, "-O0", "vfl/paillier/ifma.c"], source, {})
-    assert NOT_BUILT not in obstacle_in(source)
-    text = (source / "vfl/paillier/ifma.c").read_text()
-    assert "Python.h" not in text and "#if defined(__x86_64__)" in text
-    (source / "elsewhere.c").write_text(text.replace("#if defined(__x86_64__)", "#if 0"))
-    call([*strict, "elsewhere.c"], source, {})
-    assert obstacle_in(source) == "this processor has no AVX-512 IFMA"
+def test_a_file_that_does_not_compile_leaves_the_others(quick: Path) -> None:
+    (quick / C_FILES[0]).write_text("#error\n")
+    names = set(zipfile.ZipFile(build(quick, "wheel", {})).namelist())
+    assert [library in names for library in LIBRARIES] == [False] + [True] * (len(LIBRARIES) - 1)
+
+
+def test_the_source_distribution_has_the_c_files(source: Path, without_compiler: dict[str, str]) -> None:
+    with tarfile.open(build(source, "sdist", without_compiler)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.py", *C_FILES, "vfl/paillier/ifma_kernel.py", "psi/curve.py", "vfl/py.typed"} <= names
+
+
+@needs_compiler
+def test_c_files_stand_alone_and_warn_of_nothing(source: Path) -> None:
+    """They need no header of Python's, and tell another processor that there is nothing for it."""
+    strict = [COMPILER, "-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-fPIC", "-shared", "-O0"]
+    for c_file, library in zip(C_FILES, LIBRARIES, strict=True):
+        call([*strict, "-o", library, c_file], source, {})
+    assert not set(NOT_BUILT) & set(obstacles_in(source))
+    for c_file, library in zip(C_FILES, LIBRARIES, strict=True):
+        text = (source / c_file).read_text()
+        assert "Python.h" not in text
+        (source / "elsewhere.c").write_text(text.replace("#if defined(__x86_64__)", "#if 0"))
+        call([*strict, "-o", library, "elsewhere.c"], source, {})
+    assert obstacles_in(source) == [ELSEWHERE, ELSEWHERE]
