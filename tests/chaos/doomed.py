@@ -132,9 +132,10 @@ def _watch_protocol() -> None:
             die(f"with half of frame {_counts['sent']} sent")
         send_all(self, sealed)
 
-    def saved(self: FolderKeeper, step: int, facts: Any, arrays: Any) -> bool:
-        kept = save(self, step, facts, arrays)
-        note(f"kept {step}")
+    def saved(self: FolderKeeper, path: Path, step: int, facts: Any, arrays: Any, name: str = "") -> bool:
+        kept = save(self, path, step, facts, arrays, name)
+        if not name:  # a bucket of an alignment is no step
+            note(f"kept {step}")
         return kept
 
     def resumed(self: FolderKeeper, step: int) -> None:
