@@ -267,11 +267,13 @@ def test_nothing_repeats_from_run_to_run(ideal):
     assert not repeats(np.concatenate(rows))
 
 
-def test_nothing_repeats_from_bucket_to_bucket(ideal):
+def test_nothing_repeats_from_bucket_to_bucket(ideal, monkeypatch):
     """The same ids in two parts: other shares, other tags; and no part is played twice."""
     ids = elements_of(people(0, 40))
-    sizes = dict.fromkeys(("bank", "shop", "post"), 40)
-    seen = []
+    sizes = dict.fromkeys(("bank", "shop", "post", "news"), 40)
+    seen, shares = [], []
+    known = mpsi._open
+    monkeypatch.setattr(mpsi, "_open", lambda *args: (shares.append(known(*args)), shares[-1])[1])
 
     def play(end, parts):
         for part in parts:
@@ -285,6 +287,9 @@ def test_nothing_repeats_from_bucket_to_bucket(ideal):
     run([0, 1])
     first, second = (d.payload.body for d in seen if d.message == "mpsi.tags" and d.sender == "bank")
     assert not repeats(np.concatenate([first, second]))
+    assert len(shares) == 6
+    assert not repeats(np.concatenate(shares))
+    assert not repeats(np.concatenate([shares[1] ^ shares[2], shares[4] ^ shares[5]]))  # all but the dealer's
     with pytest.raises(LocalProtocolError, match="taken before"):
         run([3, 3])
 
@@ -384,15 +389,15 @@ def test_coordinator_with_the_dealer_or_the_mixer_recognises_nothing(ideal, monk
 
 
 def test_each_hand_shuffles(ideal, monkeypatch):
-    """Neither the dealer nor the coordinator finds its rows where the one before had them."""
+    """Neither the dealer nor the coordinator finds rows where the one before had them."""
     found, seen = masks(monkeypatch), []
     exchange(LISTS, MPSI, observe=seen.append)
-    _, mixed = tags_of(seen)
+    leader, mixed = tags_of(seen)
     (dealt,) = [d.payload.body for d in seen if d.message == "mpsi.dealt"]
-    unshuffled = [out for tags, out, _ in found if len(tags) == 50]
-    assert len(unshuffled) == 2
-    for before, after in ((unshuffled[0], dealt), (unshuffled[1], mixed)):
-        assert among(before, after) == 50
+    under_dealer, under_both = (out for tags, out, _ in found if len(tags) == 50)
+    led = next(out for _, out, _ in found if len(out) == 35 and among(out, leader))
+    for before, after in ((under_dealer, dealt), (under_both, mixed), (led, leader)):
+        assert among(before, after) == len(before)
         assert (before == after).all(axis=1).sum() < 10
 
 
