@@ -1,4 +1,4 @@
-r"""An oblivious pseudo-random function, evaluated once in each of many bins, by extension of transfers.
+"""An oblivious pseudo-random function, evaluated once in each of many bins, by extension of transfers.
 
 Source: Kolesnikov, Kumaresan, Rosulek and Trieu 2016, "Efficient batched oblivious PRF with applications to private set
 intersection", section 3 and figure 2 (BaRK-OPRF), section 5 for its use with cuckoo hashing.
@@ -91,7 +91,12 @@ class Evaluator:
 
     Parameters
     ----------
-    seed, secret : bytes
+    part, width, workers : int
+        As in `send`.
+    seed : bytes
+        Of bins and code.
+    secret : ndarray of shape (w / 8,), uint8
+        s.
     rows : ndarray of shape (bins, w / 8), uint8
         q.
     """
