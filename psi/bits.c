@@ -1,14 +1,14 @@
 /* Matrices of bits, transposed. */
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 enum { DONE = 0, REFUSED = 1 };
 
 /* Goes up whenever a function takes other arguments or data than before: an older library then counts as not built. */
 int vfl_bits_interface(void) { return 1; }
 
-enum { SIDE = 8, TILE = 64 }; /* squares of 8 x 8 bits; bytes of a row that are transposed into a cache's room of rows */
+/* Squares of 8 x 8 bits; and bytes of a row that are done at a time, so that the rows they become stay in the cache. */
+enum { SIDE = 8, TILE = 64 };
 
 /* Of each square of a tile, held in a word, row i becomes column i (H. Warren, Hacker's Delight, section 7-3). */
 static void turn(uint64_t *squares) {
