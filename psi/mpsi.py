@@ -55,11 +55,11 @@ assumes. No single party learns more if the coordinator shares its view with it:
 - with M: M lacks k_D, so that all that it was dealt and all that L masked is random to it, but for that number.
 - with another P_i: it lacks k_D and k_M.
 
-Two that collude, beside the coordinator or not: L with P_i learns which of L's ids all parties but P_i hold, the
-number not judged; L with all P_i but one has that party's share at L's ids. D with M and the coordinator can test any
-id: whether all others hold it. Other pairs of parties, such as D with M alone, learn nothing. With two parties, and
-so no mixer, the coordinator with D can test any id against L's list. A party can also make ids up; that is what
-``min_intersection`` and the parties' policies bound.
+Two parties that collude: L with P_i, most of all beside the coordinator, learns at most which of L's ids all others
+than P_i hold, as if P_i held all of them, and without a verdict. D with M and the coordinator can test any id: whether
+all others hold it. Other pairs, and D with M alone, learn nothing. With two parties, and so no mixer, the coordinator
+with D can test any id against L's list. A party can also make ids up; that is what ``min_intersection`` and the
+parties' policies bound.
 
 >>> from parties.local import run_local
 >>> from parties.wire import Active, Coordinator, Passive
