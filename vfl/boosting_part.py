@@ -16,7 +16,7 @@ from parties.errors import ConfigError, DataError
 from parties.link import Endpoint
 from parties.policy import Guards, Verdict, effective_limits, gradient_sampling, tree_limits
 from parties.spec import PartySpec
-from vfl import boosting, boosting_one_sided
+from vfl import boosting, boosting_one_sided, boosting_scoring_one_sided
 from vfl.boosting import ActiveFit, PassiveFit
 from vfl.boosting_scoring import score_as_active, score_as_passive
 from vfl.drawn_labels import drawn_once
@@ -178,6 +178,11 @@ def _train_passive(
 
 
 def _help_score(data: Aligned, terms: Terms, columns: BinnedColumns, fit: PassiveFit, endpoint: Endpoint) -> None:
+    if data.listed:
+        if terms.job.split.test_fraction:
+            score = boosting_scoring_one_sided.score_as_passive
+            score(endpoint, terms, fit.splits, columns.features, columns.codes, data.guards, data.spec.policy)
+        return
     codes = columns.codes[data.n_fit :]
     score_as_passive(endpoint, terms, fit.splits, columns.features, codes, data.guards, data.spec.policy)
 
@@ -255,7 +260,14 @@ def _score(
     data: Aligned, terms: Terms, columns: BinnedColumns, fit: ActiveFit, objective: Objective, endpoint: Endpoint
 ) -> Vector | None:
     """Joint predictions of the test rows."""
-    scores = score_as_active(endpoint, terms, fit, columns.features, columns.codes[data.n_fit :])
+    codes = columns.codes[data.n_fit :]
+    if data.places is None:
+        scores = score_as_active(endpoint, terms, fit, columns.features, codes)
+    elif data.job.split.test_fraction:
+        score, places = boosting_scoring_one_sided.score_as_active, data.places[data.n_fit :]
+        scores = score(endpoint, terms, fit, columns.features, codes, places, data.listed)
+    else:
+        return None
     return objective.predict(scores) if data.n_test else None
 
 

@@ -31,7 +31,9 @@ from psi.settings import Protocol
 from vfl import (
     alignment_consent,
     boosting,
+    boosting_one_sided,
     boosting_scoring,
+    boosting_scoring_one_sided,
     glm_exact,
     glm_quadratic,
     importance,
@@ -201,13 +203,14 @@ def _told(message: AnyMessage, role: type[DataParty]) -> Iterator[AnyMessage]:
 def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
     """Wire tables of all protocols that the job runs once rows are aligned."""
     if job.model == "boosting":
-        return (prepare.Wire, boosting.Wire, importance.Wire, _scoring_table(job))
+        trees = boosting_one_sided.Wire if job.alignment.one_sided else boosting.Wire
+        return (prepare.Wire, trees, importance.Wire, _scoring_table(job))
     return (prepare.Wire, (glm_exact if key_holder == "active" else glm_quadratic).Wire, _scoring_table(job))
 
 
 def _scoring_table(job: Job) -> type:
     if job.model == "boosting":
-        return boosting_scoring.Wire
+        return boosting_scoring_one_sided.Wire if job.alignment.one_sided else boosting_scoring.Wire
     return scoring_one_sided.Wire if job.alignment.one_sided else scoring.Wire
 
 
@@ -223,13 +226,17 @@ def _unused(job: Job) -> Iterator[AnyMessage]:
             scoring_one_sided.Wire.opened,
             boosting_scoring.Wire.rows,
             boosting_scoring.Wire.sides,
+            boosting_scoring_one_sided.Wire.above,
+            boosting_scoring_one_sided.Wire.sides,
         )
     if job.training.newton_steps == 0:
         yield glm_quadratic.Wire.training_sums
     if job.boosting.top_rate is None:
         yield boosting.Wire.drawn
     if job.boosting.max_depth == 1:
-        yield boosting.Wire.outcome
+        yield from (boosting.Wire.outcome, boosting_one_sided.Wire.outcome)
+    if job.alignment.one_sided:
+        yield importance.Wire.own_gains
 
 
 def _possible_holders(job: Job, spec: PartySpec) -> tuple[KeyHolder, ...]:

@@ -36,7 +36,7 @@ def show_prediction(
     table.add_column("", justify="right")
     for name, rows in report.rows.items():
         table.add_row(f"ids of {escape(name)}", f"{rows:,}")
-    table.add_row("scored jointly", f"{report.scored:,}")
+    table.add_row("scored jointly", "not told" if report.scored is None else f"{report.scored:,}")
     if report.alone:
         table.add_row("scored on own columns alone", f"{report.alone:,}")
     if report.unscored is not None:

@@ -32,7 +32,8 @@ from vfl.terms import Integers
 from vfl.trained import Aligned
 from vfl.tree_shard import load_tree_shard
 from vfl.trees.bins import Codes, Feature
-from vfl.trees.grow import PlainPart
+from vfl.trees.grow import Listed, PlainPart
+from vfl.trees.shuffle import tie_key
 
 
 def refer(
@@ -68,7 +69,8 @@ def _predictions(
     """Predictions of the test rows on all columns, and on all but each passive party's in turn."""
     job = scenario.job
     loaded = {spec.name: tables[spec.name] if tables else read_party(spec) for spec in scenario.parties}
-    rows = plain_alignment({s.name: read_ids(job, s, loaded[s.name]) for s in scenario.parties}, job.seed)
+    ids = {s.name: read_ids(job, s, loaded[s.name]) for s in scenario.parties}
+    rows = plain_alignment(ids, job.seed)
     spec = next(spec for spec in scenario.parties if spec.role == "active")
     table, order = loaded[spec.name], rows[spec.name]
     parts = split_rows(job, len(order))
@@ -77,7 +79,11 @@ def _predictions(
         job, spec, table, order, labels, Guards(enforce=False, small_data=True), parts.train, parts.validation
     )
     frames = {name: table.features.iloc[rows[name]].reset_index(drop=True) for name, table in loaded.items()}
-    predict = (_trees if job.model == "boosting" else _glm)(folder, data, frames)
+    if job.model == "boosting":
+        whole = {name: loaded[name].features.iloc[ids[name].rows] for name in job.passive if job.alignment.one_sided}
+        predict = _trees(folder, data, frames, whole)
+    else:
+        predict = _glm(folder, data, frames)
     predicted = {POOLED: predict(list(loaded))}
     for name in job.passive:
         others = [other for other in loaded if other != name]
@@ -96,11 +102,16 @@ def _glm(folder: Path, data: Aligned, frames: Frames) -> Predict:
     return lambda names: plain_glm(data, np.hstack([encoded[name] for name in names]))
 
 
-def _trees(folder: Path, data: Aligned, frames: Frames) -> Predict:
-    """What grows trees on some parties' columns side by side, as the joint run does, in the clear."""
+def _trees(folder: Path, data: Aligned, frames: Frames, whole: Frames) -> Predict:
+    """What grows trees on some parties' columns side by side, as the joint run does, in the clear.
+
+    ``whole`` has all rows of a party that is not told which of them take part.
+    """
     job = data.job
     outputs = len(data.classes) if job.task == "multiclass" else 1
     columns = {name: _binned(folder / name, frame) for name, frame in frames.items()}
+    codes_of = {name: _binned(folder / name, frame)[1] for name, frame in whole.items()}
+    listed = {name: Listed(codes, tie_key(codes, job.seed)) for name, codes in codes_of.items()}
 
     def predict(names: Sequence[str]) -> Vector:
         parts: list[PlainPart] = []
@@ -110,7 +121,7 @@ def _trees(folder: Path, data: Aligned, frames: Frames) -> Predict:
             if name == job.active:
                 parts.append(own_part(data.spec, features, codes))
             else:
-                parts.append(PlainPart(features, codes, first, make_limits(job)))
+                parts.append(PlainPart(features, codes, first, make_limits(job), listed=listed.get(name)))
         return plain_trees(data, parts, outputs)
 
     return predict

@@ -9,7 +9,7 @@
 Leakage
 -------
 active : which of its new ids all parties have; what scoring tells it
-passive : which of its new ids all parties have; what scoring tells it
+passive : which of its new ids all parties have (not in a one-sided alignment); what scoring tells it
 coordinator : scores per row; sizes of the alignment
 
 Threat model
@@ -33,8 +33,8 @@ from parties.errors import DataError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.policy import rows_to_predict
 from parties.wire import Active, Control, Coordinator, Message, Passive
-from psi.align import AlignmentSettings, align_coordinator, align_party
-from vfl import boosting_scoring, consent, scoring
+from psi.align import Alignment, AlignmentSettings, align_coordinator, align_party
+from vfl import boosting_scoring, boosting_scoring_one_sided, consent, scoring, scoring_one_sided
 from vfl.boosting import ActiveFit
 from vfl.boosting_part import objective_of
 from vfl.events import Report
@@ -42,7 +42,7 @@ from vfl.glm import forward, to_scores
 from vfl.job import Job
 from vfl.new_rows import NewRows
 from vfl.optim import Vector
-from vfl.prepare import alignment_settings
+from vfl.prepare import alignment_settings, is_told, listed_rows
 from vfl.session import Clock
 from vfl.terms import Integers, Terms
 from vfl.tree_shard import TreeShard
@@ -68,7 +68,7 @@ class Scored:
     Parameters
     ----------
     rows : ndarray of shape (n,), int64
-        Rows of its new data that were scored, ascending.
+        Rows of its new data that were scored, ascending; none where it is not ``told``.
     predicted : ndarray of shape (n,) or (n, classes), float64, or None
         At the active party: P(positive), class probabilities, or the predicted number.
     sizes : dict of party name to int
@@ -76,6 +76,8 @@ class Scored:
     protocol : str
         Of the alignment.
     seconds : dict of "aligning", "scoring" to float
+    told : bool
+        Whether the party learns which of its rows were scored; not so the passive one of a one-sided alignment.
     """
 
     rows: Integers = field(repr=False)
@@ -84,6 +86,7 @@ class Scored:
     protocol: str
     seconds: dict[str, float]
     warnings: tuple[str, ...]
+    told: bool = True
 
 
 def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int = 1) -> Scored:
@@ -107,18 +110,21 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
     clock = Clock(name, report)
     with clock.phase("aligning"):
         alignment = align_party(endpoint, new.ids, settings(job), workers=workers)
-        guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection))
+        told = is_told(job, new.spec)
+        least = settings(job).min_intersection  # of which the coordinator alone could tell if they were fewer
+        guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection if told else least))
     guards.budget.bind(new.model.kept.alignment)
     with clock.phase("scoring"):
-        predicted = _score(endpoint, new, alignment.rows)
+        predicted = _score(endpoint, new, alignment)
     order = np.argsort(alignment.rows)
     return Scored(
-        rows=alignment.rows[order],
+        rows=alignment.rows[order] if told else alignment.rows[:0],
         predicted=None if predicted is None else predicted[order],
         sizes=alignment.sizes,
         protocol=alignment.protocol,
         seconds=clock.seconds,
         warnings=(*new.warnings, *guards.warnings),
+        told=told,
     )
 
 
@@ -133,7 +139,8 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> Scored:
     with clock.phase("scoring"):
         if job.model != "boosting":
             terms = Terms(job, "active", "", 0, outputs, {}, consent=False)  # who holds a key does not matter here
-            scoring.score_as_coordinator(endpoint, terms, joined.intersection)
+            score = scoring_one_sided if job.alignment.one_sided else scoring
+            score.score_as_coordinator(endpoint, terms, joined.intersection)
     return Scored(np.zeros(0, dtype=np.int64), None, joined.sizes, joined.protocol, clock.seconds, ())
 
 
@@ -195,23 +202,43 @@ def _other_run(party: str, active: str) -> DataError:
     )
 
 
-def _score(endpoint: Endpoint, new: NewRows, rows: Integers) -> Vector | None:
-    """Joint predictions of these rows, at the active party."""
-    terms, guards, policy = new.model.kept.terms(), new.guards, new.spec.policy
+def _score(endpoint: Endpoint, new: NewRows, alignment: Alignment) -> Vector | None:
+    """Joint predictions of the aligned rows, at the active party."""
     if isinstance(new.model.shard, TreeShard):
-        shard, codes = new.model.shard, np.asfortranarray(new.encoded[rows].astype(np.uint16))
-        features = shard.binning.features
-        if new.spec.role == "passive":
-            boosting_scoring.score_as_passive(endpoint, terms, shard.splits, features, codes, guards, policy)
-            return None
-        fit = ActiveFit(Boosted(shard.start, shard.trees, (), (), 0), shard.splits, {})
-        return _to_prediction(new, boosting_scoring.score_as_active(endpoint, terms, fit, features, codes))
-    whole, fit_ = new.block, new.weights
-    block = type(whole)(np.ascontiguousarray(whole.integers[rows]), whole.scale_bits, whole.penalty, rows=0)
+        scores = _score_by_trees(endpoint, new, new.model.shard, alignment)
+    else:
+        scores = _score_linearly(endpoint, new, alignment)
+    return None if scores is None else _to_prediction(new, scores)
+
+
+def _score_by_trees(endpoint: Endpoint, new: NewRows, shard: TreeShard, alignment: Alignment) -> Vector | None:
+    terms, guards, policy = new.model.kept.terms(), new.guards, new.spec.policy
+    codes, features = np.asfortranarray(new.encoded[alignment.rows].astype(np.uint16)), shard.binning.features
+    one_sided = terms.job.alignment.one_sided
     if new.spec.role == "passive":
-        scoring.score_as_passive(endpoint, terms, block, fit_, guards, policy)
+        answer = (boosting_scoring_one_sided if one_sided else boosting_scoring).score_as_passive
+        answer(endpoint, terms, shard.splits, features, codes, guards, policy)
         return None
-    return _to_prediction(new, scoring.score_as_active(endpoint, terms, block, fit_))
+    fit = ActiveFit(Boosted(shard.start, shard.trees, (), (), 0), shard.splits, {})
+    if alignment.places is None:
+        return boosting_scoring.score_as_active(endpoint, terms, fit, features, codes)
+    listed = listed_rows(terms.job, alignment.sizes)
+    return boosting_scoring_one_sided.score_as_active(endpoint, terms, fit, features, codes, alignment.places, listed)
+
+
+def _score_linearly(endpoint: Endpoint, new: NewRows, alignment: Alignment) -> Vector | None:
+    terms, guards, policy = new.model.kept.terms(), new.guards, new.spec.policy
+    whole, fit = new.block, new.weights
+    integers = np.ascontiguousarray(whole.integers[alignment.rows])
+    block = type(whole)(integers, whole.scale_bits, whole.penalty, rows=0)
+    if new.spec.role == "passive":
+        answer = (scoring_one_sided if terms.job.alignment.one_sided else scoring).score_as_passive
+        answer(endpoint, terms, block, fit, guards, policy)
+        return None
+    if alignment.places is None:
+        return scoring.score_as_active(endpoint, terms, block, fit)
+    listed = listed_rows(terms.job, alignment.sizes)
+    return scoring_one_sided.score_as_active(endpoint, terms, block, fit, alignment.places, listed)
 
 
 def _to_prediction(new: NewRows, scores: Vector) -> Vector:

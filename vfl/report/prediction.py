@@ -45,7 +45,7 @@ class PredictionReport(msgspec.Struct, frozen=True):
     run: str
     protocol: str
     rows: dict[str, int]
-    scored: int
+    scored: int | None
     alone: int | None
     unscored: int | None
     score: dict[str, float] | None
@@ -79,7 +79,7 @@ def summarise_prediction(
         run=kept.run,
         protocol=scored.protocol,
         rows=scored.sizes,
-        scored=len(scored.rows),
+        scored=len(scored.rows) if scored.told else None,
         alone=alone,
         unscored=None if predicted is None else len(predicted.unscored),
         score=_spread(scored),

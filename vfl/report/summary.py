@@ -17,8 +17,8 @@ from vfl.job import Job, Scenario
 if TYPE_CHECKING:
     from vfl.paillier import OperationCounts
 
-ALIGNMENT_PROTOCOLS = ("align", "ecdh", "kkrt", "mpsi", "oprf", "server_aided", "verdict")
-TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting")
+ALIGNMENT_PROTOCOLS = ("align", "base_ot", "ecdh", "kkrt", "mpsi", "oprf", "progress", "server_aided", "verdict")
+TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided")
 
 
 class PartyPart(msgspec.Struct, frozen=True):
