@@ -245,9 +245,8 @@ def objections(
         found.append(_refuse("key_bits", party, f"{key_bits} bits", f"at least {policy.key_bits}"))
     if key_holder not in policy.key_holder:
         found.append(_refuse("key_holder", party, f"key holder '{key_holder}'", " or ".join(policy.key_holder)))
-    if min_intersection < policy.min_intersection:
-        least = f"at least {policy.min_intersection}"
-        found.append(_refuse("min_intersection", party, f"alignment.min_intersection {min_intersection}", least))
+    if (few := common_rows(policy, party=party, min_intersection=min_intersection)) is not None:
+        found.append(few)
     if policy.max_rounds is not None and max_rounds > policy.max_rounds:
         found.append(_refuse("max_rounds", party, f"up to {max_rounds} rounds", f"at most {policy.max_rounds}"))
     return tuple(found)
@@ -257,6 +256,14 @@ def _refuse(key: str, party: str, got: object, expected: object) -> Verdict:
     """A job asks for what a line of the party's policy does not consent to."""
     way_out = f"change the job, or {key} in the party's policy"
     return Verdict(f"policy {key}", party, "refuse", f"got {got}, expected {expected}, {way_out}")
+
+
+def common_rows(policy: Policy, *, party: str, min_intersection: int) -> Verdict | None:
+    """Refuse a job in which fewer common rows are told than the party's policy asks for."""
+    if min_intersection >= policy.min_intersection:
+        return None
+    least = f"at least {policy.min_intersection}"
+    return _refuse("min_intersection", party, f"alignment.min_intersection {min_intersection}", least)
 
 
 def protocol_use(policy: Policy, *, party: str, protocols: Sequence[AlignmentProtocol]) -> Verdict | None:

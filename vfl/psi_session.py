@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from parties.link import Endpoint
-from parties.policy import Guards
+from parties.policy import Guards, common_rows
 from parties.spec import PartySpec
 from vfl import consent, session
 from vfl.events import Report
@@ -20,6 +20,7 @@ from vfl.id_file import IdFile, read_id_file, write_aligned
 from vfl.job import Job
 from vfl.prepare import check_padding
 from vfl.psi_report import ALIGNED, PsiResult, Purpose
+from vfl.terms import Integers
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def ready(
     if spec is None:
         yield lambda endpoint: play_coordinator(endpoint, job, report, cardinality=cardinality)
         return
+    check_consent(job, spec, _guards(job), cardinality=cardinality)
     with own_ids(job, spec, scratch) as own:
         yield lambda endpoint: play_party(endpoint, job, spec, own, folder, report, cardinality=cardinality)
 
@@ -73,15 +75,15 @@ def play_party(
     PolicyError
         The party's policy does not consent, and guards are enforced.
     """
-    guards, clock = Guards(enforce=job.privacy.enforce, small_data=True), session.Clock(endpoint.name, report)
-    endpoint.consent = consent.of(job, spec, guards)
+    guards, clock = _guards(job), session.Clock(endpoint.name, report)
+    check_consent(job, spec, guards, cardinality=cardinality)
+    endpoint.consent = consent.of(job, spec, guards, cardinality=cardinality)
     with clock.phase("aligning"):
         alignment = session.align(endpoint, job, own.ids, cardinality=cardinality)
     told = not job.alignment.one_sided or spec.role == "active"
     with clock.phase("saving"):
         if told and not cardinality:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            write_aligned(spec, alignment.rows, folder / ALIGNED)
+            _write(spec, alignment.rows, folder / ALIGNED)
     return PsiResult(
         role=spec.name,
         sizes=alignment.sizes,
@@ -110,3 +112,28 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report, *, cardinalit
         seconds=clock.seconds,
         warnings=[],
     )
+
+
+def check_consent(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool) -> None:
+    """The party's policy against what an alignment alone tells the others, before anything is sent.
+
+    Raises
+    ------
+    PolicyError
+    """
+    least = job.alignment.min_intersection
+    guards.heed(common_rows(spec.policy, party=spec.name, min_intersection=least))
+    consent.check_alignment(job, spec, guards, cardinality=cardinality)
+
+
+def _guards(job: Job) -> Guards:
+    return Guards(enforce=job.privacy.enforce, small_data=True)
+
+
+def _write(spec: PartySpec, rows: Integers, path: Path) -> None:
+    """Write the aligned rows; what the disk does not take names the file."""
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_aligned(spec, rows, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
