@@ -58,10 +58,10 @@ def write_lists(folder: Path, ids: int, parties: int) -> None:
 
 
 def scenario(folder: Path, protocol: str, parties: int) -> Path:
-    """A scenario of these parties; the active one's label is its id, which `vfl psi` never reads."""
+    """A scenario of these parties; the label, a column that is not there, is nothing to `vfl psi`."""
     lines = ['name = "benchmark"', 'model = "logistic"', "[alignment]", f'protocol = "{protocol}"']
     for party in range(parties):
-        role = 'role = "active"\nlabel = "id"' if party == 0 else 'role = "passive"'
+        role = 'role = "active"\nlabel = "y"' if party == 0 else 'role = "passive"'
         lines.append(f'[[party]]\nname = "p{party}"\n{role}\ndata = "{party}.csv"\nid = "id"')
     file = folder / "scenario.toml"
     file.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""What comes before and after the training: starting the roles, greeting, aligning, preparing, scoring, saving."""
+"""What comes before and after the training: starting the roles, greeting, preparing, scoring, saving."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import numpy as np
 
 from parties import greeting
 from parties.link import COORDINATOR
-from parties.wire import Bitmaps, Control, Hello, Masked, Points, Revealed, Roster, Tags
-from psi import align, ecdh, verdict
-from psi.lists import TAG_BYTES
+from parties.wire import Control, Hello, Masked, Revealed, Roster
 from vfl import prepare, scoring
 from vfl.estimating.account import Account, Load, Trained, shape
 from vfl.estimating.survey import Survey
 from vfl.job import job_fields
-from vfl.prepare import alignment_settings, id_rules
 from vfl.report.evidence import JOINT, Evidence
 from vfl.report.statistics import bootstrap_intervals
 
@@ -25,7 +22,6 @@ _RUN_ID = "0" * 32
 _LAUNCH = 0.05  # CPU seconds to make an identity and start a process
 _ENGINE = 0.8  # of a role's start: what the launcher imports of the engine to fit models for comparison
 _SAVE = 3e-6  # CPU seconds to write a row of a party's ids and scores
-_SEARCH = 2e-6  # CPU seconds to sort, hash and compare one id after the curve is done with
 
 
 def start(account: Account, survey: Survey) -> None:
@@ -40,41 +36,6 @@ def start(account: Account, survey: Survey) -> None:
         account.send(greeting.Wire.roster, COORDINATOR, name, Roster(fresh, _RUN_ID, 0))
     account.stage("starting", {"launcher": Load(_LAUNCH * len(loads))})
     account.stage("starting", loads)
-
-
-def aligning(account: Account, survey: Survey) -> None:
-    """Book the alignment: every list goes round the ring."""
-    order, sizes = list(survey.owns), survey.sizes
-    n, speeds = len(order), account.speeds
-    loads = {name: Load() for name in order} | {COORDINATOR: Load()}
-    for here, name in enumerate(order):
-        loads[name] += _terms(account, survey, name)
-        loads[name] += Load(0.0, sizes[name] * (speeds.hash_id + _SEARCH))
-        for hop in range(n):
-            owner = order[here - hop]
-            loads[name] += Load(0.0, sizes[owner] * speeds.mask_point)
-            if hop < n - 1:
-                points = Points(shape(np.uint8, sizes[owner], 32))
-                loads[name] += account.send(ecdh.Wire.points, name, order[(here + 1) % n], points)
-        last = order[(here + 1) % n]
-        tags = Tags(shape(np.uint8, sizes[last], TAG_BYTES))
-        loads[COORDINATOR] += account.send(ecdh.Wire.tags, name, COORDINATOR, tags)
-        common = survey.parts.train + survey.parts.validation + survey.parts.test
-        told = Revealed({"enough": True, "common": common}, np.zeros(0))
-        loads[COORDINATOR] += account.send(verdict.Wire.verdict, COORDINATOR, name, told)
-        bits = Bitmaps(np.array([sizes[name]]), shape(np.uint8, -(-sizes[name] // 8)))
-        loads[COORDINATOR] += account.send(verdict.Wire.matches, COORDINATOR, name, bits)
-    for name in survey.job.passive:
-        loads[name] += account.send(align.Wire.proof, name, survey.job.active, Control({"proof": "0" * 64}))
-        loads[name] += account.send(align.Wire.agreed, survey.job.active, name, Control({"differs": None}))
-    account.stage("aligning", loads)
-
-
-def _terms(account: Account, survey: Survey, name: str) -> Load:
-    job = survey.job
-    facts = {**alignment_settings(job).facts(), **id_rules(job, survey.owns[name].spec).facts()}
-    told = account.send(align.Wire.terms, name, COORDINATOR, Revealed(facts, np.zeros(1)))
-    return told + account.send(align.Wire.plan, COORDINATOR, name, Revealed({}, np.zeros(len(survey.owns))))
 
 
 def preparing(account: Account, survey: Survey) -> None:

@@ -19,8 +19,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from parties.codec import decode, encode
 from parties.wire import Encrypted
-from psi.curve import fresh_secret, hash_to_curve, mask
-from psi.elements import elements_of
 from vfl.job import Privacy
 from vfl.paillier import decrypt, generate_keypair
 from vfl.paillier import encrypt as encrypt_numbers
@@ -63,8 +61,6 @@ class Speeds:
         Per byte and hop; per byte once; per byte between parties.
     hop : float
         Per message and hop.
-    hash_id, mask_point : float
-        Of the alignment.
     start, learn : float
         A role's interpreter with the engine; importing scikit-learn, which encodes columns and judges models.
     """
@@ -87,8 +83,6 @@ class Speeds:
     codec_byte: float
     sealed_byte: float
     hop: float
-    hash_id: float
-    mask_point: float
     start: float
     learn: float
 
@@ -101,7 +95,7 @@ def calibrate(privacy: Privacy) -> Speeds:
         privacy.key_bits, exponent_bits=privacy.exponent_bits, insecure_test_mode=privacy.insecure_test_mode
     )
     made = time.process_time() - start
-    measured = _arithmetic(key) | _wire() | _curve()
+    measured = _arithmetic(key) | _wire()
     return Speeds(cores=thread_count(), key_seconds=made, hop=_HOP, **measured, **_imports(child))
 
 
@@ -175,15 +169,6 @@ def _wire() -> dict[str, float]:
     payload = Encrypted(b"", np.frombuffer(data, dtype=np.uint8).reshape(-1, 512))
     codec = _per(lambda: decode(Encrypted, encode(payload)), size)
     return {"byte": 2 * (checksum + seal) + 6 * copy, "codec_byte": codec + copy, "sealed_byte": 2 * seal}
-
-
-def _curve() -> dict[str, float]:
-    elements = elements_of([b"%012d" % number for number in range(256)])
-    points, secret = hash_to_curve(elements), fresh_secret()
-    return {
-        "hash_id": _per(lambda: hash_to_curve(elements), len(elements)),
-        "mask_point": _per(lambda: mask(points, secret), len(points)),
-    }
 
 
 def _start_child() -> subprocess.Popen[str]:

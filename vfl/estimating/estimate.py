@@ -7,6 +7,7 @@ import msgspec
 from parties.link import COORDINATOR
 from vfl.estimating import around, exact, quadratic, trees
 from vfl.estimating.account import Account
+from vfl.estimating.alignment import aligning
 from vfl.estimating.calibration import calibrate
 from vfl.estimating.survey import Survey, survey
 from vfl.job import Scenario
@@ -93,14 +94,14 @@ def estimate(scenario: Scenario, *, baselines: bool = True) -> Estimate:
     job = surveyed.job
     account = Account(calibrate(job.privacy))
     around.start(account, surveyed)
-    around.aligning(account, surveyed)
+    aligning(account, surveyed)
     around.preparing(account, surveyed)
     if job.model == "boosting":
         trained = trees.training(account, surveyed)
     else:
         by_holder = {"active": exact.training, "coordinator": quadratic.training}
         trained = by_holder[surveyed.terms.key_holder](account, surveyed)
-        around.scoring_linear(account, surveyed)
+        (around.scoring_linear if surveyed.members is None else quadratic.scoring_one_sided)(account, surveyed)
     around.ending(account, surveyed, trained, baselines=baselines)
     roles = {
         name: Operations(round(account.encryptions[name]), round(account.decryptions[name]))

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+import vfl.scoring_one_sided
 from parties.link import COORDINATOR
 from parties.wire import Encrypted, Masked, Opened, PaillierKey, Revealed
 from vfl import glm, glm_part, glm_quadratic
@@ -46,12 +47,15 @@ def walk(survey: Survey, key: CountedKey) -> Walked:
     own = glm.local_optimum(survey.blocks[lead], target, job.training.l2, ones=job.training.fit_intercept)
     w = {name: np.zeros((block.width, 1)) for name, block in survey.blocks.items()} | {lead: own}
     columns = {name: _real(block) for name, block in survey.blocks.items()}
+    if survey.members is not None:
+        (other,) = job.passive
+        columns[other] = columns[other][survey.members.places]
     begun = time.thread_time()
     rounds: list[int] = []
     stop = ""
     for _ in range(job.training.newton_steps + 1):
         z = np.asarray(sum(columns[name] @ w[name] for name in columns))
-        setup, _deviation = glm_quadratic.expand_around(key, terms, target, z)
+        setup, _deviation = glm_quadratic.expand_around(key, terms, target, z)  # members' share changes no size
         count, stop = _descend(survey, target, setup, columns, w, z, sum(rounds))
         rounds.append(count)
     spent = time.thread_time() - begun
@@ -72,9 +76,10 @@ def _descend(
     before: int,
 ) -> tuple[int, str]:
     """Conjugate gradients within one expansion; moves ``w``, returns the rounds and why they stopped."""
-    blocks, n = survey.blocks, survey.terms.rows
+    blocks, n = survey.blocks, len(target.y)
     residual = target.residual(z)
-    bends = target.curvature(z) if setup.by_row else np.full((n, 1), setup.curvature)
+    by_row = survey.job.training.curvature == "row" or target.weights is not None
+    bends = target.curvature(z) if by_row else np.full((n, 1), setup.curvature)
     at = {
         name: begin_expansion(block, setup.curvature, w[name], columns[name].T @ residual / n)
         for name, block in blocks.items()
@@ -142,6 +147,8 @@ def _plans(survey: Survey, key: CountedKey, setup: Setup) -> tuple[InnerProductP
 def _products(account: Account, survey: Survey, key: CountedKey, plan: InnerProductPlan, name: str) -> Load:
     """What a party's products, masked and fresh, cost once."""
     block = survey.blocks[name]
+    if survey.members is not None and name == survey.job.active:
+        block = survey.members.block(block)
     start = time.thread_time()
     values = key.kernel.pack([0] * plan.ciphertexts)
     powers_of_columns(
@@ -190,7 +197,8 @@ def _round(
     account.stage("training", loads)
     account.encryptions[lead] += plan.ciphertexts
     if setup.by_row:
-        added += Load(0.0, plan.ciphertexts * 32 * (speeds.squaring + speeds.product / 4))
+        bits = 16 + glm_quadratic.curvature_bits(survey.terms)
+        added += Load(0.0, plan.ciphertexts * bits * (speeds.squaring + speeds.product / 4))
     account.stage("training", {lead: added + handed})
     _open(account, survey, key, plan, products, [name for name, block in survey.blocks.items() if block.width])
     _scalars(account, survey, 2)
@@ -226,6 +234,30 @@ def _steer(account: Account, survey: Survey, count: int, *, stop: bool) -> None:
     for name in survey.owns:
         load += account.send(Wire.steer, COORDINATOR, name, Revealed({"stop": stop}, np.zeros(count)))
     account.stage("training", {COORDINATOR: load})
+
+
+def scoring_one_sided(account: Account, survey: Survey) -> None:
+    """Book the test rows' scores of a one-sided training, picked under encryption."""
+    privacy, speeds, test = survey.job.privacy, account.speeds, survey.parts.test
+    if not survey.job.split.test_fraction:
+        return
+    lead, (other,), wire = survey.job.active, survey.job.passive, vfl.scoring_one_sided.Wire
+    key = counted_key(privacy.key_bits, privacy.exponent_bits or privacy.key_bits // 2)
+    public = PaillierKey(bytes((key.bits + 7) // 8), bytes((2 * key.bits + 7) // 8), key.exponent_bits)
+    made = Load(speeds.key_seconds)
+    for name in survey.owns:
+        made += account.send(wire.key, COORDINATOR, name, public)
+    account.stage("evaluating", {COORDINATOR: made})
+    rows = survey.terms.rows
+    whole, chosen = (Encrypted(_FINGERPRINT, shape(np.uint8, n, key.ciphertext_bytes)) for n in (rows, test))
+    account.encryptions[other] += rows
+    account.stage("evaluating", {other: Load(0.0, speeds.public_tables + rows * speeds.encrypt_public)})
+    picked = account.send(wire.scores, other, lead, whole) + account.received(rows)
+    account.stage("evaluating", {lead: picked + Load(0.0, rerandomised(account, test, key))})
+    account.decryptions[COORDINATOR] += test
+    opened = account.send(wire.chosen, lead, COORDINATOR, chosen) + account.received(test)
+    opened += account.send(wire.opened, COORDINATOR, lead, Opened(shape(np.uint8, test, key.bits // 8)))
+    account.stage("evaluating", {COORDINATOR: opened + Load(0.0, test * speeds.decrypt)})
 
 
 def _opened_scores(account: Account, survey: Survey) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from parties.checkpoint import Keeper
 from parties.spec import PartySpec
 from psi.verdict import Limit, too_few
@@ -18,6 +20,7 @@ from vfl.check import Own, aligned, check_rules, read_own
 from vfl.glm import Block
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import Job, Scenario
+from vfl.members import Members
 from vfl.pooled import plain_alignment
 from vfl.prepare import Parts, agree_terms, listed_rows, split_rows
 from vfl.terms import Terms
@@ -34,6 +37,8 @@ class Survey:
     ----------
     blocks, binned : dict of party name
         Encoded columns, or columns in bins: one of the two is empty.
+    members : Members, optional
+        One-sided, linear models: the active party's training rows in the passive party's list, in CSV order here.
     """
 
     scenario: Scenario
@@ -43,6 +48,7 @@ class Survey:
     data: dict[str, Aligned] = field(repr=False)
     blocks: dict[str, Block] = field(repr=False)
     binned: dict[str, BinnedColumns] = field(repr=False)
+    members: Members | None = field(default=None, repr=False)
 
     @property
     def job(self) -> Job:
@@ -100,7 +106,11 @@ def survey(scenario: Scenario) -> Survey:
     terms = agree_terms(job, facts, *data[job.active].told)
     for own in owns.values():
         (check_consent_to_trees if binned else check_consent_to_terms)(terms, own.spec, own.guards)
-    return Survey(scenario, terms, parts, owns, data, blocks, binned)
+    members = None
+    if blocks and listed:
+        (other,) = job.passive
+        members = Members(np.searchsorted(owns[other].ids.rows, rows[other][: parts.train]), listed)
+    return Survey(scenario, terms, parts, owns, data, blocks, binned, members)
 
 
 @contextmanager
