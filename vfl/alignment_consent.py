@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parties.policy import Policy
-from parties.wire import Message
+from parties.wire import Active, DataParty, Message
 from psi import align, base_ot, ecdh, kkrt, mpsi, oprf, server_aided, verdict
 from psi.settings import Protocol, possible_protocols
 from vfl.job import Job
@@ -63,8 +63,10 @@ def protocol_of(job: Job) -> dict[AnyMessage, Protocol]:
     }
 
 
-def unsaid(job: Job, *, cardinality: bool = False) -> tuple[AnyMessage, ...]:
-    """What is not told in this alignment, by the job's lines or because only the number is asked for."""
-    if cardinality:
-        return (verdict.Wire.matches, verdict.Wire.members, mpsi.Wire.common)
-    return (verdict.Wire.matches,) if job.alignment.one_sided else (verdict.Wire.members,)
+def unsaid(job: Job, role: type[DataParty], *, cardinality: bool = False) -> tuple[AnyMessage, ...]:
+    """What tells nobody else of a party of a role, by the job's lines or because only the number is asked for."""
+    which = (verdict.Wire.matches, verdict.Wire.members, mpsi.Wire.common)
+    if not job.alignment.one_sided:
+        return which if cardinality else (verdict.Wire.members,)
+    heard_alone = (verdict.Wire.verdict,) if role is Active else ()  # the passive party hears no number
+    return (*heard_alone, *(which if cardinality else (verdict.Wire.matches,)))

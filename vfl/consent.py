@@ -76,13 +76,14 @@ def of(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) 
     more rounds than the job has. With ``cardinality`` no more than a number is told.
     """
     sent: Counter[str] = Counter()
-    aligned_by, unsaid = alignment_consent.protocol_of(job), alignment_consent.unsaid(job, cardinality=cardinality)
+    aligned_by, role = alignment_consent.protocol_of(job), _role(spec)
+    unsaid = alignment_consent.unsaid(job, role, cardinality=cardinality)
     most = {glm_quadratic.Wire.scalars.name: job.training.newton_steps + 1 + 2 * job.training.max_iter}
 
     def consent(message: AnyMessage) -> None:
         if message in aligned_by:
             guards.heed(protocol_use(spec.policy, party=spec.name, protocols=[aligned_by[message]]))
-        for told in _told(message, _role(spec)):
+        for told in _told(message, role):
             if told not in unsaid:
                 guards.heed(_judge(spec, told))
         sent[message.name] += 1
@@ -115,7 +116,7 @@ def disclosures_of(
         Those that the party sends itself, and those that open what it sends; in the order of a run.
     """
     aligned = alignment_consent.tables_of(protocol or protocols_of(job)[0])
-    unused = (*_unused(job), *alignment_consent.unsaid(job))
+    unused = (*_unused(job), *alignment_consent.unsaid(job, role))
     return [m for m in _told_by((*aligned, *_tables(job, key_holder)), role) if m not in unused]
 
 
@@ -146,8 +147,9 @@ def check_alignment(job: Job, spec: PartySpec, guards: Guards, *, cardinality: b
         As `check_disclosures`.
     """
     guards.heed(protocol_use(spec.policy, party=spec.name, protocols=protocols_of(job)))
-    unsaid = alignment_consent.unsaid(job, cardinality=cardinality)
-    ways = [_told_by(alignment_consent.tables_of(way), _role(spec)) for way in protocols_of(job, spec.policy)]
+    role = _role(spec)
+    unsaid = alignment_consent.unsaid(job, role, cardinality=cardinality)
+    ways = [_told_by(alignment_consent.tables_of(way), role) for way in protocols_of(job, spec.policy)]
     _heed(spec, guards, [[message for message in told if message not in unsaid] for told in ways])
 
 
