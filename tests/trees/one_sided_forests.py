@@ -9,9 +9,11 @@ import numpy as np
 from parties.ledger import Ledger
 from parties.link import COORDINATOR
 from parties.local import run_local
+from parties.policy import Guards, Policy
 from parties.wire import Active, Coordinator, Passive
 from tests.trees.forests import Forests, columns, make_frames, make_labels
 from vfl import boosting_one_sided
+from vfl.boosting_scoring_one_sided import score_as_active, score_as_passive
 from vfl.job import Alignment
 from vfl.terms import Terms
 from vfl.trees.bins import fit_binning
@@ -93,3 +95,24 @@ def make_one_sided(task="binary", members=150, others=100, seed=0, classes=3, **
         places=places,
         **options,
     )
+
+
+def score_one_sidedly(forests, fits, frame, listed, places, policy=None, deliveries=None):
+    """Scores of new rows of the bank's at ``places`` of a new list of the shop's, over the local network."""
+    terms = forests.terms()
+    observe = (lambda _: None) if deliveries is None else deliveries.append
+
+    def active(endpoint):
+        features, codes = forests.binned(0, frame)
+        return score_as_active(endpoint, terms, fits["bank"], features, codes, places, len(listed))
+
+    def passive(endpoint):
+        binning = forests.binning(1)
+        codes = binning.transform(listed)[0]
+        guards = Guards(enforce=True, small_data=True)
+        splits = fits["shop-1"].splits
+        score_as_passive(endpoint, terms, splits, binning.features, codes, guards, policy or Policy())
+
+    plays = {COORDINATOR: lambda _: None, "bank": active, "shop-1": passive}
+    ledgers = {name: Ledger() for name in ROLES}
+    return run_local(plays, roles=ROLES, ledgers=ledgers, observe=observe)["bank"]
