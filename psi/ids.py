@@ -157,10 +157,13 @@ def normalised(cell: str, rules: IdRules) -> str:
 
 def composite(parts: Sequence[str]) -> bytes | None:
     """The parts of an id, each after its length in bytes (32 bits); None if a part is blank."""
-    if not all(parts):
-        return None
-    coded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in coded)
+    key = b""
+    for part in parts:
+        if not part:
+            return None
+        coded = part.encode("utf-8", "surrogatepass")
+        key += len(coded).to_bytes(4, "big") + coded
+    return key
 
 
 def missing_refused(party: str, missing: int, total: int) -> DataError:
