@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import psi.settings
@@ -44,6 +45,10 @@ def test_the_model_does_not_depend_on_the_protocol(
     assert other.alignment.protocol == protocol
     assert other.alignment.intersection == plain[passive].alignment.intersection
     assert (other.training.loss, other.metrics) == (plain[passive].training.loss, plain[passive].metrics)
+    ledger = [msgspec.json.decode(line) for line in (tmp_path / "scenario/out/ledger.jsonl").read_bytes().splitlines()]
+    around = ("greeting", "prepare", "glm_exact", "glm_quadratic", "scoring")
+    aligned = [entry["bytes"] for entry in ledger if entry["message"].split(".")[0] not in around]
+    assert other.alignment.bytes == sum(aligned)
 
 
 def test_on_one_machine_server_aided_is_warned_of(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_the_best_model_of_a_search_is_a_whole_run(tmp_path: Path) -> None:
     search = GridSearch(LogisticRegression(), {"l2": [0.1]}, cv=2).fit(federation("bought"), seed=5)
     out = search.best_model_.save(tmp_path / "run")
     told = {line.what for line in search.best_model_.report.disclosures}
-    assert "how many distinct valid ids every party has" in told  # the alignment belongs to it
+    assert "how many distinct valid ids every party has, or pad_to" in told  # the alignment belongs to it
     assert search.best_model_.report.alignment.bytes > 0
     for options in ([], ["--verify"]):
         done = run_vfl("audit", out, *options)
