@@ -61,6 +61,8 @@ class Endpoint:
         Where this role keeps what it needs to go on after a crash; by default nowhere.
     waiting : callable, optional
         Told what this role waits for, "glm_exact.products from bank", and an empty text once it has it.
+    advanced : callable
+        Told of a long piece of work that is cut into parts: how many are done, and of how many.
     consent : callable, optional
         Called with every message before it is sent; raises ``PolicyError`` to forbid it.
     run : str
@@ -79,6 +81,7 @@ class Endpoint:
     observe: Callable[[Delivery], None] | None = field(default=None, repr=False)
     waiting: Callable[[str], None] | None = field(default=None, repr=False)
     keeper: Keeper = field(default_factory=Keeper, repr=False)
+    advanced: Callable[[int, int], None] = field(default=lambda done, parts: None, repr=False)
     consent: Callable[[Message[Any, Any, Any]], None] | None = field(default=None, repr=False)
     run: str = ""
     generation: int = 1

@@ -178,6 +178,7 @@ def _play_buckets(endpoint: Endpoint, ids: Elements, plan: Plan, workers: int) -
         shown.append(_play_bucket(endpoint, own, plan, number, workers))
         facts = {**_marks(plan, own), "generation": endpoint.generation}
         endpoint.keeper.save_bucket(number, facts, {"shown": shown[-1]})
+        endpoint.advanced(number + 1, plan.buckets)
     for number in range(max(begin, plan.buckets - 2), plan.buckets):
         hear_joined(endpoint, number)
     return shown
@@ -211,6 +212,7 @@ def _join_buckets(endpoint: Endpoint, plan: Plan) -> list[Joined]:
         bucket = _join_bucket(endpoint, plan, number)
         facts = {**_marks(plan), "generation": endpoint.generation, "common": bucket.common}
         endpoint.keeper.save_bucket(number, facts, bucket.bits)
+        endpoint.advanced(number + 1, plan.buckets)
         tell_joined(endpoint, number)
         joined.append(bucket)
     return joined

@@ -77,7 +77,7 @@ class Display:
             self._phases.finish()
             self._phases.begin(event.phase)
         if event.round and event.phase == self._phases.phase:
-            self._phases.advance(event.round, event.loss)
+            self._phases.advance(event.round, event.loss, event.parts)
 
 
 def show_arithmetic(arithmetic: Arithmetic, console: Console) -> None:

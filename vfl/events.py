@@ -15,13 +15,17 @@ PHASES = (
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What a role is doing, for the progress display: a phase, or a round of the training with its loss."""
+    """What a role is doing, for the progress display: a phase, or a round of the training with its loss.
+
+    In other phases that are cut into parts ``round`` parts are done, of ``parts``.
+    """
 
     role: str
     phase: str
     round: int = 0
     loss: float | None = None
     waiting: str = ""
+    parts: int = 0
 
 
 Report = Callable[[Event], None]

@@ -115,7 +115,9 @@ class Log:
             self._end_phase()
             self._phase, self._phase_begun = event.phase, time.monotonic()
             self._write("info", "phase begins", phase=event.phase)
-        if event.round:
+        if event.parts:
+            self._write("info", "bucket", bucket=event.round, buckets=event.parts)
+        elif event.round:
             self._write("info", "round", round=event.round, loss=event.loss)
 
     def _end_phase(self) -> None:

@@ -182,7 +182,7 @@ def silent(event: Event) -> None:
 def _words(event: Event) -> str:
     """What a role is doing, for one line."""
     phase = event.phase.capitalize()
-    return f"{phase}, {round_text(event.round, event.loss)}" if event.round else phase
+    return f"{phase}, {round_text(event.round, event.loss, event.parts)}" if event.round else phase
 
 
 def _display(text: str, **options: Any) -> Any:

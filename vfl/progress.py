@@ -48,9 +48,13 @@ def done_mark(console: Console) -> str:
     return "+" if console.options.ascii_only else "✓"
 
 
-def round_text(rounds: int, loss: float | None) -> str:
-    """How far a training is."""
-    return f"round {rounds}" + _loss_text(loss)
+def round_text(rounds: int, loss: float | None, parts: int = 0) -> str:
+    """How far a training is; with ``parts`` an alignment.
+
+    >>> round_text(3, 0.25), round_text(3, None, 25)
+    ('round 3, loss 0.25', 'bucket 3 of 25')
+    """
+    return f"bucket {rounds:,} of {parts:,}" if parts else f"round {rounds}" + _loss_text(loss)
 
 
 @dataclass(slots=True)
@@ -132,13 +136,14 @@ class Phases:
         self.phase = phase
         self._pace = Pace(time.monotonic())
         if self.moving:
-            self._task = self.bars.add_task(self._titles[phase], total=None, pace=self._pace, loss=None)
+            self._task = self.bars.add_task(self._titles[phase], total=None, pace=self._pace, loss=None, parts=0)
 
-    def advance(self, rounds: int, loss: float | None) -> None:
-        """So many rounds of the present phase are done."""
+    def advance(self, rounds: int, loss: float | None, parts: int = 0) -> None:
+        """So many rounds of the present phase are done; in a phase that is cut into so many ``parts``, parts."""
         if self._task is not None and rounds >= self._pace.rounds:
             self._pace.advance(rounds, time.monotonic())
-            self.bars.update(self._task, completed=rounds, total=max(self.expected, rounds + 1), loss=loss)
+            total = parts or max(self.expected, rounds + 1)
+            self.bars.update(self._task, completed=rounds, total=total, loss=loss, parts=parts)
 
     def finish(self) -> None:
         """The present phase is over."""
@@ -162,13 +167,14 @@ class Phases:
 
     def _detail(self, task: Task) -> str:
         """Round, loss and time left of the present phase; of one that is over, its rounds."""
-        pace, loss = task.fields["pace"], _loss_text(task.fields["loss"])
+        pace, loss, parts = task.fields["pace"], _loss_text(task.fields["loss"]), task.fields["parts"]
         if not pace.rounds:
             return ""
+        unit, of, expected = ("bucket", f" of {parts:,}", parts) if parts else (self._unit, self._of, self.expected)
         if task.finished:
-            return f"{pace.rounds:,} {self._unit}{'s' if pace.rounds > 1 else ''}{loss}"
-        left = None if task.fields.get("failed") else pace.left(self.expected, time.monotonic())
-        rounds = f"{self._unit} {pace.rounds:,}{self._of}"
+            return f"{pace.rounds:,} {unit}{'s' if pace.rounds > 1 else ''}{loss}"
+        left = None if task.fields.get("failed") else pace.left(expected, time.monotonic())
+        rounds = f"{unit} {pace.rounds:,}{of}"
         soon = "" if left is None else f", ~{duration(max(left, 1))} left"
         said = rounds + loss + soon, rounds + soon, rounds, ""
         return next(text for text in said if len(text) <= max(self._room, 0))

@@ -77,6 +77,7 @@ def play_party(
     """
     guards, clock = _guards(job), session.Clock(endpoint.name, report)
     check_consent(job, spec, guards, cardinality=cardinality)
+    endpoint.advanced = clock.part
     endpoint.consent = consent.of(job, spec, guards, cardinality=cardinality)
     with clock.phase("aligning"):
         alignment = session.align(endpoint, job, own.ids, cardinality=cardinality)
@@ -102,6 +103,7 @@ def play_party(
 def play_coordinator(endpoint: Endpoint, job: Job, report: Report, *, cardinality: bool) -> PsiResult:
     """Play the coordinator to its end."""
     clock = session.Clock(endpoint.name, report)
+    endpoint.advanced = clock.part
     with clock.phase("aligning"):
         joined = session.join(endpoint, job, cardinality=cardinality)
     return PsiResult(

@@ -88,6 +88,10 @@ class Clock:
         """Announce one round of the training."""
         self.report(Event(self.role, "training", rounds, loss))
 
+    def part(self, done: int, parts: int) -> None:
+        """Announce one part of the alignment."""
+        self.report(Event(self.role, "aligning", done, parts=parts))
+
 
 def load_party(job: Job, spec: PartySpec, table: PartyTable) -> Loaded:
     """Check a party's policy, ids and labels against the job: all that can be refused without the others.
@@ -133,6 +137,7 @@ def play_party(
     guards = _guards(job, spec, budget)
     check_consent_to_job(job, spec, guards, table.features.columns)
     endpoint.consent = consent.of(job, spec, guards)
+    endpoint.advanced = clock.part
     with clock.phase("aligning"):
         alignment = align(endpoint, job, loaded.ids)
         guards.budget.bind(alignment.digest)
@@ -203,6 +208,7 @@ def play_party(
 def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult:
     """Play the coordinator to its end."""
     clock = Clock(endpoint.name, report)
+    endpoint.advanced = clock.part
     with clock.phase("aligning"):
         joined = join(endpoint, job)
     with clock.phase("preparing"):

@@ -21,7 +21,7 @@ from parties.errors import ConfigError
 from vfl.display import say, warn
 from vfl.events import Event
 from vfl.job import Job
-from vfl.progress import Phases, round_text
+from vfl.progress import TITLES, Phases, round_text
 from vfl.watch import Began, Kept, Moment, Network, Notice, Standstill, Warned
 
 REPORT = "report.json"
@@ -124,7 +124,12 @@ class Status:
             self._phases.finish()
             self._phases.begin(event.phase)
             self._said = time.monotonic()
-        if event.round:
+        if event.parts:
+            self._phases.advance(event.round, None, event.parts)
+            if self._plain and time.monotonic() - self._said >= ROUNDS_EVERY:
+                self._said = time.monotonic()
+                self._say(f"{TITLES[event.phase]}: {round_text(event.round, None, event.parts)}")
+        elif event.round:
             self._told = True
             self._advance(event.round, event.loss)
 

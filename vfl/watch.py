@@ -132,7 +132,7 @@ class Moment:
         with self._lock:
             match notice:
                 case Event():
-                    self.phase, self.round = notice.phase, max(self.round, notice.round)
+                    self.phase, self.round = notice.phase, max(self.round, 0 if notice.parts else notice.round)
                 case Awaited(text):
                     self._go_on(now)
                     self._awaited = _Since(text, now)

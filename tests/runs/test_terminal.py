@@ -92,6 +92,26 @@ def train(phases: Phases, rounds: int, loss: float | None = 0.123456) -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_buckets_of_an_alignment_have_a_bar_of_their_own(width: int) -> None:
+    console, _ = terminal(width)
+    phases = Phases(TREES, console)
+    phases.finish()
+    phases.begin("aligning")
+    for number in range(1, 4):
+        phases._pace.begun -= 10
+        phases.advance(number, None, 25)
+    lines = frame(phases, console)
+    assert max(map(len, lines)) <= width
+    assert ("bucket 3 of 25" in lines[1]) == (width >= 60)
+    assert ("left" in lines[1]) == (width >= 60)
+    phases.finish()
+    assert "3 buckets" in frame(phases, console)[1]
+    phases.begin("training")
+    phases.advance(1, None)
+    assert ("tree 1 of" in frame(phases, console)[2]) == (width >= 60)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("job", [GLM, TREES], ids=["glm", "trees"])
 def test_progress_fits_the_terminal(job: Job, width: int) -> None:
     console, _ = terminal(width)

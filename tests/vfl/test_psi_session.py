@@ -17,7 +17,7 @@ from parties.link import COORDINATOR
 from parties.local import run_local
 from psi import exchange
 from vfl import psi_session
-from vfl.events import Event
+from vfl.events import Event, Report
 from vfl.job import Scenario, job_fields
 from vfl.job_file import build_scenario
 from vfl.play import role_types
@@ -47,12 +47,16 @@ def plain(ids: Sequence[object]) -> dict[str, Any]:
 
 
 def align(
-    made: Scenario, folder: Path, purpose: Purpose = "psi", ledgers: dict[str, Ledger] | None = None
+    made: Scenario,
+    folder: Path,
+    purpose: Purpose = "psi",
+    ledgers: dict[str, Ledger] | None = None,
+    report: Report = nobody,
 ) -> dict[str, PsiResult]:
     with ExitStack() as stack:
         acts = {
             name: stack.enter_context(
-                psi_session.ready(made.job, spec, folder / name, folder / f".{name}", nobody, purpose)
+                psi_session.ready(made.job, spec, folder / name, folder / f".{name}", report, purpose)
             )
             for name, spec in {COORDINATOR: None, **{spec.name: spec for spec in made.parties}}.items()
         }

@@ -13,17 +13,15 @@ from rich.console import Console
 
 from parties.errors import ConfigError
 from vfl.commands.app import TRAIN, Overrides, Strict, app
-from vfl.commands.company import Resume, Seen, play_watched
 from vfl.commands.completing import complete_scenario
+from vfl.commands.watched import Resume, Seen, play_watched
 
 if TYPE_CHECKING:
     from vfl.psi_report import PsiReport, Purpose
     from vfl.watch import Watch
 
 
-@app.command(
-    rich_help_panel=TRAIN, epilog="Example: vfl psi scenarios/credit_default --out runs/aligned (or: vfl psi bank.toml)"
-)
+@app.command(rich_help_panel=TRAIN, epilog="Example: vfl psi scenarios/credit_default --out runs/aligned")
 def psi(
     file: Annotated[
         Path,
