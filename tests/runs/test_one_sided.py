@@ -169,7 +169,7 @@ def test_an_evaluation_and_its_prediction_tell_no_members(world: tuple[Companies
     assert [entry["size"] for entry in account["scored"]] == [
         590,
         590,
-    ]  # its whole list, by the run and by the evaluation
+    ]  # its list, whole, both times
 
 
 # refusals
