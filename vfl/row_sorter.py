@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-_PART_BYTES = 64 << 20
+_PART_BYTES = 32 << 20
 _MOST_PARTS = 256
 _BATCH = 1 << 15
 """Rows that are cut into parts at a time."""
