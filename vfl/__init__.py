@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vfl.common_rows import CommonRows
     from vfl.estimators import (
         GradientBoostingClassifier,
         GradientBoostingRegressor,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CommonRows",
     "CrossValidation",
     "Evaluation",
     "Federation",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CommonRows": "vfl.common_rows",
     "CrossValidation": "vfl.model_selection",
     "Evaluation": "vfl.joint_model",
     "Federation": "vfl.federation",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -24,6 +25,9 @@ from vfl.notebook import watch
 from vfl.party import Party, plain
 from vfl.run import run_scenario
 from vfl.tables import show
+
+if TYPE_CHECKING:
+    from vfl.common_rows import CommonRows
 
 Tables = dict[str, PartyTable]
 
@@ -118,6 +122,45 @@ GradientBoostingClassifier or GradientBoostingRegressor
         with watch(scenario.job, progress=progress) as report:
             return train(self, scenario, tables, report, out=out, overwrite=overwrite, baselines=baselines)
 
+    def align(self, *, seed: int = 0, cardinality: bool = False) -> CommonRows:
+        """Find the common rows, and nothing else: neither a label nor a column but the ids is read.
+
+        Parameters
+        ----------
+        seed : int
+            Of the row order.
+        cardinality : bool
+            Only how many ids are common.
+
+        Raises
+        ------
+        VflError
+            As the command line would say it.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> bank = pd.DataFrame({"client": ["001", "002", "003"], "income": [10, 20, 30]})
+        >>> shop = pd.DataFrame({"card": ["003", "001", "007"], "visits": [3, 1, 7]})
+        >>> federation = Federation(
+        ...     Party("bank", bank, id="client", role="active"),
+        ...     Party("shop", shop, id="card"),
+        ...     alignment={"min_intersection": 2},
+        ... )
+        >>> common = federation.align(seed=4)
+        >>> pd.concat(common.frames, axis=1).droplevel(0, axis=1)
+          client  income card  visits
+        0    001      10  001       1
+        1    003      30  003       3
+        >>> federation.align(cardinality=True).intersection
+        2
+        """
+        from vfl.common_rows import common_rows
+
+        document = _document(self, {"name": "federation", "seed": seed})
+        scenario = build_scenario(document, Path.cwd(), file="the federation", alone=True)
+        return common_rows(scenario, {party.name: party for party in self.parties}, cardinality=cardinality)
+
 
 def train(
     federation: Federation,
@@ -186,16 +229,18 @@ def _kind(value: object) -> str:
 
 def _scenario(federation: Federation, estimator: Estimator, lines: dict[str, object], task: Task | None) -> Scenario:
     parameters = {key: plain(value) for key, value in estimator.get_params().items() if key != "objective"}
-    document = {
+    trained = {"model": estimator.model, **({} if task is None else {"task": task}), "training": parameters}
+    return build_scenario(_document(federation, lines) | trained, Path.cwd(), file="the federation")
+
+
+def _document(federation: Federation, lines: dict[str, object]) -> dict[str, object]:
+    """What a scenario file would say of it."""
+    return {
         **{key: plain(value) for key, value in lines.items()},
-        "model": estimator.model,
-        **({} if task is None else {"task": task}),
         "alignment": plain(federation.alignment),
-        "training": parameters,
         "privacy": plain(federation.privacy),
         "party": [party.lines for party in federation.parties],
     }
-    return build_scenario(document, Path.cwd(), file="the federation")
 
 
 def _read(federation: Federation, scenario: Scenario) -> Tables:

@@ -14,6 +14,7 @@ from pathlib import Path
 from parties.link import Endpoint
 from parties.policy import Guards, common_rows
 from parties.spec import PartySpec
+from psi.exchange import warnings_of
 from vfl import consent, session
 from vfl.events import Report
 from vfl.id_file import IdFile, read_id_file, write_aligned
@@ -91,7 +92,7 @@ def play_party(
         protocol=alignment.protocol,
         intersection=alignment.intersection if told else None,
         seconds=clock.seconds,
-        warnings=guards.warnings,
+        warnings=[*warnings_of(job.alignment.protocol, alignment.sizes), *guards.warnings],
         csv_rows=own.total,
         ids=own.count,
         missing=own.missing,
