@@ -18,22 +18,8 @@ import msgspec
 from parties.errors import ConfigError
 from parties.spec import PartySpec, check_spec
 from vfl import tables
-from vfl.job import (
-    LATER,
-    MODELS,
-    TASKS,
-    Boosting,
-    Job,
-    Lines,
-    Member,
-    Scenario,
-    ScenarioFile,
-    Task,
-    Training,
-    check_alignment,
-    check_job,
-    resolve_task,
-)
+from vfl.job import LATER, MODELS, TASKS, Boosting, Job, Lines, Member, Scenario, ScenarioFile, Task, Training
+from vfl.job_checks import check_alignment, check_job, resolve_task
 from vfl.tables import Source, Table, show
 
 L = TypeVar("L", bound=Lines)

@@ -50,7 +50,8 @@ from parties.wire import Active, Control, Coordinator, DataParty, Message, Passi
 from psi.ids import IdRules, PreparedIds, prepare_ids
 from psi.settings import AlignmentSettings
 from vfl.alignment_consent import protocols_of
-from vfl.job import COORDINATOR_MODELS, Job, check_key_holder, choose_key_holder
+from vfl.job import COORDINATOR_MODELS, Job, choose_key_holder
+from vfl.job_checks import check_key_holder
 from vfl.terms import Terms
 
 Facts = Mapping[str, bool | int | float | str | None]

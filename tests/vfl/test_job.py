@@ -12,19 +12,8 @@ from parties.errors import ConfigError
 from parties.greeting import job_digest
 from parties.policy import Model
 from parties.spec import PartySpec
-from vfl.job import (
-    COORDINATOR_MODELS,
-    EXPECTED_ROUNDS,
-    LATER,
-    TASKS,
-    Job,
-    ScenarioFile,
-    check_job,
-    check_key_holder,
-    choose_key_holder,
-    job_fields,
-    resolve_task,
-)
+from vfl.job import COORDINATOR_MODELS, EXPECTED_ROUNDS, LATER, TASKS, Job, ScenarioFile, choose_key_holder, job_fields
+from vfl.job_checks import check_job, check_key_holder, resolve_task
 from vfl.reference import reference
 from vfl.tables import describe, nearest
 

@@ -17,7 +17,8 @@ from parties.greeting import job_digest
 from parties.wire import Payload
 from vfl.audit import SCHEMES
 from vfl.display import Phases
-from vfl.job import Boosting, Job, Task, Training, check_job, job_fields, resolve_task
+from vfl.job import Boosting, Job, Task, Training, job_fields
+from vfl.job_checks import check_job, resolve_task
 from vfl.job_file import build_scenario, load_scenario
 from vfl.reference import reference
 
