@@ -38,8 +38,13 @@ With a label-only active party the mean curvature is p(1 - p) of the label rate 
 
 One-sided (``alignment.one_sided``, one passive party): "rows" are all rows of P. A's columns, d0 and the curvatures by
 which it multiplies [[dz]] are zero but at the members that it trains on (`vfl.members`), and means are over all rows,
-with d0 and curvatures the larger for it: P's products are those over the members alone, and P learns neither which
-rows they are nor how many. Step scores travel one to a ciphertext, so that A can take the others out.
+with d0 and curvatures the larger for it: P's products are those over the members alone, and P is told neither which
+rows they are nor how many. Step scores travel one to a ciphertext, so that A can take the others out. A multiplies no
+two members by the same number, which would be a common factor of P's products and N / n in them; for the same reason
+the mean curvature, of a label-only active party p(1 - p) with p n an integer, is told with 6 bits.
+What P's products are remains to be read from them: means over members. Where P has few kinds of rows they give the
+members' share of each kind, nearly, and where members are few that may give their number; a kind without members
+shows as such. So does a column that few rows fill.
 
 C colluding with any party breaks it: C's key opens what the parties exchange.
 
@@ -53,6 +58,7 @@ All follow the protocol and are curious; C colludes with nobody.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -115,6 +121,8 @@ STEP_SCORE_BITS = 20  # fraction bits of X p
 STEP_SCORE_LIMIT = 10  # |X_k p| <= 2^10 for every party
 CURVATURE_BITS = 16
 MEMBER_CURVATURE_BITS = 40
+MEMBER_NOISE_BITS = 27
+_TOLD_CURVATURE_BITS = 6
 _MAX_WEIGHT_BITS = 16  # sample weights have mean 1; curvatures per row stay below 2^16
 _MAX_PACKING = 64
 _MAX_POOL = 1 << 14  # obfuscators kept, about 1 kB each
@@ -465,7 +473,7 @@ def expand_around(
     one_sided = terms.job.alignment.one_sided  # the curvature of a row that is no member is 0
     by_row = one_sided or terms.job.training.curvature == "row" or target.weights is not None  # curvatures, too
     setup = Setup(
-        curvature=max(curvature, 2.0**-40),
+        curvature=_few_bits(max(curvature, 2.0**-40)) if one_sided else max(curvature, 2.0**-40),
         by_row=by_row,
         bound_bits=bound_bits,
         label_bits=target.label_bits,
@@ -492,7 +500,24 @@ def _row_curvatures(terms: Terms, target: Target, z: Vector, share: float) -> In
         curvature = np.full(len(curvature), math.fsum(curvature.tolist()) / len(curvature))
     if share * float(curvature.max()) >= 1 << _MAX_WEIGHT_BITS:
         raise LocalProtocolError("too few rows are common for a one-sided training; nothing was sent")
-    return np.rint(np.ldexp(curvature * share, curvature_bits(terms))).astype(np.int64)
+    fixed = np.rint(np.ldexp(curvature * share, curvature_bits(terms))).astype(np.int64)
+    return _uneven(fixed, target, z, terms.job.seed) if terms.job.alignment.one_sided else fixed
+
+
+def _uneven(fixed: Integers, target: Target, z: Vector, seed: int) -> Integers:
+    """Numbers changed by up to 2^-27 of themselves, by a key that only labels and scores give: no common factor.
+
+    The same in every run on the same data. Products then miss a multiple of any of them by far more than that.
+    """
+    key = hashlib.sha256(b"vfl members v1|%d|" % seed + target.y.tobytes() + z.tobytes()).digest()
+    noise = np.frombuffer(hashlib.shake_256(key).digest(4 * len(fixed)), "<i4").astype(np.int64)
+    return fixed + ((fixed >> MEMBER_NOISE_BITS) * noise >> 31)
+
+
+def _few_bits(value: float) -> float:
+    """A positive number rounded to 6 significant bits."""
+    fraction, exponent = math.frexp(value)
+    return math.ldexp(round(math.ldexp(fraction, _TOLD_CURVATURE_BITS)), exponent - _TOLD_CURVATURE_BITS)
 
 
 def _step_scores(block: Block, p: Vector) -> Integers:

@@ -1,0 +1,64 @@
+"""What a curious passive party of a one-sided training works out from numbers that it is meant to have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.glm.test_one_sided import OneSided, make
+from vfl import glm_quadratic
+
+
+def opened_products(case: OneSided, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Train, and return what the passive party opens: with the deviation first, then with every direction."""
+    seen: list[list[int]] = []
+    honest = glm_quadratic._open_own
+
+    def kept(hub: Any, plan: Any, vector: Any, block: Any) -> Sequence[int]:
+        products = honest(hub, plan, vector, block)
+        if block is case.passive:
+            seen.append(list(products))
+        return products
+
+    monkeypatch.setattr(glm_quadratic, "_open_own", kept)
+    case.fit()
+    return seen
+
+
+@pytest.mark.parametrize("model", ["linear", "logistic"])
+def test_a_common_factor_does_not_count_the_members(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were every member multiplied by one integer, c N / n in fixed point, it would divide all that P opens."""
+    case = make(model, 150, 90, training={"max_iter": 3})
+    seen = opened_products(case, monkeypatch)
+    factor = math.gcd(*[value for products in seen[1:] for value in products])
+    assert factor < 1 << 16, f"{case.members.rows} rows over {factor / 2**glm_quadratic.MEMBER_CURVATURE_BITS}"
+
+
+def test_factors_of_members_differ_and_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By no more than the model can bear, and the same in the next run: a run that goes on must find them again."""
+    drawn = []
+    honest = glm_quadratic._row_curvatures
+
+    def kept(*args: Any) -> Any:
+        drawn.append(honest(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(glm_quadratic, "_row_curvatures", kept)
+    for _ in range(2):
+        make("linear", 150, 90, training={"max_iter": 1}).fit()
+    even = (240 << glm_quadratic.MEMBER_CURVATURE_BITS) // 150
+    assert len(set(drawn[0].tolist())) > 140
+    assert abs(drawn[0] - even).max() <= even >> glm_quadratic.MEMBER_NOISE_BITS
+    assert drawn[0].tolist() == drawn[1].tolist()
+
+
+@pytest.mark.parametrize("model", ["linear", "logistic"])
+def test_the_mean_curvature_is_told_too_roughly_to_be_a_fraction_of_the_members(model: str) -> None:
+    """p(1 - p) in 53 bits would give p = k / n, and so n, by its continued fraction."""
+    case = make(model, 150, 90, training={"max_iter": 1})
+    case.fit()
+    (told,) = [d.payload.facts["curvature"] for d in case.deliveries if d.message == "glm_quadratic.setup"]
+    assert math.ldexp(math.frexp(told)[0], 6).is_integer()
