@@ -59,7 +59,7 @@ All follow the protocol and are curious. A could leave rows out or invent member
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -93,7 +93,7 @@ from vfl.boosting import (
 from vfl.candidates import Questions, name_candidates, offer_candidates, open_candidates, read_chosen
 from vfl.exchange import receive_ciphers, receive_key, send_key
 from vfl.importance import importance_as_active, own_importance, send_feature_gains
-from vfl.paillier import CipherVector, ObfuscatorPool, PrivateKey, SlotLayout, gather, generate_keypair, subtract
+from vfl.paillier import CipherVector, ObfuscatorPool, PrivateKey, SlotLayout, generate_keypair
 from vfl.terms import Terms
 from vfl.trees.bins import Codes, Feature
 from vfl.trees.bitmaps import pack_bits, unpack_bits
@@ -103,6 +103,7 @@ from vfl.trees.grow import grow as grow_tree
 from vfl.trees.histograms import EncryptedColumns, prepare_columns
 from vfl.trees.kept import restore_splits, splits_to_arrays
 from vfl.trees.levels import EncryptedLevel, EncryptedTree, Told, descend, first_level
+from vfl.trees.listed_levels import divide, only_open, rows_divided_by_others
 from vfl.trees.objective import Objective
 from vfl.trees.rounds import Labels, Progress, boost
 from vfl.trees.sampling import draw_columns
@@ -405,9 +406,11 @@ def _follow_tree(run: _PassiveRun, number: int) -> list[Split]:
         if not len(parents):
             return splits
         opened = opened[opened.any(axis=1)]
-        tree, child = _divide(run, tree, level, parents, opened, left)
+        fresh = rows_divided_by_others(level, parents, left)
+        sent = run.receive_gradients(fresh) if fresh else None
+        tree, child = divide(tree, level, parents, opened, left, sent)
         told = Told(split, parents, opened.ravel(), child)
-        tree, level = _only_open(tree, descend(tree, level, told, child, run.receive_totals(2 * len(parents))))
+        tree, level = only_open(tree, descend(tree, level, told, child, run.receive_totals(2 * len(parents))))
 
 
 def _read_outcome(run: _PassiveRun, level: EncryptedLevel, left: dict[int, Mask]) -> tuple[Mask, Mask]:
@@ -418,43 +421,3 @@ def _read_outcome(run: _PassiveRun, level: EncryptedLevel, left: dict[int, Mask]
     if not split[list(left)].all():
         raise RemoteProtocolError(f"{peer} chose a candidate of a node that it does not split")
     return split, opened.reshape(-1, 2)
-
-
-def _divide(
-    run: _PassiveRun,
-    tree: EncryptedTree,
-    level: EncryptedLevel,
-    parents: Integers,
-    opened: Mask,
-    left: dict[int, Mask],
-) -> tuple[EncryptedTree, Integers]:
-    """Rows and ciphertexts of the children of ``parents``, and which child each is of.
-
-    Of the active party's splits only children that are open have any; of one's own both.
-    """
-    through = [np.flatnonzero(level.slot == node) for node in parents.tolist()]
-    theirs = [len(at) for at, node in zip(through, parents.tolist(), strict=True) if node not in left]
-    sent = run.receive_gradients(sum(theirs)) if theirs else None
-    vectors, rows, child, start = [], [], [], 0
-    for pair, (node, at, both) in enumerate(zip(parents.tolist(), through, opened, strict=True)):
-        own = gather(tree.gradients, at)
-        if sent is None or node in left:
-            vectors.append(own)
-            rows.append(tree.rows[at])
-            child.append(2 * pair + ~left[node])
-            continue
-        fresh = gather(sent, np.arange(start, start + len(at)))
-        start += len(at)
-        vectors += [fresh, subtract(own, fresh)] if both.all() else [fresh]
-        for side in np.flatnonzero(both).tolist():
-            rows.append(tree.rows[at])
-            child.append(np.full(len(at), 2 * pair + side))
-    divided = replace(tree, rows=np.concatenate(rows), gradients=CipherVector.concat(vectors))
-    return divided, np.concatenate(child)
-
-
-def _only_open(tree: EncryptedTree, level: EncryptedLevel) -> tuple[EncryptedTree, EncryptedLevel]:
-    """Without the rows of children that are not open."""
-    kept = np.flatnonzero(level.slot >= 0)
-    tree = replace(tree, rows=tree.rows[kept], gradients=gather(tree.gradients, kept))
-    return tree, replace(level, slot=level.slot[kept])
