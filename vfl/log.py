@@ -73,8 +73,9 @@ class Log:
                     self._network(text)
                 case Dialled(trouble):
                     self._dialled(trouble)
-                case Began(generation, rounds):
+                case Began(generation, rounds, buckets):
                     where: dict[str, Field] = {"after_round": rounds} if rounds >= 0 else {}
+                    where |= {"buckets_kept": buckets} if buckets else {}
                     self._write("info", "generation", generation=generation, **where)
                 case Kept(rounds):
                     self._write("info", "checkpoint", after_round=rounds)

@@ -76,7 +76,7 @@ class RunFolder:
         self._write(run=agreed.run, generation=generation, progress="running")
         keeper = self._keeper(agreed.run)
         keeper.resume_from(agreed.step)
-        self.watch(Began(generation, agreed.step - ALIGNED))
+        self.watch(Began(generation, agreed.step - ALIGNED, 0 if agreed.step else len(keeper.buckets())))
         return keeper
 
     def saved(self) -> None:

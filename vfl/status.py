@@ -148,8 +148,8 @@ class Status:
         if not first:
             self._phases.forget()
             self._phases.begin("starting")
-        if not first or began.rounds >= 0:
-            self._say(f"{'All are there' if first else 'All are back'}; the run {_where(began.rounds)}")
+        if not first or began.rounds >= 0 or began.buckets:
+            self._say(f"{'All are there' if first else 'All are back'}; the run {_where(began)}")
 
     def _render(self) -> RenderableType:
         """What stands on a terminal at the moment."""
@@ -192,11 +192,13 @@ class Waits:
         return due
 
 
-def _where(rounds: int) -> str:
+def _where(began: Began) -> str:
     """Where a run goes on."""
-    if rounds < 0:
+    if began.rounds < 0 and began.buckets:
+        return f"goes on within the alignment; {began.buckets:,} of its buckets are kept here"
+    if began.rounds < 0:
         return "begins anew, for it had no checkpoint that all have"
-    return f"goes on after round {rounds}" if rounds else "goes on after the alignment"
+    return f"goes on after round {began.rounds}" if began.rounds else "goes on after the alignment"
 
 
 def _hand_out(report: bytes) -> None:

@@ -39,10 +39,14 @@ class Dialled:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """All roles are there, once more after a crash, and go on after so many rounds; -1: from the beginning."""
+    """All roles are there, once more after a crash, and go on after so many rounds; -1: from the beginning.
+
+    Then ``buckets`` of a long alignment are kept here.
+    """
 
     generation: int
     rounds: int
+    buckets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class Moment:
                     if not (trouble and self._dialling.text):  # another reason for the same silence
                         self._dialling.begun = now
                     self._dialling.text, self.joined = trouble, self.joined or not trouble
-                case Began(generation, rounds):
+                case Began(generation, rounds, _):
                     self._go_on(now)
                     self._awaited, self._trouble = _Since(), _Since()
                     self.generation, self.round = generation, max(rounds, 0)

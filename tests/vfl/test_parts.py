@@ -15,7 +15,7 @@ from vfl import status
 from vfl.events import Event
 from vfl.log import Log
 from vfl.status import Status
-from vfl.watch import Moment
+from vfl.watch import Began, Moment
 
 
 def test_every_role_tells_every_bucket(tmp_path: Path) -> None:
@@ -39,11 +39,13 @@ def test_the_log_has_buckets_and_a_round_is_none_of_them(tmp_path: Path) -> None
     for watch in (log, moment):
         watch(Event("bank", "aligning"))
         watch(Event("bank", "aligning", 3, parts=25))
+        watch(Began(2, -1, 3))
     log.end()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if "bucket" in line]
     assert (line["bucket"], line["buckets"]) == (3, 25)
     assert not [line for line in lines if "round" in line]
+    assert [line["buckets_kept"] for line in lines if line["event"] == "generation"] == [3]
     assert moment.round == 0
 
 

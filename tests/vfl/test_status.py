@@ -164,6 +164,16 @@ def test_a_terminal_after_a_crash_shows_the_present_generation() -> None:
         assert "All are back; the run goes on after round 4" in out.getvalue()
 
 
+@pytest.mark.parametrize(("buckets", "where"), [(0, "begins anew, for"), (3, "goes on within the alignment; 3 of")])
+def test_a_long_alignment_goes_on_with_the_buckets_that_are_kept(buckets: int, where: str) -> None:
+    status, out = status_on(terminal=False)
+    with status:
+        status(Began(1, -1, buckets))
+        assert out.getvalue().count("All are there; the run goes on within the alignment") == (buckets > 0)
+        status(Began(2, -1, buckets))
+    assert f"All are back; the run {where}" in out.getvalue()
+
+
 def test_rounds_without_a_loss_are_counted_by_checkpoints() -> None:
     status, _ = status_on(terminal=True)
     with status:
