@@ -121,10 +121,9 @@ def align_party(
     digest = source.set_digest(found.own)
     if settings.cardinality or (settings.one_sided and found.places is None):
         return Alignment(source.csv_rows(found.own), sizes, found.common, protocol, digest)
-    keys = source.order_keys(found.own, settings.seed)
-    order = ascending(keys)
+    order, ordered = _order(source, found.own, settings.seed)
     if found.places is None:
-        _agree(endpoint, ordered_digest(keys, order))
+        _agree(endpoint, ordered)
     places = None if found.places is None else found.places[order]
     return Alignment(source.csv_rows(found.own[order]), sizes, found.common, protocol, digest, places)
 
@@ -152,6 +151,13 @@ def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined
         _part_as_coordinator(list(links.values()))
         raise
     return Joined(sizes, common, make_plan(settings, sizes).protocol)
+
+
+def _order(ids: Ids, common: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], bytes]:
+    """The agreed order of common ids, and its digest."""
+    keys = ids.order_keys(common, seed)
+    order = ascending(keys)
+    return order, ordered_digest(keys, order)
 
 
 def _terms(ids: Ids, settings: AlignmentSettings) -> dict[str, Fact]:

@@ -35,7 +35,8 @@ def ascending(keys: Bytes2D) -> NDArray[np.int64]:
     words = np.ascontiguousarray(keys).view(">u8")
     first = words[:, 0].astype(np.uint64)
     order = np.argsort(first)
-    if bool((first[order[1:]] == first[order[:-1]]).any()):  # seldom, unless rows repeat
+    first = first[order]
+    if bool((first[1:] == first[:-1]).any()):  # seldom, unless rows repeat
         order = np.lexsort(words.T[::-1])
     return order
 
