@@ -96,6 +96,14 @@ TREES: dict[str, dict[str, Any]] = {
     "rows drawn": {"training": {"subsample": 0.6, "colsample_bytree": 0.7}},
     "missing and sorted": {"messy": True, "training": {"max_cat_to_onehot": 1}},
     "validation part": {"split": {"validation_fraction": 0.2}},
+    "one-sided": {"alignment": {"one_sided": True}, "passive": 1},
+    "one-sided, drawn and sorted": {
+        "alignment": {"one_sided": True},
+        "passive": 1,
+        "messy": True,
+        "training": {"max_cat_to_onehot": 1, "subsample": 0.6, "max_depth": 5},
+        "split": {"validation_fraction": 0.2},
+    },
     "guarded nodes": {"training": {"min_node_rows": 60, "min_bin_gap": 5}, "privacy": {"enforce": False}},
 }
 

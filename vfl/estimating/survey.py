@@ -107,9 +107,10 @@ def survey(scenario: Scenario) -> Survey:
     for own in owns.values():
         (check_consent_to_trees if binned else check_consent_to_terms)(terms, own.spec, own.guards)
     members = None
-    if blocks and listed:
+    if listed:
         (other,) = job.passive
-        members = Members(np.searchsorted(owns[other].ids.rows, rows[other][: parts.train]), listed)
+        fitted = rows[other][: parts.train + parts.validation]
+        members = Members(np.searchsorted(owns[other].ids.rows, fitted), listed)
     return Survey(scenario, terms, parts, owns, data, blocks, binned, members)
 
 
