@@ -1,6 +1,6 @@
 """Boosting: seconds per tree in processes, bytes, peak memory, beside plain XGBoost; and where the CPU time goes.
 
-    python benchmarks/boosting.py [CASE ...] [--trees N] [--no-split]
+    python -m benchmarks.boosting [CASE ...] [--trees N] [--no-split]
 
 Cases: credit-3, credit-5 (scenarios/credit_default, by depth), a9a, breast-cancer (scikit-learn's, cut in two), and
 rows-10000, rows-100000, rows-1000000 (synthetic: 5 columns and a label, 20 columns at a passive party). By default all
@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xgboost
-from boosting_work import Marks, print_split, work_time
 
+from benchmarks.boosting_work import Marks, print_split, work_time
 from vfl.events import Event
 from vfl.job import Scenario
 from vfl.job_file import load_scenario

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from glm import KernelTime
-
 import vfl.boosting
 import vfl.trees.levels
+from benchmarks.glm import KernelTime
 from parties.link import Link
 from vfl.events import Event
 from vfl.paillier.obfuscators import Obfuscators, OwnerObfuscators

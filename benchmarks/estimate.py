@@ -1,6 +1,6 @@
 """Hold ``vfl estimate`` against the runs that follow: ours / truth for seconds, bytes and encryptions.
 
-    .venv/bin/python benchmarks/estimate.py [SCENARIO ...] [--json]
+    .venv/bin/python -m benchmarks.estimate [SCENARIO ...] [--json]
 
 Each scenario is estimated, then run once. Seconds are to be within a factor 1.5 on a quiet machine; the CPU column says
 how much of a difference is other work on the machine, which CPU seconds do not see.

@@ -1,6 +1,6 @@
 """Training of credit_default: seconds to a loss gap, share of the kernel, beside a textbook gradient with phe.
 
-    python benchmarks/glm.py [--scenario scenarios/credit_default] [--key-holder active]
+    python -m benchmarks.glm [--scenario scenarios/credit_default] [--key-holder active]
 
 The run is the one of ``vfl run``, every role a process; then the same in one process on one core, where the time spent
 in the big-number kernel can be told from the rest. The peer is one gradient as textbooks compute it (phe: encrypt every

@@ -1,6 +1,6 @@
 """Set intersection: ours by protocol and size beside OpenMined's package and SecretFlow's ``spu``, in one run.
 
-    python benchmarks/psi.py [--sizes 10000 100000 1000000] [--protocols kkrt ecdh ...] [--peers PYTHON] [--plot FILE]
+    python -m benchmarks.psi [--sizes 10000 100000 1000000] [--protocols kkrt ecdh ...] [--peers PYTHON] [--plot FILE]
 
 Two parties with n ids each, half of them common; ``mpsi`` and ``ecdh (3)`` with three. Ours is the command ``vfl psi``
 from CSV to aligned CSVs, all roles as processes over TLS on the loopback interface; SecretFlow's goes from CSV to

@@ -1,6 +1,6 @@
 """An alignment of lists that memory does not hold: what every role takes, from CSV to aligned CSV.
 
-    python benchmarks/psi_out_of_core.py [--ids 50000000] [--bucket-ids 2000000] [--protocol kkrt] [--parties 2]
+    python -m benchmarks.psi_out_of_core [--ids 50000000] [--bucket-ids 2000000] [--protocol kkrt] [--parties 2]
                                          [--kill SECONDS] [--folder DIR]
 
 Writes a CSV of so many ids for each party, half of them common to all, then starts the roles as companies do:

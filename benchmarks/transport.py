@@ -1,6 +1,6 @@
 """Round trips and streams between processes over the network of the engine, beside gRPC and bare TLS.
 
-    python benchmarks/transport.py [--rounds 3000] [--blocks 8] [--megabytes 64]
+    python -m benchmarks.transport [--rounds 3000] [--blocks 8] [--megabytes 64]
 
 Every role is a process of its own on the loopback interface, TLS 1.3 with pinned certificates on every hop. Rows:
 
