@@ -72,7 +72,7 @@ class Scored:
     predicted : ndarray of shape (n,) or (n, classes), float64, or None
         At the active party: P(positive), class probabilities, or the predicted number.
     sizes : dict of party name to int
-        Distinct valid ids.
+        Distinct valid ids of its own, and the lengths of the others' lists, which may be padded.
     protocol : str
         Of the alignment.
     seconds : dict of "aligning", "scoring" to float
@@ -120,7 +120,7 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
     return Scored(
         rows=alignment.rows[order] if told else alignment.rows[:0],
         predicted=None if predicted is None else predicted[order],
-        sizes=alignment.sizes,
+        sizes={**alignment.sizes, name: len(new.ids.ids)},
         protocol=alignment.protocol,
         seconds=clock.seconds,
         warnings=(*new.warnings, *guards.warnings),

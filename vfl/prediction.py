@@ -9,7 +9,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,7 +202,8 @@ def predict_here(
     if ledgers is not None:
         write_ledger(ledgers / LEDGER, merge_sent(book.entries for book in books.values()))
     rows = {name: new.table.n_rows for name, new in news.items()}
-    return summarise(news[job.active], results[job.active], rows, [results[name] for name in names])
+    sizes = {name: results[name].sizes[name] for name in names}  # each its own: lists may be padded
+    return summarise(news[job.active], replace(results[job.active], sizes=sizes), rows, [results[n] for n in names])
 
 
 def summarise(new: NewRows, scored: Scored, rows: dict[str, int], results: Sequence[Scored]) -> Predicted:

@@ -93,3 +93,13 @@ def test_a_role_between_companies_knows_its_own_number_alone(tmp_path: Path) -> 
         "bank": {"bank": 150, "card-network": 180, "biller": 180},
         "biller": {"bank": 180, "card-network": 180, "biller": 130},
     }
+
+
+def test_so_have_predictions(tmp_path: Path) -> None:
+    from vfl.prediction import load_models, predict_here
+
+    scenario = scenario_of(tmp_path / "in", pad_to=180)
+    run_scenario(scenario, tmp_path / "out", NOBODY, in_process=True, baselines=False, page=False)
+    data = {spec.name: Path(spec.data) for spec in scenario.parties}
+    predicted = predict_here(load_models(tmp_path / "out"), data, NOBODY)
+    assert predicted.scored.sizes == {"bank": 150, "card-network": 140, "biller": 130}
