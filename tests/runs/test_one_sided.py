@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.chaos.between_companies import Job
+from parties.checkpoint import ALIGNED, FolderKeeper
+from parties.data import read_party
+from parties.link import COORDINATOR, Endpoint
+from parties.local import run_local
+from parties.wire import Active, Passive
+from tests.chaos.between_companies import Job as JobFiles
 from tests.prediction.test_between_companies import run_all, scoring, train
 from tests.runs.companies import Companies, make_boosted, make_companies
 from tests.runs.conftest import Command
+from vfl import session
+from vfl.consent import disclosures_of
+from vfl.job import Alignment, Job, Member, job_fields
+from vfl.job_file import load_scenario
+from vfl.play import role_types
 
 SHOP = "card-network"
+World = tuple[Companies, JobFiles, Path]
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "binary": ("binary", {"messy": True, "weights": True}),
     "binary, label alone, GOSS": ("binary", {"label_only": True, "training": {"top_rate": 0.3, "other_rate": 0.3}}),
@@ -127,7 +139,7 @@ def test_folds_share_one_alignment(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Companies, Job, Path]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("one sided")
     consent = {"min_node_rows": 0, "min_bin_gap": 0, "small_data": True}
     with pytest.MonkeyPatch.context() as patch:
@@ -138,7 +150,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Companies, Job, Pat
         return companies, train(companies, folder / "run"), folder / "run"
 
 
-def test_the_passive_partys_own_report_has_no_number_of_members(world: tuple[Companies, Job, Path]) -> None:
+def test_the_passive_partys_own_report_has_no_number_of_members(world: World) -> None:
     companies, _, run = world
     report = json.loads((run / SHOP / "report.json").read_text())
     assert report["alignment"]["intersection"] is None
@@ -154,7 +166,7 @@ def test_the_passive_partys_own_report_has_no_number_of_members(world: tuple[Com
     assert not {number for number in numbers if number in shown}
 
 
-def test_an_evaluation_and_its_prediction_tell_no_members(world: tuple[Companies, Job, Path], tmp_path: Path) -> None:
+def test_an_evaluation_and_its_prediction_tell_no_members(world: World, tmp_path: Path) -> None:
     companies, job, run = world
     ended = run_all(scoring(companies, job, run, tmp_path / "judged", "evaluate"))
     assert {name: outcome.code for name, outcome in ended.items()} == dict.fromkeys(job.roles, 0), ended
@@ -194,3 +206,48 @@ def test_check_reads_what_the_run_will(vfl: Command, tmp_path: Path) -> None:
     done = vfl("check", companies.write())
     assert done.code == 0 and f"{len(common(companies)):,} common rows" in done.stdout
     assert np.isclose(len(common(companies)), 243, atol=8)
+
+
+# what is kept, and what policies are asked
+
+
+def test_an_alignment_is_taken_up_as_it_was_kept(tmp_path: Path) -> None:
+    scenario = load_scenario(one_sided(tmp_path / "companies").write(), ())
+    job, folder = scenario.job, tmp_path / "kept"
+    loaded = {s.name: session.load_party(job, s, read_party(s)) for s in scenario.parties}
+
+    def keeper(name: str) -> FolderKeeper:
+        return FolderKeeper(folder=folder / name, run="run", job="job", party=name)
+
+    def play(endpoint: Endpoint) -> object:
+        endpoint.keeper = keeper(endpoint.name)
+        if endpoint.name == COORDINATOR:
+            return session.join(endpoint, job)
+        return session.align(endpoint, job, loaded[endpoint.name].ids)
+
+    found = run_local(dict.fromkeys((COORDINATOR, "bank", SHOP), play), roles=role_types(job), job=job_fields(job))
+    for name in ("bank", SHOP):
+        kept = keeper(name)
+        kept.resume_from(ALIGNED)
+        again = session.align(SimpleNamespace(keeper=kept), job, loaded[name].ids)  # type: ignore[arg-type]
+        assert again.rows.tolist() == found[name].rows.tolist()
+        assert (again.sizes, again.intersection, again.digest) == (
+            found[name].sizes,
+            found[name].intersection,
+            found[name].digest,
+        )
+        assert (again.places is None) == (found[name].places is None) == (name == SHOP)
+        assert again.places is None or again.places.tolist() == found[name].places.tolist()
+    assert found[SHOP].intersection == 0 and len(found[SHOP].rows) == 390
+
+
+def test_policies_are_asked_for_the_messages_of_a_one_sided_run() -> None:
+    members = Member(name="bank", role="active"), Member(name=SHOP, role="passive")
+    job = Job(name="demo", model="boosting", task="binary", parties=members, alignment=Alignment(one_sided=True))
+    named = {role: {m.name for m in disclosures_of(job, role, "active")} for role in (Active, Passive)}
+    trees = {"boosting_one_sided.candidates", "boosting_one_sided.sides", "importance.feature_gains"}
+    assert trees | {"verdict.members", "boosting_scoring_one_sided.sides"} <= named[Passive]
+    assert {"boosting_one_sided.chosen", "boosting_one_sided.outcome"} <= named[Active]
+    for names in named.values():
+        assert not [name for name in names if name.startswith(("boosting.", "boosting_scoring."))]
+        assert not names & {"importance.own_gains", "verdict.matches"}

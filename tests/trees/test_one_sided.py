@@ -91,29 +91,26 @@ def test_sides_are_sent_only_where_own_splits_lead() -> None:
     assert (sides.counts < rows).any() and len(sides.counts) == len(roots)
 
 
-def test_all_rows_of_the_list_are_counted_before_any_answer() -> None:
+def test_without_a_split_of_its_own_the_passive_party_says_nothing() -> None:
+    forests = make_one_sided(settings={"first_tree_active_only": True, "n_estimators": 1})
+    fits, deliveries = forests.fit(), []
+    scores = score_one_sidedly(forests, fits, forests.frames[0], forests.listed, forests.places, deliveries=deliveries)
+    np.testing.assert_array_equal(scores, forests.predict(fits))
+    assert fits["shop-1"].splits == () and not [d for d in deliveries if d.message.endswith(".sides")]
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_all_rows_of_the_list_are_counted_before_any_answer(spare: int) -> None:
     forests = make_one_sided()
-    fits, rows = forests.fit(), len(forests.listed)
-    for most, refuses in ((rows, False), (rows - 1, True)):
-        deliveries: list[Any] = []
-        policy = Policy(scored_rows=most)
-        score = (
-            lambda: score_one_sidedly(  # noqa: E731
-                forests,
-                fits,
-                forests.frames[0][:3],
-                forests.listed,
-                forests.places[:3],
-                policy,
-                deliveries,  # noqa: B023
-            )
-        )
-        if refuses:
-            with pytest.raises(PolicyError, match="scored_rows"):
-                score()
-        else:
-            assert len(score()) == 3
-        assert any(d.sender == "shop-1" and d.message.endswith(".sides") for d in deliveries) != refuses
+    fits, deliveries = forests.fit(), []
+    policy = Policy(scored_rows=len(forests.listed) + spare)
+    own, places = forests.frames[0][:3], forests.places[:3]
+    if spare < 0:
+        with pytest.raises(PolicyError, match="scored_rows"):
+            score_one_sidedly(forests, fits, own, forests.listed, places, policy, deliveries)
+    else:
+        assert len(score_one_sidedly(forests, fits, own, forests.listed, places, policy, deliveries)) == 3
+    assert any(d.message.endswith(".sides") for d in deliveries) == (spare == 0)
 
 
 def test_monotone_constraints_of_the_active_party_hold() -> None:
