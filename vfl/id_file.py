@@ -8,6 +8,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,9 +33,12 @@ class IdFile:
     ----------
     ids : StoredIds
         What ``psi.align.align_party`` takes.
+    stamp : tuple of int
+        Size and time of the file that was read.
     """
 
     ids: StoredIds = field(repr=False)
+    stamp: tuple[int, int]
 
     @property
     def total(self) -> int:
@@ -79,7 +83,7 @@ def read_id_file(job: Job, spec: PartySpec, scratch: Path) -> IdFile:
     rows = csv_rows(Path(spec.data), spec.encoding, source)
     _, header = next(rows)
     places = _id_places(spec, header, source)
-    lines = job.alignment
+    stamp, lines = _stamp(Path(spec.data)), job.alignment
     rules = IdRules(casefold=lines.casefold, digits_only=lines.digits_only, columns=len(places))
     try:
         ids = store_ids(
@@ -96,10 +100,10 @@ def read_id_file(job: Job, spec: PartySpec, scratch: Path) -> IdFile:
             f"party {spec.name}, {scratch}: cannot hold the ids of {spec.data} ({error.strerror}); make room for "
             "about 120 bytes per row"
         ) from None
-    return IdFile(ids)
+    return IdFile(ids, stamp)
 
 
-def write_aligned(spec: PartySpec, rows: NDArray[np.int64], out: Path) -> None:
+def write_aligned(spec: PartySpec, rows: NDArray[np.int64], out: Path, stamp: tuple[int, int] | None = None) -> None:
     """Write rows of a party's CSV in the order given, all columns, cells as they stand; whole or not at all.
 
     Parameters
@@ -108,11 +112,13 @@ def write_aligned(spec: PartySpec, rows: NDArray[np.int64], out: Path) -> None:
         Distinct rows of the CSV, 0 the first below the header.
     out : Path
         The file to write: UTF-8, a header and n rows. Beside it there must be room for as much again meanwhile.
+    stamp : tuple of int, optional
+        `IdFile.stamp`: the rows are those of this file, and of no other that has come in its place.
 
     Raises
     ------
     DataError
-        The CSV cannot be read any more, or has fewer rows than when its ids were read.
+        The CSV cannot be read any more, or has changed since its ids were read.
     OSError
         The disk does not take it.
     """
@@ -122,12 +128,16 @@ def write_aligned(spec: PartySpec, rows: NDArray[np.int64], out: Path) -> None:
     scratch = out.with_name(f"{out.name}.parts")
     with replaced_durably(out) as file:
         file.write(csv_line(header))
-        try:
+        with suppress(RowsLost):
             file.writelines(rows_in_order((row for _, row in content), rows, scratch, path.stat().st_size))
-        except RowsLost:
-            raise DataError(
-                f"{source}: has changed while its rows were aligned; leave it as it is and align again"
-            ) from None
+            if stamp in (None, _stamp(path)):
+                return
+        raise DataError(f"{source}: has changed while its rows were aligned; leave it as it is and align again")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _source(spec: PartySpec) -> str:

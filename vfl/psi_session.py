@@ -85,7 +85,7 @@ def play_party(
     told = not job.alignment.one_sided or spec.role == "active"
     with clock.phase("saving"):
         if told and not cardinality:
-            _write(spec, alignment.rows, folder / ALIGNED)
+            _write(spec, alignment.rows, folder / ALIGNED, own)
     return PsiResult(
         role=spec.name,
         sizes=alignment.sizes,
@@ -133,10 +133,10 @@ def _guards(job: Job) -> Guards:
     return Guards(enforce=job.privacy.enforce, small_data=True)
 
 
-def _write(spec: PartySpec, rows: Integers, path: Path) -> None:
+def _write(spec: PartySpec, rows: Integers, path: Path, own: IdFile) -> None:
     """Write the aligned rows; what the disk does not take names the file."""
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_aligned(spec, rows, path)
+        write_aligned(spec, rows, path, own.stamp)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -162,6 +163,23 @@ def test_rows_that_are_gone_are_noticed_and_nothing_is_written(tmp_path):
         write_aligned(spec, np.array([0, 1]), tmp_path / "aligned.csv")
     assert (tmp_path / "aligned.csv").read_text() == "older\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["aligned.csv", "bank.csv"]
+
+
+@pytest.mark.parametrize("text", ["id\na\nb\n", "id\nbb\nc\nd\n"])
+def test_another_file_in_its_place_is_noticed(tmp_path, text):
+    own = read(tmp_path, "id\na\nb\n")
+    (tmp_path / "bank.csv").unlink()
+    spec = party(written(tmp_path, text))
+    os.utime(spec.data, ns=(1, 1))
+    with pytest.raises(DataError, match="has changed while its rows were aligned"):
+        write_aligned(spec, np.array([0, 1]), tmp_path / "aligned.csv", own.stamp)
+    assert not (tmp_path / "aligned.csv").exists()
+
+
+def test_the_same_file_passes(tmp_path):
+    own = read(tmp_path, "id\na\nb\n")
+    write_aligned(party(tmp_path / "bank.csv"), np.array([1]), tmp_path / "aligned.csv", own.stamp)
+    assert (tmp_path / "aligned.csv").read_text() == "id\nb\n"
 
 
 def test_only_the_owner_can_read_the_aligned_rows(tmp_path):
