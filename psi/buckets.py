@@ -2,6 +2,8 @@
 
 The bucket of an element is a public function of it, so that equal ids meet. How many of a party's ids fall into a
 bucket is not public: every bucket is padded with dummies to `capacity`, which depends on the length of the list alone.
+What the coordinator learns of sizes it learns per bucket: a fingerprint against which a guess of the whole common set
+can be tested (docs/decisions/psi-buckets.md).
 
 >>> bucket_count({"bank": 1_000, "shop": 9_000}, 2_000), bucket_count({"bank": 1_000, "shop": 3_000}, 2_000)
 (5, 1)
