@@ -45,6 +45,9 @@ from psi.settings import AlignmentSettings as AlignmentSettings
 from psi.settings import Fact
 from psi.source import Ids, ListedIds
 
+MAX_IDS = 1 << 31
+"""Longest list: places in it travel in 32 bits, and a length made up can cost others no more buckets than this has."""
+
 
 class Wire:
     """The messages around the protocol."""
@@ -107,6 +110,7 @@ def align_party(
     RemoteProtocolError
         A peer broke the protocol, or rows differ after the join.
     """
+    _check_settings(settings)
     source: Ids = ListedIds.of(ids) if isinstance(ids, PreparedIds) else ids
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
     size = settings.pad_to or source.count
@@ -136,10 +140,14 @@ def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined
     ConfigError, DataError, RemoteProtocolError
         As in ``align_party``.
     """
+    _check_settings(settings)
     links = {name: endpoint.link(Coordinator, DataParty, name) for name in endpoint.peers(DataParty)}
     terms = {name: link.recv(Wire.terms) for name, link in links.items()}
     sizes = {name: _announced_size(name, told) for name, told in terms.items()}
-    refusal = _difference(terms, settings) or _too_short(sizes, settings)
+    refusal = _difference(terms, settings)
+    if not refusal:
+        _check_padded(sizes, settings)
+        refusal = _too_short(sizes, settings)
     values = np.array([] if refusal else list(sizes.values()), np.float64)
     for link in links.values():
         link.send(Wire.plan, Revealed(refusal, values))
@@ -170,6 +178,24 @@ def _announced_size(name: str, told: Revealed) -> int:
     if len(told.values) != 1 or not _whole(told.values):
         raise RemoteProtocolError(f"{name} sent no proper number of ids for the alignment")
     return int(told.values[0])
+
+
+def _check_settings(settings: AlignmentSettings) -> None:
+    """Refuse dummies among rows that are trained on."""
+    if settings.one_sided and settings.pad_to is not None:
+        raise ConfigError(
+            f"[alignment] pad_to: got {settings.pad_to} beside one_sided = true, expected none: the passive party "
+            "trains on its whole list, and dummies have no rows"
+        )
+
+
+def _check_padded(sizes: Mapping[str, int], settings: AlignmentSettings) -> None:
+    """Every list is as long as the job says: who tells another length plays alone, or makes others play for longer."""
+    for name, size in sizes.items():
+        if settings.pad_to not in (None, size):
+            raise RemoteProtocolError(
+                f"{name} sent no proper number of ids for the alignment, expected pad_to = {settings.pad_to}"
+            )
 
 
 def _difference(terms: Mapping[str, Revealed], settings: AlignmentSettings) -> dict[str, Fact]:
@@ -213,14 +239,15 @@ def _read_plan(plan: Revealed, endpoint: Endpoint, own: int, settings: Alignment
     if facts.get("party") in order and (size_refused or terms_refused):
         raise _refused(facts, settings)
     sizes = dict(zip(order, plan.values.tolist(), strict=False))
-    if facts or len(plan.values) != len(order) or not _whole(plan.values) or sizes[endpoint.name] != own:
+    fitting = len(plan.values) == len(order) and _whole(plan.values) and sizes[endpoint.name] == own
+    if facts or not fitting or (settings.pad_to is not None and set(sizes.values()) != {own}):
         raise RemoteProtocolError(f"{COORDINATOR} sent a plan of the alignment that does not fit the parties")
     return {name: int(size) for name, size in sizes.items()}
 
 
 def _whole(values: NDArray[np.float64]) -> bool:
     """Whether all are positive whole numbers that a list could have as its length."""
-    return values.ndim == 1 and bool(((values >= 1) & (values < 2**48) & (values == np.floor(values))).all())
+    return values.ndim == 1 and bool(((values >= 1) & (values <= MAX_IDS) & (values == np.floor(values))).all())
 
 
 def _part_as_party(judge: Link[DataParty, Coordinator]) -> None:

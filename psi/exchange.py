@@ -197,9 +197,14 @@ def _play_bucket(endpoint: Endpoint, elements: Bytes2D, plan: Plan, number: int,
 def _common(indices: Indices, shown: Shown, found: Indices) -> Indices:
     """The ids at the places found in one bucket."""
     which = shown[found]
+    _check_no_dummies(which)
+    return indices[which]
+
+
+def _check_no_dummies(which: Indices | Shown) -> None:
+    """Refuse places of dummies, which nobody else has."""
     if len(which) and which.min() == _DUMMY:
         raise RemoteProtocolError(f"{COORDINATOR} says that dummies of the alignment are common ids")
-    return indices[which]
 
 
 def _join_buckets(endpoint: Endpoint, plan: Plan) -> list[Joined]:
@@ -270,5 +275,7 @@ def _found_on_one_side(
     if passive:
         return Found(0, shown)
     mine, theirs = verdict.hear_members(endpoint, sizes, common)
-    order = np.argsort(shown[mine])
-    return Found(common, shown[mine][order], theirs[order])
+    own = shown[mine]
+    _check_no_dummies(own)
+    order = np.argsort(own)
+    return Found(common, own[order], theirs[order])

@@ -155,7 +155,9 @@ def _send_tags(endpoint: Endpoint, lists: Iterable[Bytes2D]) -> None:
 def _recv_tags(endpoint: Endpoint, name: str, sizes: Mapping[str, int], each: int) -> Bytes2D:
     """All tags of one party, ``each`` so many for every place of its list, in one row each."""
     link, width = endpoint.link(Coordinator, DataParty, name), tag_bytes(sizes)
-    tags = np.empty((sizes[name], each * width), np.uint8)
-    for block in blocks(sizes[name]):
-        tags[block] = checked_rows(link.recv(Wire.tags).body, block.stop - block.start, each * width, name)
-    return checked_list(tags.reshape(-1, width), each * sizes[name], width, name)
+    arrived = [  # not an array of the announced length, which a party may make up
+        checked_rows(link.recv(Wire.tags).body, block.stop - block.start, each * width, name)
+        for block in blocks(sizes[name])
+    ]
+    tags = np.concatenate(arrived).reshape(-1, width)
+    return checked_list(tags, each * sizes[name], width, name)
