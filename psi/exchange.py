@@ -10,7 +10,8 @@ others. A bucket needs nothing of the ones before it: after a crash the alignmen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.checkpoint import Fact, Snapshot
-from parties.errors import ConfigError, CryptoError, RemoteProtocolError
+from parties.errors import ConfigError, CryptoError, DataError, LocalProtocolError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Bytes2D, DataParty, Passive
 from psi import ecdh, kkrt, mpsi, server_aided, verdict
@@ -122,18 +123,30 @@ def exchange_as_party(
     Raises
     ------
     DataError
-        Fewer than ``min_intersection`` ids in common.
+        Fewer than ``min_intersection`` ids in common; all roles raise the same.
+    LocalProtocolError
+        A file of the ids, or of what is kept, fails this role alone.
     RemoteProtocolError
         A peer broke the protocol.
     """
-    plan, name = make_plan(settings, sizes), endpoint.name
-    shown = _play_buckets(endpoint, ids, plan, workers)
-    passive = issubclass(endpoint.roles[name], Passive)
+    plan = make_plan(settings, sizes)
+    passive = issubclass(endpoint.roles[endpoint.name], Passive)
+    with _own_files():
+        shown = _play_buckets(endpoint, ids, plan, workers)
     common = verdict.hear_count(endpoint, sizes, settings.limit, silent=settings.one_sided and passive)
+    with _own_files():
+        return _found(endpoint, ids, plan, settings, shown, common)
+
+
+def _found(
+    endpoint: Endpoint, ids: Elements, plan: Plan, settings: AlignmentSettings, shown: Sequence[Shown], common: int
+) -> Found:
+    """What a party hears once there are enough."""
+    name = endpoint.name
     if settings.cardinality:
         return Found(common, np.zeros(0, np.int64))
     if settings.one_sided:
-        return _found_on_one_side(endpoint, sizes, common, shown[0].astype(np.int64), passive=passive)
+        return _found_on_one_side(endpoint, plan.lengths, common, shown[0].astype(np.int64))
     if plan.protocol == "mpsi" and name != mpsi.cast_of(plan.lengths).leader:
         return Found(common, _hear_from_leader(endpoint, ids, plan, common))
     matches = verdict.hear_matches(endpoint, [plan.lengths[name]] * plan.buckets, common)
@@ -149,7 +162,8 @@ def exchange_as_coordinator(endpoint: Endpoint, sizes: Mapping[str, int], settin
     plan = make_plan(settings, sizes)
     if settings.one_sided:
         return _join_on_one_side(endpoint, plan, settings)
-    joined = _join_buckets(endpoint, plan)
+    with _own_files():
+        joined = _join_buckets(endpoint, plan)
     count = sum(bucket.common for bucket in joined)
     verdict.tell_count(endpoint, count, settings.limit, to=endpoint.peers(DataParty))
     if settings.cardinality:
@@ -159,6 +173,15 @@ def exchange_as_coordinator(endpoint: Endpoint, sizes: Mapping[str, int], settin
         places = [np.flatnonzero(np.unpackbits(bucket.bits[name], count=length)) for bucket in joined]
         verdict.tell_matches(endpoint, name, [length] * plan.buckets, places)
     return count
+
+
+@contextmanager
+def _own_files() -> Iterator[None]:
+    """A file that fails this role in the middle is not a refusal that all read, and takes no farewell of all."""
+    try:
+        yield
+    except DataError as error:
+        raise LocalProtocolError(str(error)) from error
 
 
 def _play_buckets(endpoint: Endpoint, ids: Elements, plan: Plan, workers: int) -> list[Shown]:
@@ -269,10 +292,8 @@ def _hear_from_leader(endpoint: Endpoint, ids: Elements, plan: Plan, common: int
     return own
 
 
-def _found_on_one_side(
-    endpoint: Endpoint, sizes: Mapping[str, int], common: int, shown: Indices, *, passive: bool
-) -> Found:
-    if passive:
+def _found_on_one_side(endpoint: Endpoint, sizes: Mapping[str, int], common: int, shown: Indices) -> Found:
+    if issubclass(endpoint.roles[endpoint.name], Passive):
         return Found(0, shown)
     mine, theirs = verdict.hear_members(endpoint, sizes, common)
     own = shown[mine]

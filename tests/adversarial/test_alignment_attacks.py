@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parties.errors import ConfigError, PolicyError, RemoteProtocolError, VflError
+from parties.errors import ConfigError, DataError, LocalProtocolError, PolicyError, RemoteProtocolError, VflError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Coordinator, DataParty, Positions, Revealed, Tags
 from psi import kkrt, verdict
-from psi.align import Wire
+from psi.align import Wire, align_party
 from psi.exchange import exchange_as_coordinator
-from psi.ids import IdRules
+from psi.ids import IdRules, prepare_ids
 from psi.settings import AlignmentSettings
+from psi.source import ListedIds
 from tests.psi.exchanges import exchange, people
 from tests.psi.test_align import play
 from tests.psi.test_align_network import alignment, run_over_sockets
@@ -162,3 +163,21 @@ def test_a_party_whose_policy_refuses_midway_leaves_nobody_waiting(protocol: str
     assert set(ended) == {*columns, COORDINATOR}
     assert isinstance(ended["shop"], PolicyError)
     assert all(isinstance(outcome, VflError) and "\n" not in str(outcome) for outcome in ended.values())
+
+
+class _Failing(ListedIds):
+    """Ids whose file is cut off while they are in use."""
+
+    def elements(self, indices: Any) -> Any:
+        raise DataError("a file of ids has been cut off while it was in use; run the alignment again")
+
+
+@pytest.mark.parametrize("protocol", ["ecdh", "kkrt", "mpsi", "server-aided"])
+def test_an_error_of_one_party_alone_waits_for_no_farewell(protocol: str) -> None:
+    """The farewell is for what all refuse alike; here the others are in the middle, and wait for this party."""
+    settings = AlignmentSettings(min_intersection=5, protocol=protocol)
+    names = ("bank", "shop") if protocol == "kkrt" else ("bank", "shop", "biller")
+    columns = {name: [f"client-{i}" for i in range(40)] for name in names}
+    ids = _Failing.of(prepare_ids([columns["shop"]], IdRules(), party="shop"))
+    with pytest.raises(LocalProtocolError, match="^a file of ids has been cut off"):
+        play(columns, settings, replace={"shop": lambda end: align_party(end, ids, settings)})
