@@ -19,7 +19,7 @@ from vfl import consent, session
 from vfl.events import Report
 from vfl.id_file import IdFile, read_id_file, write_aligned
 from vfl.job import Job
-from vfl.prepare import check_padding
+from vfl.prepare import check_padding, is_told
 from vfl.psi_report import ALIGNED, PsiResult, Purpose
 from vfl.terms import Integers
 
@@ -82,9 +82,9 @@ def play_party(
     endpoint.consent = consent.of(job, spec, guards, cardinality=cardinality)
     with clock.phase("aligning"):
         alignment = session.align(endpoint, job, own.ids, cardinality=cardinality)
-    told = not job.alignment.one_sided or spec.role == "active"
-    with clock.phase("saving"):
-        if told and not cardinality:
+    told = is_told(job, spec)
+    if told and not cardinality:
+        with clock.phase("saving"):
             _write(spec, alignment.rows, folder / ALIGNED, own)
     return PsiResult(
         role=spec.name,
