@@ -59,6 +59,14 @@ def test_trees_are_those_of_the_reference_on_the_members(case: str) -> None:
     assert 1 in splits_by_owner(boosted)
 
 
+@given(st.integers(0, 2**16), st.integers(30, 90), st.integers(0, 200), st.integers(1, 4), st.sampled_from([0, 1, 7]))
+@settings(max_examples=12, deadline=None)
+def test_whatever_the_share_of_members(seed: int, members: int, others: int, depth: int, gap: int) -> None:
+    """No other row at all, or many; splits down to single members."""
+    trees = {"max_depth": depth, "n_estimators": 2, "min_child_weight": 0.0}
+    make_one_sided("regression", members, others, seed, limits=Limits(0, gap), settings=trees).check()
+
+
 @cases
 def test_new_rows_are_scored_as_in_one_place(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of another list, in blocks of a few; the shop is told no row of it."""

@@ -172,7 +172,7 @@ def _hints(surveyed: Survey, account: Account) -> list[str]:
                 hints.append("training.multi_output = true grows one tree a round for all classes")
         elif bits == 2048:
             hints.append("privacy.key_bits = 3072 would train about twice as long, in about as many bytes")
-        if job.model == "boosting" and job.boosting.subsample == 1:
+        if job.model == "boosting" and job.boosting.subsample == 1 and not job.alignment.one_sided:
             hints.append("training.subsample, or top_rate and other_rate: a tree encrypts only the rows drawn")
     if seconds["aligning"] > total / 4:
         hints.append("the alignment takes its time per id of every party: rows that cannot match are best left out")
