@@ -45,8 +45,8 @@ through to. ``min_bin_gap`` counts rows of the list: of so many rows between two
 counts in a sum, so that A, which knows g and h of every member, singles out a member's bin the more easily the fewer
 members there are. Ask for a gap as much larger. The gap is also what protects members from P: a candidate that was
 chosen tells it that there are members on both of its sides, each of at least so many rows of its list, whose h come to
-``min_child_weight``. Of a column with sorted categories (``max_cat_to_onehot``) those without a member have sums of zero
-and always go the same way together, which P may notice over many splits.
+``min_child_weight``. Categories without a member, where categories are sorted (``max_cat_to_onehot``), have sums of
+zero and always go the same way together, which P may notice over many splits.
 C with A: what A learns. C with P: what P learns, and how many members there are, which C knows of the alignment.
 
 Threat model
