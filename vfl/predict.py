@@ -111,7 +111,7 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
     with clock.phase("aligning"):
         alignment = align_party(endpoint, new.ids, settings(job), workers=workers)
         told = is_told(job, new.spec)
-        least = settings(job).min_intersection  # of which the coordinator alone could tell if they were fewer
+        least = job.alignment.min_prediction_rows  # where guards are enforced the coordinator stops below it
         guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection if told else least))
     guards.budget.bind(new.model.kept.alignment)
     with clock.phase("scoring"):
