@@ -67,7 +67,7 @@ from functools import partial, reduce
 import numpy as np
 
 from parties.checkpoint import Keeper
-from parties.errors import LocalProtocolError, RemoteProtocolError
+from parties.errors import DataError, LocalProtocolError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.policy import Guards
 from parties.wire import (
@@ -106,6 +106,7 @@ from vfl.paillier import (
     add,
     choose_rows_per_ciphertext,
     encrypt,
+    gather,
     generate_keypair,
     mask_products,
     open_products,
@@ -397,12 +398,21 @@ def _active_product(
     own = pack_rows(plan, _step_scores(block, p))
     if curvatures is not None:
         factors = curvatures.tolist()
-        total, own = scale(total, factors), [score * factor for score, factor in zip(own, factors, strict=True)]
+        total, own = _scaled(total, factors), [score * factor for score, factor in zip(own, factors, strict=True)]
     # Adding a fresh encryption re-randomises the sum: no passive party can recognise its own part in it.
     dz = add(encrypt(key, own, pool=pool), total)
     for link in passives:
         link.send(Wire.direction_scores, send_ciphers(dz))
     return _apply_hessian(terms, setup, block, p, _open_own(hub, plan, dz, block) if block.width else [])
+
+
+def _scaled(total: CipherVector, factors: Sequence[int]) -> CipherVector:
+    """Every row times its factor, rows of factor 0 too: without C, time would tell how many those are."""
+    where = np.arange(len(factors))
+    where[np.array(factors) == 0] = len(factors)
+    largest = max(factors)
+    scaled = scale(total, [factor or largest for factor in factors])
+    return gather(CipherVector.concat([scaled, scale(gather(total, np.zeros(1, np.int64)), [0])]), where)
 
 
 def _passive_product(
@@ -464,9 +474,22 @@ def _send_deviation(
 def expand_around(
     key: PublicKey, terms: Terms, target: Target, z: Vector, share: float = 1.0
 ) -> tuple[Setup, Integers]:
-    """Constants of the expansion at scores z, and the deviation mu(z) - y times ``share`` as integers, shape (n,)."""
+    """Constants of the expansion at scores z, and the deviation mu(z) - y times ``share`` as integers, shape (n,).
+
+    Raises
+    ------
+    DataError
+        So few members, or weights so uneven, that bounds on products would not hold; nothing has been sent.
+    """
+    curvatures = target.curvature(z).ravel()
+    if share * max(1.0, float(curvatures.max())) >= 1 << _MAX_WEIGHT_BITS:
+        raise DataError(
+            f"training: got one training row in {share:,.0f} rows of the passive party, or a sample weight far above "
+            f"the others, expected one in {1 << _MAX_WEIGHT_BITS:,} at least, weights counted; bring more rows, or "
+            "smaller weights"
+        )
     residual = target.residual(z)[:, 0]
-    curvature = math.fsum(target.curvature(z).ravel().tolist()) / len(z)
+    curvature = math.fsum(curvatures.tolist()) / len(z)
     bound_bits = math.ceil(math.log2(max(float(np.abs(residual).max()), 2.0**-20)))
     if target.family.name == "logistic":  # bounded for all scores: the bound then tells nothing of the labels
         bound_bits = target.bound_bits
@@ -498,8 +521,6 @@ def _row_curvatures(terms: Terms, target: Target, z: Vector, share: float) -> In
     curvature = target.curvature(z)[:, 0]
     if terms.job.training.curvature == "mean" and target.weights is None:
         curvature = np.full(len(curvature), math.fsum(curvature.tolist()) / len(curvature))
-    if share * float(curvature.max()) >= 1 << _MAX_WEIGHT_BITS:
-        raise LocalProtocolError("too few rows are common for a one-sided training; nothing was sent")
     fixed = np.rint(np.ldexp(curvature * share, curvature_bits(terms))).astype(np.int64)
     return _uneven(fixed, target, z, terms.job.seed) if terms.job.alignment.one_sided else fixed
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from parties.errors import DataError
 from tests.glm.test_one_sided import OneSided, make
 from vfl import glm_quadratic
+from vfl.members import Members
 
 
 def opened_products(case: OneSided, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
@@ -62,3 +64,27 @@ def test_the_mean_curvature_is_told_too_roughly_to_be_a_fraction_of_the_members(
     case.fit()
     (told,) = [d.payload.facts["curvature"] for d in case.deliveries if d.message == "glm_quadratic.setup"]
     assert math.ldexp(math.frexp(told)[0], 6).is_integer()
+
+
+def test_time_at_the_active_party_follows_the_list_and_not_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Powers to 0 cost nothing where they are taken one by one; the passive party sees how long its answer takes."""
+    seen = []
+    honest = glm_quadratic.scale
+
+    def kept(vector: Any, factors: Sequence[int]) -> Any:
+        seen.append(list(factors))
+        return honest(vector, factors)
+
+    monkeypatch.setattr(glm_quadratic, "scale", kept)
+    make("linear", 150, 90, training={"max_iter": 1}).fit()
+    for factors in (factors for factors in seen if len(factors) > 1):
+        assert len(factors) == 240
+        assert len({factor.bit_length() for factor in factors}) == 1
+
+
+def test_members_too_rare_for_the_bounds_are_refused_before_anything_is_sent() -> None:
+    case = make("linear", 150, 90)
+    case.members = Members(case.members.places, 150 << 16)
+    with pytest.raises(DataError, match="got one training row in 65,536 rows .*, expected one in 65,536"):
+        case.fit()
+    assert not [d for d in case.deliveries if d.sender == "active" and not d.message.startswith("greeting.")]
