@@ -119,11 +119,12 @@ def run(folder: Path, names: list[str], port: int, kill: float | None) -> dict[s
     while roles:
         pid, status, usage = os.wait4(-1, 0)
         role = roles.pop(pid)
-        if pid == victim and kill is not None:
+        if pid == victim and os.WIFSIGNALED(status):
             roles[begin(role)] = role
             continue
         if status:
-            raise SystemExit(f"{role} ended with {os.waitstatus_to_exitcode(status)}: see {folder / 'log'}")
+            last = (folder / "log").read_text(errors="replace").splitlines()[-5:]
+            raise SystemExit("\n".join([f"{role} ended with {os.waitstatus_to_exitcode(status)}", *last]))
         ledger = read_ledger(folder / "out" / role / "ledger.jsonl")
         sent = sum(entry.bytes for entry in ledger if entry.sender == role)
         used[role] = Used(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, sent)
