@@ -301,5 +301,8 @@ def _prepare(job: Job, owns: list[Own], rows: Mapping[str, Integers]) -> tuple[s
         facts[f"{name} consent"] = own.spec.policy.partial_scores
     terms = agree_terms(job, facts, *data[job.active].told)
     for own in owns:
-        (check_consent_to_trees if trees else check_consent_to_terms)(terms, own.spec, own.guards)
+        if trees:
+            check_consent_to_trees(terms, own.spec, own.guards)
+        else:
+            check_consent_to_terms(terms, own.spec, own.guards, data[own.spec.name].n_train)
     return tuple(dict.fromkeys(line for own in owns for line in own.guards.warnings))

@@ -87,14 +87,18 @@ def own_block(job: Job, spec: PartySpec, columns: Columns, n_train: int) -> Bloc
     return glm.make_block(columns.integers, columns.scale_bits, n_train, job.training.l2, ones=ones)
 
 
-def check_consent_to_terms(terms: Terms, spec: PartySpec, guards: Guards) -> None:
-    """Guards that need the agreed sizes: who holds the key, single passive party, label rank, small data."""
+def check_consent_to_terms(terms: Terms, spec: PartySpec, guards: Guards, trained: int) -> None:
+    """Guards that need the agreed sizes: who holds the key, single passive party, label rank, small data.
+
+    ``trained`` are the training rows as the party knows them: one-sided, at the active party, the members, since it is
+    of their labels that products tell, however long the list is.
+    """
     job = terms.job
     check_key_holder_consent(terms, spec, guards)
     for name in [spec.name] if spec.role == "passive" else job.passive:
         width = terms.columns[name]
-        guards.heed(small_batch(guards, rows=terms.rows, columns=width, party=name))
-        guards.heed(label_rank(columns=width, rows=terms.rows, party=name))
+        guards.heed(small_batch(guards, rows=trained, columns=width, party=name))
+        guards.heed(label_rank(columns=width, rows=trained, party=name))
         guards.heed(
             single_passive(
                 key_holder=terms.key_holder, party=name, passive_parties=len(job.passive), consent=terms.consent
@@ -108,7 +112,7 @@ def prepare(endpoint: Endpoint, data: Aligned) -> Prepared:
     block = own_block(data.job, data.spec, columns, data.n_train)
     outputs = len(data.labels.classes) if data.labels is not None and data.job.model == "softmax" else 1
     terms = exchange_shapes_as_party(endpoint, data.job, data.spec, block.width, outputs, data.told[0])
-    check_consent_to_terms(terms, data.spec, data.guards)
+    check_consent_to_terms(terms, data.spec, data.guards, data.n_train)
     return Prepared(
         terms=terms,
         features=len({columns.preprocessor.sources[j] for j in columns.kept}),

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from parties.errors import DataError
+from parties.errors import DataError, PolicyError
+from parties.policy import Guards, Policy
+from parties.spec import PartySpec
 from tests.glm.test_one_sided import OneSided, make
+from tests.runs.companies import make_companies, run_vfl
 from vfl import glm_quadratic
+from vfl.glm_part import check_consent_to_terms
+from vfl.job import Alignment, Job, Member
 from vfl.members import Members
+from vfl.terms import Terms
 
 
 def opened_products(case: OneSided, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
@@ -88,3 +96,29 @@ def test_members_too_rare_for_the_bounds_are_refused_before_anything_is_sent() -
     with pytest.raises(DataError, match="got one training row in 65,536 rows .*, expected one in 65,536"):
         case.fit()
     assert not [d for d in case.deliveries if d.sender == "active" and not d.message.startswith("greeting.")]
+
+
+@pytest.mark.parametrize(("members", "refused"), [(511, "small data"), (600, ""), (3, "small data")])
+def test_guards_on_labels_count_members_and_not_the_list(members: int, refused: str) -> None:
+    """Products of a list of 100,000 rows are those of its members: of few, lattice reduction finds the labels."""
+    two = (Member(name="bank", role="active"), Member(name="shop", role="passive"))
+    job = Job(name="x", model="logistic", task="binary", parties=two, alignment=Alignment(one_sided=True))
+    terms = Terms(job, "coordinator", "", 100_000, 1, {"bank": 3, "shop": 5}, consent=False)
+    spec = PartySpec(name="bank", role="active", data="bank.csv", id="id", label="y", policy=Policy())
+    guards = Guards(enforce=True, small_data=False)
+    if not refused:
+        check_consent_to_terms(terms, spec, guards, members)
+        return
+    with pytest.raises(PolicyError, match=f"{refused}.*'shop'.*a batch has {members} rows"):
+        check_consent_to_terms(terms, spec, guards, members)
+
+
+def test_the_active_party_judges_by_its_members(tmp_path: Path) -> None:
+    """In a run: the passive party has rows enough, the members are too few."""
+    companies = make_companies(tmp_path / "in", rows=700, passive=1, alignment={"one_sided": True})
+    companies.tables["bank"] = companies.tables["bank"].iloc[:300].reset_index(drop=True)
+    for party in companies.parties.values():
+        party["policy"] = {"key_bits": 512}
+    done = run_vfl("run", companies.write(), "--strict", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert re.search(r"small data: .* a batch has \d{3} rows, expected at least 512", done.stderr)

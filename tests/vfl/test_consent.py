@@ -430,13 +430,13 @@ def test_rows_to_be_scored_are_judged_before_training() -> None:
 def test_terms_are_judged_again_once_they_are_agreed() -> None:
     spec = make_spec(disclosures=("a*", "e*", "p*", "v*"))
     with pytest.raises(PolicyError, match="policy disclosures"):
-        check_consent_to_terms(make_terms("active"), spec, strict())
+        check_consent_to_terms(make_terms("active"), spec, strict(), 1000)
     with pytest.raises(PolicyError, match="policy disclosures"):
         check_consent_to_trees(make_terms("active", make_job("boosting")), spec, strict())
     with pytest.raises(PolicyError, match="policy key_holder"):
-        check_consent_to_terms(make_terms("active"), make_spec(key_holder=("coordinator",)), strict())
+        check_consent_to_terms(make_terms("active"), make_spec(key_holder=("coordinator",)), strict(), 1000)
     with pytest.raises(PolicyError, match="small data"):
-        check_consent_to_terms(make_terms("active", rows=500), make_spec(), strict())
+        check_consent_to_terms(make_terms("active", rows=500), make_spec(), strict(), 500)
 
 
 # at the moment of sending

@@ -104,8 +104,11 @@ def survey(scenario: Scenario) -> Survey:
         facts |= {f"{name} columns": width, f"{name} consent": own.spec.policy.partial_scores}
         facts[f"{name} outputs"] = len(one.classes) if one.classes and job.task == "multiclass" else 1
     terms = agree_terms(job, facts, *data[job.active].told)
-    for own in owns.values():
-        (check_consent_to_trees if binned else check_consent_to_terms)(terms, own.spec, own.guards)
+    for name, own in owns.items():
+        if binned:
+            check_consent_to_trees(terms, own.spec, own.guards)
+        else:
+            check_consent_to_terms(terms, own.spec, own.guards, data[name].n_train)
     members = None
     if listed:
         (other,) = job.passive
