@@ -211,7 +211,10 @@ def _play_bucket(endpoint: Endpoint, elements: Bytes2D, plan: Plan, number: int,
     """Which of the bucket's ids stands at each place of this party's list; -1: a dummy."""
     count, length = len(elements), plan.lengths[endpoint.name]
     if count > length:
-        raise CryptoError("a bucket of the alignment overflows, which happens once in 2^40 runs; run it again")
+        raise CryptoError(  # buckets are a public function of ids: running it again changes nothing
+            "a bucket of the alignment overflows, which happens to one list in 2^40 unless somebody has chosen its ids "
+            "for it; bucket_ids in [alignment] from half the longest list on makes one bucket of all"
+        )
     row = padded(elements, length)
     shuffle: Indices = _FILES[plan.protocol].party(endpoint, row, plan.lengths, part=number, workers=workers)
     return np.where(shuffle < count, shuffle, _DUMMY).astype(np.int32)

@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parties.errors import ConfigError, DataError, LocalProtocolError, PolicyError, RemoteProtocolError, VflError
+from parties.errors import (
+    ConfigError,
+    CryptoError,
+    DataError,
+    LocalProtocolError,
+    PolicyError,
+    RemoteProtocolError,
+    VflError,
+)
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Coordinator, DataParty, Positions, Revealed, Tags
 from psi import kkrt, verdict
 from psi.align import Wire, align_party
+from psi.buckets import bucket_of
+from psi.elements import elements_of
 from psi.exchange import exchange_as_coordinator
 from psi.ids import IdRules, prepare_ids
 from psi.settings import AlignmentSettings
@@ -181,3 +191,16 @@ def test_an_error_of_one_party_alone_waits_for_no_farewell(protocol: str) -> Non
     ids = _Failing.of(prepare_ids([columns["shop"]], IdRules(), party="shop"))
     with pytest.raises(LocalProtocolError, match="^a file of ids has been cut off"):
         play(columns, settings, replace={"shop": lambda end: align_party(end, ids, settings)})
+
+
+def test_ids_that_were_chosen_for_one_bucket_fit_into_one_of_all() -> None:
+    """Whoever can register customers can fill a bucket, which is public: running it again would not help."""
+    many = people(0, 6000)
+    settings = AlignmentSettings(min_intersection=1, bucket_ids=200, protocol="server-aided")
+    here = bucket_of(elements_of(many), 3) == 0
+    chosen = [name for name, hit in zip(many, here, strict=True) if hit][:500]
+    lists = {"bank": chosen, "shop": chosen[:300]}
+    with pytest.raises(CryptoError, match="overflows.* bucket_ids .* makes one bucket"):
+        exchange(lists, settings)
+    found = exchange(lists, replace(settings, bucket_ids=250))
+    assert found[COORDINATOR] == 300
