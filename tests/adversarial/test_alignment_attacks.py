@@ -21,7 +21,7 @@ from parties.errors import (
 )
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Coordinator, DataParty, Positions, Revealed, Tags
-from psi import kkrt, verdict
+from psi import kkrt, mpsi, verdict
 from psi.align import Wire, align_party
 from psi.buckets import bucket_of
 from psi.elements import elements_of
@@ -204,3 +204,22 @@ def test_ids_that_were_chosen_for_one_bucket_fit_into_one_of_all() -> None:
         exchange(lists, settings)
     found = exchange(lists, replace(settings, bucket_ids=250))
     assert found[COORDINATOR] == 300
+
+
+@pytest.mark.parametrize("active", ["bank", "shop", "biller"])
+def test_a_leader_of_mpsi_that_tells_one_party_another_id_is_found_out(
+    active: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tags of an id that the leader and that party alone have: as many as judged, and the orders differ."""
+    ids = {"bank": range(30), "shop": range(40), "biller": range(10, 55)}
+    columns = {name: [f"client-{i}" for i in own] for name, own in ids.items()}
+    honest, other = mpsi.tell_common, elements_of(prepare_ids([["client-5"]], IdRules(), party="bank").ids)
+
+    def tell(end: Endpoint, elements: Any, others: tuple[str, ...]) -> None:
+        honest(end, np.concatenate([elements[1:], other]), others[:1])
+        honest(end, elements, others[1:])
+
+    monkeypatch.setattr(mpsi, "tell_common", tell)
+    settings = AlignmentSettings(min_intersection=5, protocol="mpsi")
+    with pytest.raises(RemoteProtocolError, match="differ after the join"):
+        play(columns, settings, active=active)
