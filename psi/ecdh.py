@@ -21,7 +21,7 @@ That is the Venn diagram in sizes: the coordinator compares fully masked lists a
 then tells the parties is the verdict's part (`psi.verdict`). The sizes of all lists are public before this starts
 (``psi.align``).
 
-*Threat model*: everyone follows the protocol and is curious; decisional Diffie-Hellman on Curve25519, SHA-256 as a
+*Threat model*: everyone follows the protocol and is curious; decisional Diffie-Hellman on Curve25519, BLAKE2b as a
 random oracle. The coordinator together with party p learns in which other parties' lists each id of p is. The two
 neighbours of a party on the ring (of three parties: any two) together learn which ids of the first the party between
 them holds. Received lists are checked (size, spelling, repetitions, low order), but nothing prevents a party from
