@@ -430,7 +430,7 @@ def test_rounding_is_a_warning_on_one_machine(vfl: Command, tmp_path: Path) -> N
 
 
 def test_a_policy_that_lists_no_scoring_refuses(vfl: Command, tmp_path: Path) -> None:  # noqa: F811
-    allowed = ["align.*", "ecdh.*", "prepare.*", "glm_exact.*", "glm_quadratic.*"]
+    allowed = ["align.*", "ecdh.*", "verdict.*", "prepare.*", "glm_exact.*", "glm_quadratic.*"]
     companies = strict_companies(tmp_path / "companies")
     companies.sections["split"] = {"test_fraction": 0}
     companies.parties["biller"]["policy"]["disclosures"] = allowed  # type: ignore[index]
