@@ -34,6 +34,7 @@ from parties.link import COORDINATOR, Endpoint
 from parties.policy import rows_to_predict
 from parties.wire import Active, Control, Coordinator, Message, Passive
 from psi.align import Alignment, AlignmentSettings, align_coordinator, align_party
+from psi.exchange import warnings_of
 from vfl import boosting_scoring, boosting_scoring_one_sided, consent, scoring, scoring_one_sided
 from vfl.boosting import ActiveFit
 from vfl.boosting_part import objective_of
@@ -123,7 +124,7 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
         sizes={**alignment.sizes, name: len(new.ids.ids)},
         protocol=alignment.protocol,
         seconds=clock.seconds,
-        warnings=(*new.warnings, *guards.warnings),
+        warnings=(*new.warnings, *guards.warnings, *warnings_of(job.alignment.protocol, alignment.sizes)),
         told=told,
     )
 

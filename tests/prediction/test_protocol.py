@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import psi.settings
 from parties.errors import DataError, RemoteProtocolError, VflError
 from parties.link import COORDINATOR, Delivery, Endpoint
 from parties.local import run_local
@@ -83,6 +84,19 @@ def test_messages_of_trees(vfl: Command, tmp_path: Path) -> None:  # noqa: F811
     to_coordinator = {delivery.message for delivery in deliveries if delivery.receiver == COORDINATOR}
     assert {"boosting_scoring.rows", "boosting_scoring.sides"} <= {delivery.message for delivery in deliveries}
     assert not messages(boosting_scoring.Wire) & to_coordinator
+
+
+def test_what_autos_choice_means_is_said_of_predictions_too(
+    vfl: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(psi.settings, "KKRT_FROM", 100)
+    companies = make_companies(tmp_path / "companies", passive=1)
+    results, deliveries = play(read_all(companies, train(vfl, companies)))
+    assert any(delivery.message == "kkrt.tags" for delivery in deliveries)
+    for name in ("bank", "card-network"):
+        assert any("'auto' chose kkrt" in line for line in results[name].warnings)
 
 
 def test_the_coordinator_sees_sizes_and_masks(linear: World) -> None:
