@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -115,7 +115,7 @@ def check_scenario(scenario: Scenario) -> Check:
     job = scenario.job
     looked_at = [_read_and_inspect(job, spec) for spec in scenario.parties]
     owns = [own for own, _ in looked_at]
-    check_rules(owns)
+    check_id_columns(scenario.parties)
     ids = {own.spec.name: own.ids for own in owns}
     rows = plain_alignment(ids, job.seed)
     changes = remedies({name: prepared.ids for name, prepared in ids.items()})
@@ -124,10 +124,10 @@ def check_scenario(scenario: Scenario) -> Check:
     check = Check(job, parties, len(rows[job.active]), tuple(map(str, changes)))
     if check.enough:
         return replace(check, warnings=_prepare(job, owns, rows))
-    return replace(check, hints=(*_pairs(ids), *check.hints))
+    return replace(check, hints=(*pairs_in_common(ids), *check.hints))
 
 
-def _pairs(ids: Mapping[str, PreparedIds]) -> list[str]:
+def pairs_in_common(ids: Mapping[str, PreparedIds]) -> list[str]:
     """Of three parties and more, which pair shares how many ids."""
     if len(ids) < 3:
         return []
@@ -214,13 +214,13 @@ def _read_table(job: Job, spec: PartySpec) -> tuple[PartyTable, Guards]:
     return table, guards
 
 
-def check_rules(owns: list[Own]) -> None:
+def check_id_columns(specs: Sequence[PartySpec]) -> None:
     """Keys of so many columns at one party and so many at another never match."""
-    expected = len(owns[0].spec.id_columns)
-    for own in owns:
-        if len(own.spec.id_columns) != expected:
+    expected = len(specs[0].id_columns)
+    for spec in specs:
+        if len(spec.id_columns) != expected:
             raise ConfigError(
-                f"alignment: party '{own.spec.name}', id columns: got {len(own.spec.id_columns)}, expected {expected}; "
+                f"alignment: party '{spec.name}', id columns: got {len(spec.id_columns)}, expected {expected}; "
                 "all parties need the same id rules and settings"
             )
 

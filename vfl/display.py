@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing 
     from psi.precheck import IdCheck
     from vfl.arithmetic import Arithmetic
     from vfl.check import Check, JoiningCheck, PartyCheck
+    from vfl.check_ids import IdsCheck
     from vfl.company_file import Company
 
 _EXPIRES_SOON = 30  # days
@@ -265,6 +266,23 @@ def _show_parties(parties: Sequence[PartyCheck], job: Job, console: Console) -> 
     for party in parties:
         for line in party.warnings:
             warn(f"{party.name}: {line}", console)
+
+
+def show_ids_check(check: IdsCheck, console: Console) -> None:
+    """Ids of all parties at hand, and how many they have in common."""
+    for party in check.parties:
+        show_ids(party.name, party.seen, console)
+        left_out = party.ids.total - len(party.ids.ids)
+        say(f"{party.name}: {len(party.ids.ids):,} valid ids, {left_out:,} rows left out", console)
+    for line in check.hints:
+        say(f"hint: {line}", console)
+    least = check.job.alignment.min_intersection
+    if check.common is None:
+        say(f"alignment.min_intersection is {least:,}; how many ids are common shows when all meet", console)
+    else:
+        say(f"{check.common:,} common ids, alignment.min_intersection is {least:,}", console)
+    if check.common is None or check.common >= least:
+        console.print(f"[green]{done_mark(console)}[/] ready to align", highlight=False)
 
 
 def show_ids(party: str, ids: IdCheck, console: Console) -> None:

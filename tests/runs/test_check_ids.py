@@ -115,3 +115,23 @@ def test_a_party_of_its_own(vfl: Command, companies: Companies, spoiled: bool) -
     assert "warning: bank: whole numbers written as decimals, like 123.0, in 9 of 160 ids:" in said.stdout
     assert ("1 with the id of an earlier row" in said.stdout) == spoiled
     assert ("ready to join" in said.stdout) != spoiled
+
+
+def test_ids_alone_need_no_model(vfl: Command, companies: Companies) -> None:
+    file = companies.folder / "scenario.toml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith(("model", "task", "label"))]
+    file.write_text("\n".join(lines) + "\n")
+    assert "missing key 'model'" in vfl("check", companies.folder).error
+    said = vfl("check", companies.folder, "--ids")
+    assert said.code == 0 and "150 common ids" in said.stdout and "ready to align" in said.stdout
+    assert "bank: 160 ids read: normalising changed none\nbank: 160 valid ids, 0 rows left out\n" in said.stdout
+
+
+def test_ids_alone_are_refused_like_those_of_a_run(vfl: Command, companies: Companies) -> None:
+    rewrite(companies, lambda one, at: one.upper())
+    said = vfl("check", companies.folder, "--ids")
+    assert said.code == 2 and "no common ids" in said.error and "ready" not in said.stdout
+    assert "hint: with casefold = true in [alignment] 150 more ids would match" in said.stdout
+    rewrite(companies, lambda one, at: "" if at == 3 else one)
+    said = vfl("check", companies.folder, "--ids")
+    assert said.code == 2 and "have no id" in said.error and "card-network: 150 ids read" in said.stdout

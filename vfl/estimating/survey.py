@@ -16,7 +16,7 @@ from parties.checkpoint import Keeper
 from parties.spec import PartySpec
 from psi.verdict import Limit, too_few
 from vfl.boosting_part import BinnedColumns, bin_columns, check_consent_to_trees, check_labels
-from vfl.check import Own, aligned, check_rules, read_own
+from vfl.check import Own, aligned, check_id_columns, read_own
 from vfl.glm import Block
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import Job, Scenario
@@ -78,7 +78,7 @@ def survey(scenario: Scenario) -> Survey:
 
     job = scenario.job
     owns = {spec.name: _read(job, spec) for spec in scenario.parties}
-    check_rules(list(owns.values()))
+    check_id_columns(scenario.parties)
     rows = plain_alignment({name: own.ids for name, own in owns.items()}, job.seed)
     common = len(rows[job.active])
     if common < job.alignment.min_intersection:
