@@ -3,6 +3,11 @@
 import os
 import signal
 
+from hypothesis import settings
+
+settings.register_profile("no timing", deadline=None)  # machines are noisy: no test may depend on how long it takes
+settings.load_profile("no timing")
+
 
 def pytest_configure() -> None:
     """Take Ctrl-C as usual, also where the tests were started in the background, which ignores it for all children."""
