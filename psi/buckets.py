@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.wire import Bytes2D
-
-OVERFLOW_BITS = 40
+from psi.lists import STATISTICAL_BITS
 
 
 def bucket_count(sizes: Mapping[str, int], bucket_ids: int) -> int:
@@ -36,7 +35,7 @@ def capacity(ids: int, buckets: int) -> int:
     """
     if buckets == 1:
         return ids
-    mean, rate = ids / buckets, (OVERFLOW_BITS + math.log2(buckets)) * math.log(2)
+    mean, rate = ids / buckets, (STATISTICAL_BITS + math.log2(buckets)) * math.log(2)
     over = rate / 3 + math.sqrt((rate / 3) ** 2 + 2 * rate * mean)
     return min(ids, math.ceil(mean + over))
 

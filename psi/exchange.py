@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.checkpoint import Fact, Snapshot
-from parties.errors import ConfigError, CryptoError, DataError, LocalProtocolError, RemoteProtocolError
+from parties.errors import CryptoError, DataError, LocalProtocolError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Bytes2D, DataParty, Passive
 from psi import ecdh, kkrt, mpsi, server_aided, verdict
@@ -85,8 +85,6 @@ class Joined:
 def make_plan(settings: AlignmentSettings, sizes: Mapping[str, int]) -> Plan:
     """Protocol, buckets and lengths; a one-sided alignment is never cut, for its list becomes the training's rows."""
     protocol = choose_protocol(settings.protocol, sizes)
-    if protocol not in _FILES:
-        raise ConfigError(f"[alignment] protocol: got '{protocol}', which is not in this version")
     buckets = 1 if settings.one_sided else bucket_count(sizes, settings.bucket_ids)
     return Plan(protocol, buckets, {name: capacity(size, buckets) for name, size in sizes.items()})
 
@@ -251,14 +249,8 @@ def _join_buckets(endpoint: Endpoint, plan: Plan) -> list[Joined]:
 
 def _join_bucket(endpoint: Endpoint, plan: Plan, number: int) -> Joined:
     places = _FILES[plan.protocol].coordinator(endpoint, plan.lengths, part=number)
-    bits = {name: _packed(plan.lengths[name], where) for name, where in places.items()}
+    bits = {name: np.packbits(verdict.flags(plan.lengths[name], where)) for name, where in places.items()}
     return Joined(len(next(iter(places.values()))), bits)
-
-
-def _packed(length: int, places: Indices) -> NDArray[np.uint8]:
-    flags = np.zeros(length, bool)
-    flags[places] = True
-    return np.packbits(flags)
 
 
 def _kept(snapshot: Snapshot) -> Joined:

@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from parties.wire import Bytes2D
 from psi.bits import transposed
 from psi.cuckoo import FUNCTIONS
+from psi.lists import STATISTICAL_BITS
 from psi.prf import expanded
 
 SECURITY_BITS = 128
-STATISTICAL_BITS = 40
 
 
 @cache

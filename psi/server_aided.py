@@ -19,8 +19,9 @@ one-sided alignment the active party, which has the key, is told places in the o
 
 *Threat model*: everyone follows the protocol and is curious, and nobody gives the coordinator the key. The coordinator
 together with ANY ONE party can test every id that they think of, offline and without limit, against every party's
-list: phone numbers, say, one by one. The other protocols do not allow that, which is why every party's policy must
-list this one. AES is taken for a pseudo-random permutation.
+list: phone numbers, say, one by one. In `psi.kkrt`, and `psi.mpsi` of two parties, one of the two can help it to that;
+with three parties and more no other protocol allows it, which is why every party's policy must list this one. AES is
+taken for a pseudo-random permutation.
 
 >>> from parties.local import run_local
 >>> from parties.wire import Active, Coordinator, Passive

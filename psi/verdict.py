@@ -112,8 +112,8 @@ def _hear_enough(endpoint: Endpoint, limit: Limit) -> int:
 
 def tell_matches(endpoint: Endpoint, party: str, lengths: Sequence[int], places: Sequence[Places]) -> None:
     """The coordinator tells a party which places of its lists (one per bucket) are in all others."""
-    flags = [_flags(length, found) for length, found in zip(lengths, places, strict=True)]
-    bits = np.packbits(np.concatenate(flags))
+    parts = [flags(length, found) for length, found in zip(lengths, places, strict=True)]
+    bits = np.packbits(np.concatenate(parts))
     endpoint.link(Coordinator, DataParty, party).send(Wire.matches, Bitmaps(np.array(lengths, np.int64), bits))
 
 
@@ -129,10 +129,10 @@ def hear_matches(endpoint: Endpoint, lengths: Sequence[int], common: int) -> lis
     total = sum(lengths)
     if not np.array_equal(told.counts, lengths) or told.bits.shape != (-(-total // 8),):
         raise _contradiction()
-    flags = np.unpackbits(told.bits)
-    if flags[total:].any() or int(flags.sum()) != common:
+    found = np.unpackbits(told.bits)
+    if found[total:].any() or int(found.sum()) != common:
         raise _contradiction()
-    return [np.flatnonzero(part) for part in np.split(flags[:total], np.cumsum(lengths)[:-1])]
+    return [np.flatnonzero(part) for part in np.split(found[:total], np.cumsum(lengths)[:-1])]
 
 
 def tell_members(endpoint: Endpoint, active: str, own: Places, other: Places) -> None:
@@ -177,10 +177,11 @@ def too_few(count: int | None, limit: Limit) -> DataError:
     )
 
 
-def _flags(length: int, places: Places) -> NDArray[np.bool_]:
-    flags = np.zeros(length, bool)
-    flags[places] = True
-    return flags
+def flags(length: int, places: Places) -> NDArray[np.bool_]:
+    """A truth for each place of a list: whether it is one of ``places``."""
+    found = np.zeros(length, bool)
+    found[places] = True
+    return found
 
 
 def _contradiction() -> RemoteProtocolError:

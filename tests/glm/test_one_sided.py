@@ -165,9 +165,10 @@ def trained() -> tuple[OneSided, dict[str, Fit]]:
 def test_scores_are_the_joint_ones(trained: tuple[OneSided, dict[str, Fit]]) -> None:
     case, fits = trained
     chosen = np.array([3, 149, 0, 77])
-    joint = case.inner.joint(fits)
-    expected = case.inner.X[chosen] @ joint[:-1] + joint[-1]
-    np.testing.assert_allclose(score(case, fits, chosen), expected, atol=1e-3)
+    own = glm.forward(case.inner.block("active"), fits["active"].weights, slice(0, None))[chosen]
+    other = glm.forward(case.passive, fits["passive-1"].weights, slice(0, None))[case.members.places[chosen]]
+    expected = np.ldexp(glm.to_scores(own + other), fits["active"].label_bits)
+    assert score(case, fits, chosen).tobytes() == expected.tobytes()
 
 
 def test_scoring_says_what_its_docstring_says(trained: tuple[OneSided, dict[str, Fit]]) -> None:

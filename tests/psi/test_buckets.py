@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psi.buckets import OVERFLOW_BITS, bucket_count, bucket_of, capacity, in_bucket
+from psi.buckets import bucket_count, bucket_of, capacity, in_bucket
 from psi.elements import elements_of
+from psi.lists import STATISTICAL_BITS
 from tests.psi.exchanges import people
 
 
@@ -44,7 +45,7 @@ def overflow(ids, buckets, length):
 @pytest.mark.parametrize("buckets", [2, 5, 40])
 @pytest.mark.parametrize("ids", [1, 10, 100, 1000, 20_000])
 def test_a_bucket_overflows_once_in_2_to_the_40(ids, buckets):
-    assert overflow(ids, buckets, capacity(ids, buckets)) <= 2.0**-OVERFLOW_BITS
+    assert overflow(ids, buckets, capacity(ids, buckets)) <= 2.0**-STATISTICAL_BITS
 
 
 def test_padding_is_little_where_lists_are_long():

@@ -27,11 +27,11 @@ from vfl.estimating.account import Account, Load
 from vfl.estimating.survey import Survey
 from vfl.play import role_types
 from vfl.prepare import alignment_settings, id_rules
+from vfl.report.summary import ALIGNMENT_PROTOCOLS
 
 _ABOUT_IDS = 2e-6  # normalising is booked with reading; here digests, the order of rows, and what others know of it
 _LENGTHS = {"ecdh": (256, 2_048), "mpsi": (512, 8_192)}
 _USUAL_LENGTHS = (1_024, 16_384)
-_NAMES_OF_FLOWS = {"ecdh", "kkrt", "mpsi", "oprf", "base_ot", "server_aided", "verdict"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _miniature(
     for name, ledger in ledgers.items():
         for entry in ledger.entries:
             protocol = entry.message.partition(".")[0]
-            if entry.sender == name and protocol in _NAMES_OF_FLOWS:
+            if entry.sender == name and protocol in ALIGNMENT_PROTOCOLS:
                 carried[protocol, entry.sender, entry.receiver] += entry.bytes
                 messages[protocol, entry.sender, entry.receiver] += 1
     return Played(seconds, carried, messages)
