@@ -35,7 +35,7 @@ from msgspec import Meta
 from parties.budget import Budget
 from parties.errors import PolicyError
 
-Model = Literal["logistic", "softmax", "linear", "poisson", "boosting"]
+Model = Literal["logistic", "softmax", "linear", "poisson", "boosting", "splitnn"]
 KeyHolder = Literal["active", "coordinator"]
 AlignmentProtocol = Literal["ecdh", "kkrt", "mpsi", "server-aided"]
 
@@ -49,7 +49,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     models: Annotated[
         tuple[Model, ...], Meta(min_length=1, description="Models that the party lets its columns train.")
-    ] = ("logistic", "softmax", "linear", "poisson", "boosting")
+    ] = ("logistic", "softmax", "linear", "poisson", "boosting", "splitnn")
     key_bits: Annotated[int, Meta(ge=512, le=4096, description="Smallest Paillier key accepted, bits.")] = 2048
     key_holder: Annotated[tuple[KeyHolder, ...], Meta(min_length=1, description="Who may hold the private key.")] = (
         "active",

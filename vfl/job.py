@@ -35,9 +35,7 @@ TEST_KEY_BITS = (512, 1024)
 MODELS: tuple[Model, ...] = get_args(Model)
 
 Later = tuple[object, ...]
-LATER: dict[tuple[str, ...], tuple[Later, Later]] = {
-    ("model",): (("splitnn",), MODELS),
-}
+LATER: dict[tuple[str, ...], tuple[Later, Later]] = {}
 """Per key: the values to come, and those that this version has. Without values to come the whole key is to come."""
 
 
@@ -105,7 +103,8 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(
             ge=0,
             lt=1,
-            description="Boosting: share of the aligned rows held out to watch the loss, before the test rows.",
+            description="Boosting and splitnn: share of the aligned rows held out to watch the loss, before the test "
+            "rows.",
         ),
     ] = 0.0
 
@@ -206,6 +205,100 @@ class Boosting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
 
 
+class SplitNN(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a split neural network is trained: a first layer over all parties' columns, and the active party's own above.
+
+    The network is one layer of ``units`` outputs that all parties hold together (each the weights of its columns), the
+    activation, one layer for each of ``hidden``, and one output per score.
+    """
+
+    mode: Annotated[
+        Literal["source-layer", "split"],
+        Meta(
+            description="source-layer: the parties' first layer is linear and computed under encryption; split: any "
+            "bottom network per party, whose outputs and their gradients are exchanged in the clear (every policy "
+            "must allow embedding_gradients)."
+        ),
+    ] = "source-layer"
+    units: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=4096,
+            description="Outputs of the first layer, over which the parties' parts are added up; time, bytes and what "
+            "the active party learns grow with them.",
+        ),
+    ] = 16
+    hidden: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=65_536)], ...],
+        Meta(max_length=64, description="Widths of the active party's layers between the first one and the output."),
+    ] = (64, 32)
+    activation: Annotated[
+        Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"],
+        Meta(description="Behind the first and every hidden layer."),
+    ] = "relu"
+    dropout: Annotated[
+        float, Meta(ge=0, lt=1, description="Share of the activations left out in each step of the training.")
+    ] = 0.0
+    batch_size: Annotated[int, Meta(ge=1, le=2**20, description="Rows of one step.")] = 256
+    epochs: Annotated[int, Meta(ge=1, le=10**5, description="Most passes over the training rows.")] = 20
+    optimizer: Annotated[
+        Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"],
+        Meta(description="Of the active party's layers; in mode split of every party's own. PyTorch's, by name."),
+    ] = "adam"
+    learning_rate: Annotated[float, Meta(gt=0, le=100, description="Of that optimizer.")] = 0.001
+    weight_decay: Annotated[float, Meta(ge=0, le=100, description="Of that optimizer.")] = 0.0
+    momentum: Annotated[float, Meta(ge=0, lt=1, description="Of optimizer sgd.")] = 0.0
+    source_learning_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=100)] | None,
+        Meta(
+            description="Mode source-layer: of the passive parties' weights, which take plain steps of stochastic "
+            "gradient descent; none: learning_rate with optimizer sgd, else 0.1."
+        ),
+    ] = None
+    early_stopping_rounds: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Stop after so many epochs without a better validation loss, and keep the best epoch."),
+    ] = None
+    bottom_hidden: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=65_536)], ...],
+        Meta(max_length=64, description="Mode split: widths of the layers of each party's own bottom network."),
+    ] = ()
+    local_steps: Annotated[
+        int,
+        Meta(
+            ge=1, le=1000, description="Mode split: steps that every party takes on one exchange of a batch (FedBCD)."
+        ),
+    ] = 1
+    gradient_clip: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Mode split: largest norm of a row's gradient that leaves the active party; none: no limit."),
+    ] = None
+    gradient_noise: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e6,
+            description="Mode split: standard deviation of the noise on each row's gradient, in units of "
+            "gradient_clip, which it needs; the report states the epsilon.",
+        ),
+    ] = 0.0
+    label_inference: Annotated[
+        bool,
+        Meta(
+            description="Mode split, binary tasks: try to infer labels from the gradients sent, as a passive party "
+            "could; the report states how well it works."
+        ),
+    ] = False
+
+    @property
+    def source_step(self) -> float:
+        """Learning rate of the passive parties' weights in mode source-layer."""
+        if self.source_learning_rate is not None:
+            return self.source_learning_rate
+        return self.learning_rate if self.optimizer == "sgd" else 0.1
+
+
 class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys, and how the guards act."""
 
@@ -242,7 +335,7 @@ AskedTask = Annotated[
     Task | None,
     Meta(
         description="What the label is; follows from a GLM, and may be left out there (a conflicting one is "
-        "refused); model boosting needs it."
+        "refused); models boosting and splitnn need it."
     ),
 ]
 
@@ -260,9 +353,9 @@ class Lines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 0
     alignment: Annotated[Alignment, Meta(description="The section [alignment].")] = Alignment()
     split: Annotated[Split, Meta(description="The section [split].")] = Split()
-    training: Annotated[Training | Boosting, Meta(description="The section [training], as the model has it.")] = (
-        Training()
-    )
+    training: Annotated[
+        Training | Boosting | SplitNN, Meta(description="The section [training], as the model has it.")
+    ] = Training()
     privacy: Annotated[Privacy, Meta(description="The section [privacy].")] = Privacy()
 
 
@@ -285,14 +378,16 @@ class Job(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
-    training, boosting : Training, Boosting
-        The section [training] of a GLM and of model boosting; the one that is not the model's keeps its defaults.
+    training, boosting, splitnn : Training, Boosting, SplitNN
+        The section [training] of a GLM, of model boosting and of splitnn; those that are not the model's keep their
+        defaults.
     parties : tuple of Member
         In the order of the file.
     """
 
     training: Training = Training()
     boosting: Boosting = Boosting()
+    splitnn: SplitNN = SplitNN()
     task: Task
     parties: tuple[Member, ...]
 
@@ -308,7 +403,9 @@ class Job(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def max_rounds(self) -> int:
-        """The most rounds that training can take: iterations of a GLM, trees of boosting."""
+        """The most rounds that training can take: iterations of a GLM, trees of boosting, epochs of splitnn."""
+        if self.model == "splitnn":
+            return self.splitnn.epochs
         return self.boosting.n_estimators if self.model == "boosting" else self.training.max_iter
 
 
@@ -363,9 +460,10 @@ def job_fields(job: Job) -> dict[str, str]:
     """Everything that all parties must agree on, flat and as text; the handshake names the field that differs."""
     lines: dict[str, str] = {}
     sections = msgspec.to_builtins(job)
-    boosting = sections.pop("boosting")
-    if job.model == "boosting":
-        sections["training"] = boosting
+    for model in ("boosting", "splitnn"):
+        lines_of_model = sections.pop(model)
+        if job.model == model:
+            sections["training"] = lines_of_model
     for key, value in sections.items():
         if key == "parties":
             lines |= {f"party.{i}": f"{party['name']} {party['role']}" for i, party in enumerate(value, 1)}

@@ -18,7 +18,20 @@ import msgspec
 from parties.errors import ConfigError
 from parties.spec import PartySpec, check_spec
 from vfl import tables
-from vfl.job import LATER, MODELS, TASKS, Boosting, Job, Lines, Member, Scenario, ScenarioFile, Task, Training
+from vfl.job import (
+    LATER,
+    MODELS,
+    TASKS,
+    Boosting,
+    Job,
+    Lines,
+    Member,
+    Scenario,
+    ScenarioFile,
+    SplitNN,
+    Task,
+    Training,
+)
 from vfl.job_checks import check_alignment, check_job, resolve_task
 from vfl.tables import Source, Table, show
 
@@ -88,7 +101,7 @@ def build_scenario(
 
 def read_lines(kind: type[L], document: Table, file: str, given: frozenset[tables.Path] = frozenset()) -> L:
     """Read a job's lines, and what else ``kind`` has, from a parsed file; ``given`` by ``--set``."""
-    form = Boosting if document.get("model") == "boosting" else Training
+    form = _form(document.get("model"))
     source = Source(file, document, given, {("training",): form})
     _refuse_later(document, source)
     _refuse_other_models(document, source, form)
@@ -112,6 +125,7 @@ def make_job(
         split=lines.split,
         training=lines.training if isinstance(lines.training, Training) else Training(),
         boosting=lines.training if isinstance(lines.training, Boosting) else Boosting(),
+        splitnn=lines.training if isinstance(lines.training, SplitNN) else SplitNN(),
         privacy=privacy,
         parties=tuple(members),
     )
@@ -197,18 +211,34 @@ def _value(text: str) -> object:
     return parsed["value"] if list(parsed) == ["value"] else text
 
 
-def _refuse_other_models(document: Table, source: Source, form: type[Training | Boosting]) -> None:
+Form = type[Training | Boosting | SplitNN]
+FORMS: dict[Form, str] = {
+    Training: "logistic, softmax, linear and poisson",
+    Boosting: "boosting",
+    SplitNN: "splitnn",
+}
+"""The forms of [training], and whose they are."""
+
+
+def _form(model: object) -> Form:
+    """The form of [training] that a model has."""
+    if model == "splitnn":
+        return SplitNN
+    return Boosting if model == "boosting" else Training
+
+
+def _refuse_other_models(document: Table, source: Source, form: Form) -> None:
     """Refuse by name a key of [training] that other models have."""
     table, model = document.get("training"), document.get("model")
     if not isinstance(table, dict) or model not in MODELS:
         return
-    other, models = (Training, "logistic, softmax, linear and poisson") if form is Boosting else (Boosting, "boosting")
     for key, got in table.items():
-        if key in other.__struct_fields__ and key not in form.__struct_fields__:
+        models = [name for other, name in FORMS.items() if key in other.__struct_fields__]
+        if models and key not in form.__struct_fields__:
             known = ", ".join(form.__struct_fields__)
             raise ConfigError(
                 f"{key} {source.where(('training',), key)}, got {show(got)} for model '{model}', expected no such "
-                f"line: it belongs to {models} (known for '{model}': {known})"
+                f"line: it belongs to {' and '.join(models)} (known for '{model}': {known})"
             )
 
 

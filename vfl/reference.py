@@ -13,7 +13,7 @@ import msgspec
 
 from parties.spec import PartySpec
 from vfl.company_file import JobFile, PartyFile
-from vfl.job import LATER, Boosting, ScenarioFile, Training
+from vfl.job import LATER, Boosting, ScenarioFile, SplitNN, Training
 from vfl.tables import bare, describe, metas
 
 HEAD = """# Keys of a scenario file
@@ -23,7 +23,8 @@ is refused, and the error names the nearest one that is. On the command line `--
 `--set party.NAME.data=other.csv` act as if the line stood in the file.
 
 The section `[training]` has the keys of its model: `training (GLM)` for logistic, softmax, linear and poisson,
-`training (boosting)` for boosting.
+`training (boosting)` for boosting, `training (splitnn)` for
+splitnn.
 """
 JOB = """## Keys of a job file
 
@@ -35,7 +36,7 @@ PARTY = """## Keys of a party file
 A party file stays with its party. At its top stand the keys that `[[party]]` has in a scenario file, save `role`,
 which the job file says, and those below; `[party.policy]` is `[policy]` here.
 """
-FORMS: dict[type[msgspec.Struct], str] = {Training: " (GLM)", Boosting: " (boosting)"}
+FORMS: dict[type[msgspec.Struct], str] = {Training: " (GLM)", Boosting: " (boosting)", SplitNN: " (splitnn)"}
 """What tells the forms of a section apart whose keys depend on the model."""
 
 

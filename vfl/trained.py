@@ -42,6 +42,8 @@ class Aligned:
     listed : int
         Length of that list in a one-sided alignment, at both parties; else 0. The passive party's ``rows`` are its
         whole list then, all of them training rows as far as it knows.
+    module : torch.nn.Module or None
+        Model splitnn from Python: the party's own network, instead of the one that the job describes.
     """
 
     job: Job
@@ -54,6 +56,7 @@ class Aligned:
     n_validation: int
     places: Integers | None = field(default=None, repr=False)
     listed: int = 0
+    module: object = field(default=None, repr=False)
 
     @property
     def n_fit(self) -> int:
