@@ -55,6 +55,17 @@ class Comparison(msgspec.Struct, frozen=True):
     test: str
 
 
+class LabelInference(msgspec.Struct, frozen=True):
+    """How well a passive party could guess binary labels from the gradients that one epoch sent it, as AUCs.
+
+    By the norm of a row's gradient, and by its direction; 0.5 is guessing. ``epoch`` counts from 1.
+    """
+
+    norm_auc: float
+    direction_auc: float
+    epoch: int
+
+
 class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a role knows at its end and may write into its own report.
 
@@ -64,6 +75,8 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     none of them.
     ``spent`` are seconds of its main thread by what it did then: "kernel", "wire", "waiting", "python".
     ``confidence`` and ``comparison`` are those of ``joint`` and ``active_only``, as in the report.
+    ``label_inference`` and ``gradient_epsilon`` are the active party's in mode split, where the job asks for them: the
+    epochs attacked, and the epsilon of the noise on all gradients of a row.
     """
 
     role: str
@@ -90,6 +103,8 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     spent: dict[str, float] = {}
     confidence: dict[str, Intervals] = {}
     comparison: dict[str, Comparison] = {}
+    label_inference: list[LabelInference] = []
+    gradient_epsilon: float | None = None
 
 
 class Played(msgspec.Struct, frozen=True):
