@@ -2,8 +2,8 @@
 
 Everything is learnt on the training rows only; nothing is sent.
 
-**Bounds that the fixed-point code relies on.** Every encoded column, indicator columns of categories included, has mean
-0 and root mean square 1 over the n training rows. Hence ``sum_i |x_ij| <= n`` (Cauchy-Schwarz) and
+**Bounds that the fixed-point code of GLMs relies on.** Every encoded column, indicator columns of categories included,
+has mean 0 and root mean square 1 over the n training rows. Hence ``sum_i |x_ij| <= n`` (Cauchy-Schwarz) and
 ``|x_ij| <= sqrt(n)`` there; test rows may lie outside.
 """
 
@@ -140,7 +140,11 @@ class Preprocessor:
 
 
 def fit_preprocessor(
-    frame: pd.DataFrame, kinds: Mapping[str, Kind], *, unknown_category: str = "refuse"
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    *,
+    unknown_category: str = "refuse",
+    scale_categories: bool = True,
 ) -> Preprocessor:
     """Learn medians, categories, means and deviations from TRAINING rows.
 
@@ -153,6 +157,8 @@ def fit_preprocessor(
     kinds : mapping of column name to {"numeric", "categorical"}
     unknown_category : {"refuse", "ignore"}
         Kept for the scoring of new data.
+    scale_categories : bool
+        Standardise indicator columns too; False: they stay 0 and 1, as an embedding takes them.
     """
     numeric, warnings = _fit_numeric(frame[[name for name, kind in kinds.items() if kind == "numeric"]])
     categorical = []
@@ -171,10 +177,13 @@ def fit_preprocessor(
     scales = np.sqrt(scaler.var_) if scaler else np.zeros(0)
     keep = scales > _CONSTANT * np.abs(raw).max(axis=0, initial=0)
     warnings += [left_out(column.name, True) for column, kept in zip(numeric, keep, strict=False) if not kept]
+    means = scaler.mean_ if scaler else scales
+    if not scale_categories:
+        means[len(numeric) :], scales[len(numeric) :] = 0.0, 1.0
     return Preprocessor(
         numeric=tuple(column for column, kept in zip(numeric, keep, strict=False) if kept),
         categorical=tuple(categorical),
-        means=tuple((scaler.mean_ if scaler else scales)[keep].tolist()),
+        means=tuple(means[keep].tolist()),
         scales=tuple(scales[keep].tolist()),
         unknown_category=unknown_category,
         warnings=tuple(warnings),
