@@ -5,8 +5,8 @@ Bytes are those of the ledger: the codec's header and blobs, the frames of the w
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from vfl.estimating.calibration import Speeds
 from vfl.estimating.counting import Work
 
 _HEADER_LENGTH = 4
+_LONGER_FROM = ((1 << 7, 1), (1 << 8, 1), (1 << 16, 2), (1 << 32, 4))  # bytes more of a number in MessagePack
 _CROWDED = 1.25  # products take as much longer while several roles share the processor's caches (measured)
 
 
@@ -47,13 +48,33 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Sending:
+    """A message that is sent."""
+
+    message: Message[Any, Any, Any]
+    sender: str
+    receiver: str
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What roles do at the same time, and what they send then; ciphertexts made and opened by role."""
+
+    loads: Mapping[str, Load]
+    sendings: Sequence[Sending] = ()
+    encryptions: Mapping[str, int] = field(default_factory=dict)
+    decryptions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """What is known of a training ahead of it.
 
     Attributes
     ----------
     fitting : float
-        CPU seconds of a fit in plain: of the active party's columns (GLM), or of all columns (trees).
+        CPU seconds of a fit in plain: of the active party's columns (GLM), or of all columns (other models).
     how : str
         Where the rounds come from.
     """
@@ -89,16 +110,45 @@ class Account:
         self, message: Message[Any, Any, Any], sender: str, receiver: str, payload: Payload, times: float = 1
     ) -> Load:
         """Book a message, ``times`` over; returns what sending and receiving one of them costs."""
-        sealed = COORDINATOR not in (sender, receiver)
-        size, hops = payload_size(payload), 2 if sealed else 1
-        chunks = max(1, -(-size // CHUNK))
-        header = Header(sender, receiver, message.name, self._sent[sender, receiver], chunks - 1)
-        one = (size + chunks * (frame_size(Frame(MESSAGE, header)) + SEAL_BYTES * sealed)) * hops
+        one = Sending(message, sender, receiver, payload)
+        load = self._book(one, times, _sequence_bytes(self._sent[sender, receiver], 1, 1))
         self._sent[sender, receiver] += 1
-        flow = self.flows[message.name.partition(".")[0], sender, receiver]
+        return load
+
+    def repeat(self, phase: str, stages: Iterable[Stage], times: int) -> None:
+        """Book stages one after the other, and all of them ``times`` over; sizes are exact to the byte.
+
+        What a message costs is added to what its sender does in the stage.
+        """
+        listed = list(stages)
+        per_round = Counter((one.sender, one.receiver) for stage in listed for one in stage.sendings)
+        place: Counter[tuple[str, str]] = Counter()
+        for stage in listed:
+            loads = dict(stage.loads)
+            for one in stage.sendings:
+                link = one.sender, one.receiver
+                numbers = _sequence_bytes(self._sent[link] + place[link], per_round[link], times)
+                loads[one.sender] = loads.get(one.sender, Load()) + self._book(one, times, numbers)
+                place[link] += 1
+            for booked, made in ((self.encryptions, stage.encryptions), (self.decryptions, stage.decryptions)):
+                for role, count in made.items():
+                    booked[role] += times * count
+            self.stage(phase, loads, times)
+        for link, count in per_round.items():
+            self._sent[link] += times * count
+
+    def _book(self, one: Sending, times: float, numbers: float) -> Load:
+        """Book a message ``times`` over whose sequence number takes ``numbers`` bytes on average; what one costs."""
+        sealed = COORDINATOR not in (one.sender, one.receiver)
+        size, hops = payload_size(one.payload), 2 if sealed else 1
+        chunks = max(1, -(-size // CHUNK))
+        header = Header(one.sender, one.receiver, one.message.name, 0, chunks - 1)
+        framed = frame_size(Frame(MESSAGE, header)) - 1 + numbers
+        whole = (size + chunks * (framed + SEAL_BYTES * sealed)) * hops
+        flow = self.flows[one.message.name.partition(".")[0], one.sender, one.receiver]
         flow.messages += times
-        flow.bytes += times * one
-        seconds = one * self.speeds.byte + size * (self.speeds.codec_byte + self.speeds.sealed_byte * sealed)
+        flow.bytes += times * whole
+        seconds = whole * self.speeds.byte + size * (self.speeds.codec_byte + self.speeds.sealed_byte * sealed)
         return Load(hops * self.speeds.hop + seconds)
 
     def stage(self, phase: str, loads: Mapping[str, Load], times: float = 1) -> None:
@@ -122,6 +172,18 @@ class Account:
     def received(self, ciphertexts: float) -> Load:
         """Read ciphertexts and check them."""
         return Load(0.0, _CROWDED * ciphertexts * self.speeds.receive)
+
+
+def _sequence_bytes(first: int, step: int, times: int) -> float:
+    """Bytes that the numbers first, first + step, ... take on average, ``times`` of them, as MessagePack has them.
+
+    >>> _sequence_bytes(126, 1, 4), _sequence_bytes(70_000, 2, 5)
+    (1.5, 5.0)
+    """
+    total = times
+    for border, more in _LONGER_FROM:
+        total += more * (times - min(times, max(0, -(-(border - first) // step))))
+    return total / max(times, 1)
 
 
 def shape(dtype: DTypeLike, *sizes: int) -> NDArray[Any]:
