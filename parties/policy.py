@@ -1,47 +1,85 @@
-"""What a party consents to, and the guards that hold a run to it.
+"""What a party consents to: its policy, line by line, and what compares a job with it.
 
-Every guard is a pure function of sizes that all parties know, or of the owner's own columns; it returns a `Verdict`,
-or None where all is well. `Guards.heed` gives a verdict its effect: between companies (``enforce``) a refusal ends the
-run; on one machine, where all CSVs lie in one place anyway, it becomes a warning that says what would be refused.
+Like the guards in `parties.guards`, which judge what no line of a policy speaks of, these functions return a `Verdict`,
+or None where the party consents.
 
->>> guards = Guards(enforce=False, small_data=False)
->>> guards.heed(label_rank(columns=300, rows=1000, party="card-network"))
-False
->>> guards.warnings
-["guard: label rank: party 'card-network' has 300 columns for 1000 rows, rank 0.30, expected at most 0.25, \
-use fewer columns or more rows"]
+>>> print(common_rows(Policy(), party="shop", min_intersection=50))
+policy min_intersection: party 'shop' got alignment.min_intersection 50, expected at least 100, change the job, or \
+min_intersection in the party's policy
 
 References
 ----------
-Label rank, small batches: exact gradients are linear equations on the residuals, and at zero weights subset sums of
-the rows, which lattice reduction solves when the batch is small. Score budget: every opened vector of summed scores is
-one more linear view of the passive columns; as many views as columns give their column space. Leverage: the diagonal
-of the hat matrix, the share of a row's fitted value that its own label decides. Least rows of nodes and between
-candidate splits: sums of gradients over sets of rows that differ in few rows differ by those rows' gradients, which
-single them out at a passive party.
+Least rows of nodes and between candidate splits: sums of gradients over sets of rows that differ in few rows differ by
+those rows' gradients, which single them out at a passive party.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from parties.budget import Budget
-from parties.errors import PolicyError
+from parties.guards import (
+    SCORE_BITS,
+    Guards,
+    KeyHolder,
+    Level,
+    Verdict,
+    embedding_exchange,
+    first_layer_views,
+    gradient_sampling,
+    label_rank,
+    least_rows,
+    score_budget,
+    scores_are_rounded,
+    single_first_layer,
+    single_passive,
+    small_batch,
+)
+
+__all__ = [
+    "MIN_BIN_GAP",
+    "MIN_NODE_ROWS",
+    "SCORE_BITS",
+    "AlignmentProtocol",
+    "Guards",
+    "KeyHolder",
+    "Level",
+    "Model",
+    "Policy",
+    "Verdict",
+    "column_use",
+    "common_rows",
+    "disclosure",
+    "effective_limits",
+    "embedding_exchange",
+    "first_layer_views",
+    "gradient_sampling",
+    "label_privacy",
+    "label_rank",
+    "least_rows",
+    "objections",
+    "protocol_use",
+    "rounding",
+    "rows_to_predict",
+    "rows_to_score",
+    "score_budget",
+    "scores_are_rounded",
+    "single_first_layer",
+    "single_passive",
+    "small_batch",
+    "spend_rows",
+    "tree_limits",
+]
 
 Model = Literal["logistic", "softmax", "linear", "poisson", "boosting", "splitnn"]
-KeyHolder = Literal["active", "coordinator"]
 AlignmentProtocol = Literal["ecdh", "kkrt", "mpsi", "server-aided"]
 
 MIN_NODE_ROWS, MIN_BIN_GAP = 200, 10
-SCORE_BITS = 8
-"""Fraction bits that are left of opened scores once the score budget is spent with every passive party's consent."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,11 +106,24 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ("ecdh", "kkrt", "mpsi")
     max_rounds: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Largest training.max_iter, or n_estimators, of a job accepted, rounds; none: no limit."),
+        Meta(
+            description="Largest training.max_iter, n_estimators or epochs of a job accepted, rounds; none: no limit."
+        ),
     ] = None
     partial_scores: Annotated[
         bool,
-        Meta(description="A passive party lets the active party learn its scores (alone, or past the budget)."),
+        Meta(
+            description="A passive party lets the active party learn its scores, of splitnn its first-layer outputs "
+            "(alone, or past the budget)."
+        ),
+    ] = False
+    embedding_gradients: Annotated[
+        bool,
+        Meta(
+            description="Splitnn in mode split: the party takes part in the exchange of every row's outputs and "
+            "gradients in the clear, by which a passive party shows its rows and the active party its labels; asked "
+            "of every party, on one machine too."
+        ),
     ] = False
     small_data: Annotated[
         bool, Meta(description="Batches below max(16 columns, 512) rows are accepted where the job asks for it.")
@@ -146,80 +197,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = "list"
 
 
-Level = Literal["warn", "drop", "round", "stop", "refuse"]
-_WOULD = {
-    "drop": "columns would be left out",
-    "round": "scores would be rounded",
-    "stop": "training would stop here",
-    "refuse": "this would be refused",
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a guard found: which guard, whose, how grave, and why (got, expected, what to do)."""
-
-    guard: str
-    party: str
-    level: Level
-    because: str
-
-    def __str__(self) -> str:
-        return f"{self.guard}: party '{self.party}' {self.because}"
-
-
-@dataclass(frozen=True)
-class Guards:
-    """How verdicts act in one party's process.
-
-    Parameters
-    ----------
-    enforce : bool
-        True between companies, or where the job says so: refusals end the run. False: they only warn.
-    small_data : bool
-        The job asks for small data, and this party's policy allows it.
-    budget : Budget
-        Counts what this party has let others learn; by default of the present run alone.
-    """
-
-    enforce: bool
-    small_data: bool
-    budget: Budget = field(default_factory=Budget, repr=False)
-    _heard: dict[tuple[str, str, Level], str] = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def warnings(self) -> list[str]:
-        """Warnings so far in the order of their first occurrence; one per guard, party and level."""
-        return list(self._heard.values())
-
-    def heed(self, verdict: Verdict | None) -> bool:
-        """Give a verdict its effect; True: the caller acts on it.
-
-        "stop": it ends here; "drop": it leaves columns out; "round": it rounds scores.
-
-        Raises
-        ------
-        PolicyError
-            The verdict refuses, and guards are enforced.
-        """
-        if verdict is None:
-            return False
-        if verdict.level == "refuse" and self.enforce:
-            raise PolicyError(str(verdict))
-        text = str(verdict)
-        if verdict.level != "warn" and not self.enforce:
-            text = f"between companies {_WOULD[verdict.level]} because {text}"
-        self._heard.setdefault((verdict.guard, verdict.party, verdict.level), f"guard: {text}")
-        return self.enforce and verdict.level in ("stop", "drop", "round")
-
-
 def objections(
     policy: Policy,
     *,
     party: str,
     model: Model,
-    key_bits: int,
-    key_holder: KeyHolder,
+    key_bits: int | None,
+    key_holder: KeyHolder | None,
     min_intersection: int,
     max_rounds: int,
 ) -> tuple[Verdict, ...]:
@@ -231,19 +215,21 @@ def objections(
         The party's own.
     party : str
         Its name.
-    model, key_bits, min_intersection : Model, int (bits), int (rows)
+    model, min_intersection : Model, int (rows)
         As the job has them.
-    key_holder : KeyHolder
-        Who holds the key in this run, never "auto".
+    key_bits : int or None, bits
+        Length of the run's key; None: it needs no key.
+    key_holder : KeyHolder or None
+        Who holds it, never "auto".
     max_rounds : int
         The most rounds that the job can take.
     """
     found = []
     if model not in policy.models:
         found.append(_refuse("models", party, f"model '{model}'", " or ".join(policy.models)))
-    if key_bits < policy.key_bits:
+    if key_bits is not None and key_bits < policy.key_bits:
         found.append(_refuse("key_bits", party, f"{key_bits} bits", f"at least {policy.key_bits}"))
-    if key_holder not in policy.key_holder:
+    if key_holder is not None and key_holder not in policy.key_holder:
         found.append(_refuse("key_holder", party, f"key holder '{key_holder}'", " or ".join(policy.key_holder)))
     if (few := common_rows(policy, party=party, min_intersection=min_intersection)) is not None:
         found.append(few)
@@ -393,100 +379,6 @@ def rounding(policy: Policy, *, party: str) -> Verdict | None:
     return Verdict("policy score_bits", party, "round", because)
 
 
-def single_passive(*, key_holder: KeyHolder, party: str, passive_parties: int, consent: bool) -> Verdict | None:
-    """Refuse where the opened sum of passive scores is one party's own scores and it has not consented.
-
-    With the key at the active party (for poisson and softmax the only way) the active party opens the sum of all
-    passive scores. ``party`` is the passive party, ``consent`` its policy's partial_scores.
-    """
-    if key_holder != "active" or passive_parties != 1 or consent:
-        return None
-    because = (
-        "is the only passive party, so that the active party, which holds the key, would learn its very scores; "
-        "got no consent, expected partial_scores = true in its policy, or privacy.key_holder = 'coordinator' "
-        "(logistic and linear)"
-    )
-    return Verdict("single passive party", party, "refuse", because)
-
-
-def score_budget(
-    *, evaluations: int, scores: int, passive_columns: Sequence[int], party: str, consent: bool
-) -> Verdict | None:
-    """The active party's budget of opened scores, evaluations * scores / sum of passive columns.
-
-    Parameters
-    ----------
-    evaluations : int
-        Vectors of summed passive scores opened so far, the coming one included.
-    scores : int
-        Scores per row: the number of classes for softmax, else 1.
-    passive_columns : sequence of int
-        Columns of each passive party after encoding.
-    party : str
-        The active party.
-    consent : bool
-        Every passive party's policy allows partial_scores.
-
-    Returns
-    -------
-    Verdict or None
-        "warn" above 0.5; "stop" from 1 on, without consent. With it see `scores_are_rounded`.
-    """
-    spent = evaluations * scores / max(sum(passive_columns), 1)
-    if spent <= 0.5:
-        return None
-    columns = f"{sum(passive_columns)} passive columns"
-    if spent < 1 or consent:
-        because = f"has opened scores for more than half of its budget: {columns}, {scores} score(s) per row"
-        return Verdict("score budget", party, "warn", because)
-    because = (
-        f"got {evaluations} evaluations of {scores} score(s) per row, expected fewer equations than {columns}; "
-        "fewer rounds, more columns, or partial_scores = true in every passive party's policy"
-    )
-    return Verdict("score budget", party, "stop", because)
-
-
-def scores_are_rounded(
-    guards: Guards, *, evaluations: int, scores: int, passive_columns: Sequence[int], consent: bool
-) -> bool:
-    """Whether scores are rounded to 2^-SCORE_BITS from here on: guards enforced, budget spent, all consent."""
-    return guards.enforce and consent and evaluations * scores >= sum(passive_columns)
-
-
-def label_rank(*, columns: int, rows: int, party: str) -> Verdict | None:
-    """Rank of what a passive party learns about the labels, its columns / rows (of a fixed batch, or of all).
-
-    Its exact gradients are linear equations on the residuals; however many rounds there are, a fixed set of rows
-    gives at most as many independent ones as the party has columns (after encoding). Warn above 0.25, refuse from 1.
-    """
-    rank = columns / max(rows, 1)
-    if rank <= 0.25:
-        return None
-    because = f"has {columns} columns for {rows} rows, rank {rank:.2f}, expected "
-    if rank < 1:
-        return Verdict("label rank", party, "warn", because + "at most 0.25, use fewer columns or more rows")
-    return Verdict("label rank", party, "refuse", because + "below 1, use fewer columns or more rows")
-
-
-def least_rows(columns: int) -> int:
-    """Rows that a batch needs beside a party's columns, max(16 columns, 512)."""
-    return max(16 * columns, 512)
-
-
-def small_batch(guards: Guards, *, rows: int, columns: int, party: str) -> Verdict | None:
-    """Refuse batches, the full one too, of fewer than max(16 columns, 512) rows unless small data is allowed.
-
-    At zero weights an exact gradient of a small batch is a subset sum of its rows that lattice reduction solves.
-    """
-    if guards.small_data or rows >= least_rows(columns):
-        return None
-    because = (
-        f"has {columns} columns, and a batch has {rows} rows, expected at least {least_rows(columns)} "
-        "(16 per column, no fewer than 512); use more rows, or small_data = true in [privacy] and in its policy"
-    )
-    return Verdict("small data", party, "refuse", because)
-
-
 def effective_limits(asked_rows: int | None, asked_gap: int | None, enforce: bool) -> tuple[int, int]:
     """Least rows of a node that passive parties split, and between two of their candidate splits, in a run.
 
@@ -524,17 +416,3 @@ def tree_limits(policy: Policy, *, party: str, min_node_rows: int, min_bin_gap: 
         )
         found += [Verdict(guard, party, "refuse", because)] if got < expected else []
     return tuple(found)
-
-
-def gradient_sampling(*, party: str, consent: bool) -> Verdict | None:
-    """Refuse GOSS without the active party's consent: the rows drawn tell the passive parties where it errs most.
-
-    ``party`` is the active party, ``consent`` its policy's gradient_sampling.
-    """
-    if consent:
-        return None
-    because = (
-        "samples rows by their gradients (top_rate, other_rate), so that the passive parties learn which rows have "
-        "large ones; got no consent, expected gradient_sampling = true in its policy, or training.subsample instead"
-    )
-    return Verdict("gradient sampling", party, "refuse", because)

@@ -141,6 +141,15 @@ def test_each_key_of_a_policy_has_its_objection(policy: Policy, change: dict[str
         BETWEEN_COMPANIES.heed(verdict)
 
 
+def test_a_run_without_a_key_is_asked_for_none() -> None:
+    strict = Policy(key_bits=4096, key_holder=("coordinator",))
+    assert [verdict.guard for verdict in objections(strict, party="biller", **JOB)] == [
+        "policy key_bits",
+        "policy key_holder",
+    ]
+    assert objections(strict, party="biller", **(JOB | {"key_bits": None, "key_holder": None})) == ()
+
+
 def test_bounds_of_a_policy_are_accepted() -> None:
     strict = Policy(models=("logistic",), key_holder=("active",), min_intersection=100, max_rounds=100)
     assert objections(strict, party="biller", **JOB) == ()
