@@ -1,6 +1,6 @@
 """What a run knows of a model, whatever the model is: prepared columns, and what training left behind.
 
-``vfl.glm_part`` and ``vfl.boosting_part`` make these; ``vfl.session`` tells the story with them.
+``vfl.glm_part``, ``vfl.boosting_part`` and ``vfl.splitnn_part`` make these; ``vfl.session`` tells the story with them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from parties.errors import LocalProtocolError
 from parties.link import Endpoint
 from parties.policy import Guards
 from parties.spec import PartySpec
-from vfl.events import FeatureImportance
+from vfl.events import FeatureImportance, LabelInference
 from vfl.job import Job
 from vfl.optim import Vector
 from vfl.terms import Integers, Terms
@@ -119,6 +119,8 @@ class Trained:
     save: Callable[[Path], None] = field(repr=False)
     validation_losses: tuple[float, ...] = ()
     importance: tuple[FeatureImportance, ...] = ()
+    label_inference: tuple[LabelInference, ...] = ()
+    gradient_epsilon: float | None = None
 
 
 @dataclass(frozen=True)
