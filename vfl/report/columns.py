@@ -42,8 +42,6 @@ def coefficients(run: RunDirectory) -> list[ColumnPart]:
     """Coefficients of the parties whose shards lie here, on one scale."""
     from vfl.shard import Shard, load_shard
 
-    if run.report.model == "boosting":
-        return []
     shards: dict[str, Shard] = {name: load_shard(run.folder / name) for name in run.shards}
     largest = max((float(abs(shard.coef).max()) for shard in shards.values() if shard.coef.size), default=0.0) or 1.0
     scores = next((tuple(shard.classes) for shard in shards.values() if shard.classes), ())
@@ -125,7 +123,9 @@ def _own_names(run: RunDirectory) -> list[FeatureImportance]:
 
 
 def columns_of(run: RunDirectory) -> tuple[str, list[ColumnPart]]:
-    """Which of the two it is, "coefficients" or "importance", and its parts."""
+    """Which of the two it is, "coefficients" or "importance", and its parts; none of a network's."""
+    if run.report.model == "splitnn":
+        return "", []
     if run.report.model == "boosting":
         return "importance", importance(run)
     return "coefficients", coefficients(run)

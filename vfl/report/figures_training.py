@@ -8,7 +8,7 @@ import numpy as np
 
 from vfl.report.figures import ALONE, JOINT, Figure, Key, canvas, label_axes, thousands, to_svg
 from vfl.report.summary import RunReport
-from vfl.report.words import plural, significant
+from vfl.report.words import plural, round_word, significant
 
 
 def loss_figure(report: RunReport) -> Figure | None:
@@ -16,13 +16,14 @@ def loss_figure(report: RunReport) -> Figure | None:
     loss, validation = report.training.loss, report.training.validation_loss
     if sum(math.isfinite(value) for value in loss) < 2:
         return None
-    what = "tree" if report.model == "boosting" else "round"
+    what = round_word(report.model)
     with canvas() as (drawn, (axes,)):
         dots = "o" if len(loss) <= 40 else ""
         axes.plot(range(len(loss)), np.array(loss), color=JOINT, marker=dots, markersize=4)
         if validation:
+            first = len(loss) - len(validation)  # networks look at the validation rows after an epoch only
             axes.plot(
-                range(len(validation)), np.array(validation), color=ALONE, marker=dots, markersize=4, linewidth=1.6
+                range(first, len(loss)), np.array(validation), color=ALONE, marker=dots, markersize=4, linewidth=1.6
             )
         axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.02)
@@ -30,7 +31,7 @@ def loss_figure(report: RunReport) -> Figure | None:
         label_axes(axes, what, "mean loss")
         svg = to_svg(drawn, "loss")
     ends = f"from {significant(loss[0], 4)} at the start to {significant(loss[-1], 4)}"
-    with_penalty = "" if report.model == "boosting" else ", penalty included"
+    with_penalty = "" if report.model in ("boosting", "splitnn") else ", penalty included"
     keys = [Key("joint", f"training rows{with_penalty}"), *([Key("alone", "validation rows")] if validation else [])]
     return Figure(
         "loss",

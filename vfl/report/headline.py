@@ -19,6 +19,7 @@ from vfl.report.words import (
     percent,
     plural,
     probability,
+    round_word,
     significant,
 )
 
@@ -117,10 +118,15 @@ def introduction(run: RunDirectory) -> str:
         shared = f"{run.active.name} alone knows which rows they have in common"
     else:
         shared = f"They have {plural(common, 'row')} in common"
+    kept = "no row left its owner"
+    if run.in_the_clear:
+        kept = (
+            "no column left its owner, but what its own network makes of every row did, readable to "
+            f"{run.active.name}, and so did the gradients that came back"
+        )
     return (
         f"{_NUMBERS.get(len(names), str(len(names)))} parties trained one {MODELS.get(report.model, report.model)} "
-        f"{task}: {run.active.name}, which holds the labels, and {passive}, which {holders}. {shared}; "
-        "no row left its owner."
+        f"{task}: {run.active.name}, which holds the labels, and {passive}, which {holders}. {shared}; {kept}."
     )
 
 
@@ -131,9 +137,9 @@ def headline(run: RunDirectory) -> Headline | None:
     models = [name for name in _ORDER if report.metrics.get(name, {}).get(metric) is not None]
     if "joint" not in models:
         return None
-    names = model_names(run)
+    names, unseen = model_names(run), "nobody saw anybody's rows"
     notes = {
-        "joint": "all parties' columns, nobody saw anybody's rows",
+        "joint": f"all parties' columns, {'sent as outputs of their own networks' if run.in_the_clear else unseen}",
         "active_only": "the label holder's own columns" if run.active.features else "no columns: the training mean",
         "pooled": "all columns in one place, for comparison",
     }
@@ -283,15 +289,18 @@ def _value(metrics: Metrics, name: str) -> float:
     return math.nan if value is None else value
 
 
-def training_line(report: RunReport) -> str:
+def training_line(run: RunDirectory) -> str:
     """How the training went, in one sentence or two."""
+    report = run.report
     holder = "the active party" if report.training.key_holder == "active" else "the coordinator"
-    verb, what = ("grew", "tree") if report.model == "boosting" else ("took", "round")
+    verb, what = "grew" if report.model == "boosting" else "took", round_word(report.model)
     end = "" if report.training.converged else ", and stopped before it had converged"
     if report.evaluates:
-        return f"Of the run that trained the model: {plural(report.training.rounds, what)}{end}; {holder} held the key."
+        key = "no key was needed" if run.in_the_clear else f"{holder} held the key"
+        return f"Of the run that trained the model: {plural(report.training.rounds, what)}{end}; {key}."
     held, trained = report.rows["test"], report.rows["train"]
-    course = f"Training {verb} {plural(report.training.rounds, what)}{end}; {holder} held the Paillier key."
+    key = "nothing was encrypted with Paillier" if run.in_the_clear else f"{holder} held the Paillier key"
+    course = f"Training {verb} {plural(report.training.rounds, what)}{end}; {key}."
     if held is None or trained is None:
         return course
     share = f" ({percent(held / (held + trained), 0)})" if held else ""

@@ -6,6 +6,7 @@ same page.
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Sequence
@@ -26,11 +27,12 @@ from vfl.report.columns import ColumnPart, columns_of
 from vfl.report.figures import Figure
 from vfl.report.figures_training import loss_figure
 from vfl.report.flow import SPENT, funnel, messages, phases, time_split, time_table
+from vfl.report.gradients import gradients
 from vfl.report.headline import headline, introduction, metric_rows, training_line, without_parties
 from vfl.report.learnt import hidden, learnt, nothing_learnt
 from vfl.report.run_directory import RunDirectory, read_run_directory
 from vfl.report.summary import RunReport
-from vfl.report.words import count, seconds
+from vfl.report.words import count, listed, round_word, seconds
 
 PAGE = "report.html"
 _HERE = Path(__file__).parent
@@ -104,7 +106,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "title": run.report.name if run.role is None else f"{run.report.name}: {run.role}",
         "subtitle": _subtitle(run),
         "introduction": introduction(run),
-        "training_line": training_line(run.report),
+        "training_line": training_line(run),
         "headline": headline(run),
         "tiles": _tiles(run),
         "metric_models": models,
@@ -113,7 +115,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "without": without_parties(run),
         "quality": _quality(run),
         "loss": None if run.report.evaluates else loss_figure(run.report),
-        "course": [] if run.report.evaluates else _course(run.report),
+        "course": [] if run.report.evaluates else _course(run),
         "rows_are": "new rows" if run.report.evaluates else "test rows",
         "columns_kind": kind,
         "columns": parts,
@@ -123,6 +125,8 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "time": time_split(run),
         "time_rows": time_table(run),
         "spent": SPENT,
+        "hub": "passes on what it cannot read" if run.in_the_clear else "passes on and adds up what it cannot read",
+        "gradients": gradients(run),
         "phases": phases(run),
         "learnt": learnt(run),
         "nothing_learnt": nothing_learnt(run),
@@ -145,6 +149,7 @@ def _contents(content: dict[str, Any]) -> list[tuple[str, str]]:
         "funnel": "Rows",
         "flow": "Messages",
         "time": "Time",
+        "gradients": "What gradients tell",
         "learnt": "Who learnt what",
         "hidden": "What stayed hidden",
     }
@@ -207,20 +212,24 @@ def _tiles(run: RunDirectory) -> list[tuple[str, str]]:
         tiles.append(("columns of all", count(sum(columns))))
     return [
         *tiles,
-        ("trees" if report.model == "boosting" else "rounds", count(report.training.rounds)),
+        (f"{round_word(report.model)}s", count(report.training.rounds)),
         ("time in all", seconds(report.seconds.get("total", 0.0))),
         ("bytes sent" if run.role is None else "own traffic", size_text(sum(entry.bytes for entry in run.entries))),
     ]
 
 
-def _course(report: RunReport) -> list[tuple[str, str]]:
+def _course(run: RunDirectory) -> list[tuple[str, str]]:
     """How the training went."""
+    report = run.report
     training, rows = report.training, report.rows
     holder = "the active party" if training.key_holder == "active" else "the coordinator"
+    holder = "nobody" if run.in_the_clear else holder
     encrypted, decrypted = report.crypto.encryptions, report.crypto.decryptions
     split = [f"{count(rows[part])} {part}" for part in ("train", "validation", "test") if rows.get(part) is not None]
     course = [
-        ("Trees" if report.model == "boosting" else "Rounds", count(training.rounds)),
+        *_network(run),
+        (f"{round_word(report.model).title()}s", count(training.rounds)),
+        ("Kept", _kept_epoch(report)),
         ("Converged", _converged(report)),
         ("Rows", ", ".join(split)),
         ("Key holder", holder),
@@ -232,9 +241,33 @@ def _course(report: RunReport) -> list[tuple[str, str]]:
     return [(name, value) for name, value in course if value]
 
 
+def _network(run: RunDirectory) -> list[tuple[str, str]]:
+    """How a network was held and what it looks like, as far as the job says."""
+    if run.report.model != "splitnn":
+        return []
+    mode = "split: every party its own network below, outputs and gradients in the clear"
+    if not run.in_the_clear:
+        mode = "source-layer: one first layer held by all parties in shares, computed under encryption"
+    kept = next(iter(run.kept.values()), None)
+    if kept is None:
+        return [("Mode", mode)]
+    network = kept.job.splitnn
+    above = f", then {listed([count(width) for width in network.hidden])}" if network.hidden else ""
+    return [("Mode", mode), ("Layers", f"{count(network.units)} units held together{above} ({network.activation})")]
+
+
+def _kept_epoch(report: RunReport) -> str:
+    """Which epoch's weights a network has in the end, where validation rows chose it."""
+    losses = report.training.validation_loss
+    if report.model != "splitnn" or not losses or not all(map(math.isfinite, losses)):
+        return ""
+    first = report.training.rounds - len(losses) + 1
+    return f"the weights of epoch {first + losses.index(min(losses))}, of least validation loss"
+
+
 def _converged(report: RunReport) -> str:
-    """Whether a GLM reached its optimum; trees are as many as were asked for."""
-    if report.model == "boosting":
+    """Whether a GLM reached its optimum; trees and epochs are as many as were asked for."""
+    if report.model in ("boosting", "splitnn"):
         return ""
     return "yes" if report.training.converged else "no: it stopped at its limit of rounds"
 
@@ -259,10 +292,7 @@ def _facts(run: RunDirectory) -> list[tuple[str, str]]:
         ("Command", f"{command}, with the lines below" if kept else command),
         ("Seed", f"{report.seed} (of the order of rows; keys and masks are always new)"),
         ("Engine", f"vfl {report.version}"),
-        (
-            "Encryption",
-            f"{report.crypto.scheme.title()}, {report.crypto.key_bits:,} bits, kernel {report.crypto.kernel}",
-        ),
+        ("Encryption", _encryption(run)),
         ("Alignment", f"{report.alignment.protocol}, {size_text(report.alignment.bytes)}"),
     ]
     if began is not None:
@@ -273,26 +303,37 @@ def _facts(run: RunDirectory) -> list[tuple[str, str]]:
     return [*facts, ("This page", f"{here}matplotlib {matplotlib.__version__}")]
 
 
+def _encryption(run: RunDirectory) -> str:
+    """Scheme, length of the key and kernel, or that there was none."""
+    if run.in_the_clear:
+        return "none but the sealing of what goes from party to party"
+    crypto = run.report.crypto
+    return f"{crypto.scheme.title()}, {crypto.key_bits:,} bits, kernel {crypto.kernel}"
+
+
 def _job_lines(run: RunDirectory) -> list[str]:
     """The job as ``key = value`` lines, as far as they are not defaults; empty where no folder says."""
     kept = next(iter(run.kept.values()), None)
     if kept is None:
         return []
-    lines = _flat(msgspec.to_builtins(kept.job))
-    usual = _flat(msgspec.to_builtins(msgspec.structs.replace(kept.job, **_defaults(kept.job))))
+    lines = _flat(msgspec.to_builtins(kept.job), kept.job.model)
+    usual = _flat(msgspec.to_builtins(msgspec.structs.replace(kept.job, **_defaults(kept.job))), kept.job.model)
     return [f"{key} = {value}" for key, value in lines.items() if usual.get(key) != value or "." not in key]
 
 
 def _defaults(job: Any) -> dict[str, object]:
-    return {name: type(getattr(job, name))() for name in ("alignment", "split", "training", "boosting", "privacy")}
+    sections = ("alignment", "split", "training", "boosting", "splitnn", "privacy")
+    return {name: type(getattr(job, name))() for name in sections}
 
 
-def _flat(lines: dict[str, Any]) -> dict[str, str]:
+def _flat(lines: dict[str, Any], model: str) -> dict[str, str]:
+    """Keys as the file has them: [training] is that of the model, whose keys other models may have too."""
+    own = lines[model if model in ("boosting", "splitnn") else "training"]
+    rest = {key: value for key, value in lines.items() if key not in ("training", "boosting", "splitnn")}
     flat: dict[str, str] = {}
-    for key, value in lines.items():
+    for key, value in (rest | {"training": own}).items():
         if isinstance(value, dict):
-            section = "training" if key == "boosting" else key  # as the file has it
-            flat |= {f"{section}.{inner}": _toml(one) for inner, one in value.items()}
+            flat |= {f"{key}.{inner}": _toml(one) for inner, one in value.items()}
         elif key != "parties":
             flat[key] = _toml(value)
     return flat

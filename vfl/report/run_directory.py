@@ -64,6 +64,11 @@ class RunDirectory:
         return [party for party in self.report.parties if party.role != "active"]
 
     @property
+    def in_the_clear(self) -> bool:
+        """Whether a network's outputs and gradients went from party to party unencrypted, in mode split."""
+        return any(entry.message.startswith("split_learning.") for entry in self.entries)
+
+    @property
     def shards(self) -> list[str]:
         """Parties whose part of the model lies here and may be shown."""
         return [party.name for party in self.report.parties if f"{party.name}/{MODEL}" in self.digests]

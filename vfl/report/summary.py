@@ -11,14 +11,16 @@ import msgspec
 from parties.ledger import Entry
 from parties.link import COORDINATOR
 from vfl import __version__
-from vfl.events import Comparison, FeatureImportance, Intervals, Metrics, Played, RoleResult
+from vfl.events import Comparison, FeatureImportance, Intervals, LabelInference, Metrics, Played, RoleResult
 from vfl.job import Job, Scenario
 
 if TYPE_CHECKING:
     from vfl.paillier import OperationCounts
 
 ALIGNMENT_PROTOCOLS = ("align", "base_ot", "ecdh", "kkrt", "mpsi", "oprf", "progress", "server_aided", "verdict")
-TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided")
+TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided", "splitnn", "split_learning")
+_SOME: dict[str, object] = {"validation_loss": [], "label_inference": [], "gradient_noise": None}
+"""What ``training`` has of some runs only."""
 
 
 class PartyPart(msgspec.Struct, frozen=True):
@@ -43,10 +45,18 @@ class AlignmentPart(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class GradientNoise(msgspec.Struct, frozen=True):
+    """What the noise on a row's gradients amounts to over the whole training: differential privacy of one row's own."""
+
+    epsilon: float
+    delta: float
+
+
 class TrainingPart(msgspec.Struct, frozen=True):
     """The training; ``loss`` has the start and then one entry per round, penalty included.
 
-    ``validation_loss`` likewise, of the validation part; empty without one.
+    ``validation_loss`` likewise, of the validation part; empty without one. ``label_inference`` and ``gradient_noise``
+    are of mode split, where the job asks for them; only the active party knows the first.
     """
 
     key_holder: str
@@ -58,6 +68,8 @@ class TrainingPart(msgspec.Struct, frozen=True):
     bytes: int
     messages: int
     validation_loss: list[float]
+    label_inference: list[LabelInference] = []
+    gradient_noise: GradientNoise | None = None
 
 
 class CryptoPart(msgspec.Struct, frozen=True):
@@ -227,6 +239,8 @@ def _summarise(
             bytes=_bytes(ledger, TRAINING_PROTOCOLS),
             messages=len(_of(ledger, TRAINING_PROTOCOLS)),
             validation_loss=lead.validation_losses,
+            label_inference=lead.label_inference,
+            gradient_noise=_noise(lead),
         ),
         crypto=crypto,
         metrics=metrics,
@@ -251,8 +265,9 @@ def encode_report(report: RunReport) -> bytes:
     for name in ("feature_importance", "confidence", "comparison", "without", "time", "evaluates"):
         if not lines[name]:
             del lines[name]
-    if not report.training.validation_loss:
-        del lines["training"]["validation_loss"]
+    for name, nothing in _SOME.items():
+        if lines["training"][name] == nothing:
+            del lines["training"][name]
     return msgspec.json.format(msgspec.json.encode(_finite(lines)), indent=2) + b"\n"
 
 
@@ -266,6 +281,15 @@ def disclosures(ledger: Sequence[Entry]) -> list[Disclosure]:
         Disclosure(to=to, what=what, count=len(entries), source=source)
         for (to, what, source), entries in groups.items()
     ]
+
+
+def _noise(result: RoleResult) -> GradientNoise | None:
+    """What the role says of the noise on gradients."""
+    if result.gradient_epsilon is None:
+        return None
+    from vfl.gradient_noise import DELTA
+
+    return GradientNoise(result.gradient_epsilon, DELTA)
 
 
 def _party(name: str, role: str, result: RoleResult) -> PartyPart:

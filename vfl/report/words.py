@@ -31,7 +31,19 @@ MODELS = {
     "linear": "linear regression",
     "poisson": "Poisson regression",
     "boosting": "model of boosted trees",
+    "splitnn": "split neural network",
 }
+
+_ROUNDS = {"boosting": "tree", "splitnn": "epoch"}
+
+
+def round_word(model: str) -> str:
+    """What a round of the training is called, in the singular.
+
+    >>> round_word("boosting"), round_word("splitnn"), round_word("logistic")
+    ('tree', 'epoch', 'round')
+    """
+    return _ROUNDS.get(model, "round")
 
 
 def significant(value: float | None, digits: int = 3) -> str:
