@@ -1,8 +1,8 @@
 """Paillier encryption for vertical federated learning.
 
 Keys (`keys`, `interchange`), vectors of ciphertexts (`vectors`, `cipher`, `pool`), sums by group (`sums`), packing and
-compression (`slots`), exact inner products under masks (`inner_product`, `pippenger`), fixed-point numbers, and the
-arithmetic underneath (`kernels`).
+compression (`slots`), exact inner products under masks (`inner_product`, `pippenger`), products with matrices
+(`shared_bases`), fixed-point numbers, and the arithmetic underneath (`kernels`).
 """
 
 from vfl.paillier.cipher import add, add_plain, centred, decrypt, encrypt, rerandomise, scale
@@ -32,6 +32,7 @@ from vfl.paillier.kernel_time import kernel_seconds
 from vfl.paillier.kernels import kernel_name
 from vfl.paillier.keys import PrivateKey, PublicKey, generate_keypair, public_key_from_wire
 from vfl.paillier.pool import ObfuscatorPool
+from vfl.paillier.shared_bases import times_columns, times_rows
 from vfl.paillier.slots import SlotLayout, compress, pack_residues, pack_slots, plan_slots, unpack_slots
 from vfl.paillier.sums import gather, running_sums, subtract, sum_by_group, sum_segments
 from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
@@ -80,6 +81,8 @@ __all__ = [
     "subtract",
     "sum_by_group",
     "sum_segments",
+    "times_columns",
+    "times_rows",
     "to_bytes",
     "to_fixed",
     "transposed_product",
