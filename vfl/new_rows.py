@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,20 @@ import numpy as np
 
 from parties.columns import encode_known_labels
 from parties.data import PartyTable, read_party, table_from_frame
-from parties.errors import DataError
+from parties.errors import ConfigError, DataError
 from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.ids import PreparedIds
 from vfl.exact import requantise
 from vfl.glm import ONES_BITS, Block, Fit
 from vfl.kept_run import KeptRun, load_kept_run
+from vfl.network_columns import encode_new
+from vfl.optim import Vector
 from vfl.prepare import read_ids
 from vfl.shard import Shard, load_shard
+from vfl.splitnn_shard import SplitShard, load_split_shard
 from vfl.terms import Integers
+from vfl.torch_parts import need_torch
 from vfl.trained import Labels
 from vfl.tree_shard import TreeShard, load_tree_shard
 from vfl.trees.bins import Codes
@@ -31,10 +36,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """One party's part of a joint model, read back from its folder."""
+    """One party's part of a joint model, read back from its folder.
+
+    Parameters
+    ----------
+    module : torch.nn.Module or None
+        The party's own network that ``shard`` has the weights of, where it trained one.
+    """
 
     kept: KeptRun
-    shard: Shard | TreeShard = field(repr=False)
+    shard: Shard | TreeShard | SplitShard = field(repr=False)
+    module: object = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -65,8 +77,61 @@ def load_model(folder: Path) -> Model:
         A file of it is missing, damaged, of another version or of another run.
     """
     kept = load_kept_run(folder)
-    shard = load_tree_shard(folder) if kept.job.model == "boosting" else load_shard(folder)
-    return Model(kept, shard)
+    if kept.job.model == "boosting":
+        return Model(kept, load_tree_shard(folder))
+    if kept.job.model == "splitnn":
+        return Model(kept, _fitting(folder, kept, load_split_shard(folder)))
+    return Model(kept, load_shard(folder))
+
+
+def _fitting(folder: Path, kept: KeptRun, shard: SplitShard) -> SplitShard:
+    """A shard of the run, if it has as many columns as were agreed on."""
+    widths = {name: len(half) for name, half in shard.shares.items()}
+    widths[kept.party.name] = len(shard.preprocessor.names)
+    if any(kept.columns.get(name) != width for name, width in widths.items()):
+        raise DataError(
+            f"model shard {folder}: cannot be read (it is not as wide as the run's); run the training again"
+        )
+    return shard
+
+
+def with_modules(models: Mapping[str, Model], modules: Mapping[str, object]) -> dict[str, Model]:
+    """Models with the networks of their own that parties trained, as the user hands them over.
+
+    Raises
+    ------
+    ConfigError
+        A party is none of the run's, or trained no network of its own.
+    """
+    for name in modules:
+        if name not in models or not _has_own_module(models[name]):
+            own = [f"'{one}'" for one, model in models.items() if _has_own_module(model)]
+            raise ConfigError(
+                f"modules, got one for '{name}', expected one for each party that trained a module of its own: "
+                f"{', '.join(own) or 'none did in this run'}"
+            )
+    return {name: replace(model, module=modules.get(name, model.module)) for name, model in models.items()}
+
+
+def check_network(model: Model) -> None:
+    """Refuse a network that cannot be built here: torch is missing, or the module that the user wrote.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not isinstance(model.shard, SplitShard) or not model.shard.network:
+        return
+    need_torch(f"party '{model.name}': model 'splitnn'")
+    if model.shard.own_module and model.module is None:
+        raise ConfigError(
+            f"party '{model.name}' trained a torch module of its own, of which a run keeps the weights alone; expected "
+            f"the module again, in Python: vfl.load_model(RUN_DIR, modules={{'{model.name}': module}})"
+        )
+
+
+def _has_own_module(model: Model) -> bool:
+    return isinstance(model.shard, SplitShard) and model.shard.own_module
 
 
 @dataclass(frozen=True)
@@ -78,7 +143,7 @@ class NewRows:
     spec : PartySpec
         How the new data are read, and the policy that holds now.
     encoded : ndarray of shape (table rows, d)
-        GLMs: the columns as integers in the training's scales, int64; trees: their bins, uint16.
+        GLMs: the columns as integers in the training's scales, int64; trees: their bins, uint16; networks: float64.
     labels : ndarray of shape (table rows,) or None
         Of rows to be evaluated, at the active party: as the model codes them.
     warnings : tuple of str
@@ -88,7 +153,7 @@ class NewRows:
     spec: PartySpec
     table: PartyTable = field(repr=False)
     ids: PreparedIds = field(repr=False)
-    encoded: Integers | Codes = field(repr=False)
+    encoded: Integers | Codes | Vector = field(repr=False)
     labels: Labels | None = field(repr=False)
     guards: Guards
     warnings: tuple[str, ...] = ()
@@ -125,9 +190,12 @@ def read_new_rows(
 
     Raises
     ------
+    ConfigError
+        The party's network cannot be built here.
     DataError
         Data that cannot be read, or do not fit the model: one line that says why.
     """
+    check_network(model)
     lines = _lines(model, spec, data, labelled=labelled)
     if isinstance(data, Path):
         table, source = read_party(lines, trained=True), f"party {spec.name}, file {data}"
@@ -167,10 +235,12 @@ def _lines(model: Model, spec: PartySpec, data: Path | pd.DataFrame, *, labelled
     )
 
 
-def _encode(model: Model, table: PartyTable) -> tuple[Integers | Codes, list[str]]:
+def _encode(model: Model, table: PartyTable) -> tuple[Integers | Codes | Vector, list[str]]:
     """All rows as the training encoded its own, and warnings."""
     if isinstance(model.shard, TreeShard):
         return model.shard.binning.transform(table.features, new_data=True)
+    if isinstance(model.shard, SplitShard):
+        return encode_new(model.shard.preprocessor, table.features)
     shard = model.shard
     X, warnings = shard.preprocessor.transform(table.features, new_data=True)
     integers, outside = requantise(X[:, shard.kept], shard.scale_bits)
@@ -184,6 +254,6 @@ def _encode(model: Model, table: PartyTable) -> tuple[Integers | Codes, list[str
 
 
 def _linear(model: Model) -> Shard:
-    if isinstance(model.shard, TreeShard):
-        raise TypeError("a boosted model has no weights")
+    if not isinstance(model.shard, Shard):
+        raise TypeError("only a linear model has coefficients")
     return model.shard

@@ -4,7 +4,7 @@
     A --> P   same     whether all shards are of one run
     A --> C   outputs  scores per row
     ... alignment of the new ids (psi.align), with a least number of rows of its own ...
-    ... vfl.scoring (linear models) or vfl.boosting_scoring (trees) ...
+    ... vfl.scoring (linear models), vfl.boosting_scoring (trees), vfl.splitnn_scoring or vfl.split_learning ...
 
 Leakage
 -------
@@ -35,16 +35,26 @@ from parties.policy import rows_to_predict
 from parties.wire import Active, Control, Coordinator, Message, Passive
 from psi.align import Alignment, AlignmentSettings, align_coordinator, align_party
 from psi.exchange import warnings_of
-from vfl import boosting_scoring, boosting_scoring_one_sided, consent, scoring, scoring_one_sided
+from vfl import (
+    boosting_scoring,
+    boosting_scoring_one_sided,
+    consent,
+    scoring,
+    scoring_one_sided,
+    split_learning,
+    splitnn_scoring,
+)
 from vfl.boosting import ActiveFit
 from vfl.boosting_part import objective_of
 from vfl.events import Report
 from vfl.glm import forward, to_scores
 from vfl.job import Job
+from vfl.network_columns import to_fixed
 from vfl.new_rows import NewRows
 from vfl.optim import Vector
 from vfl.prepare import alignment_settings, is_told, listed_rows
 from vfl.session import Clock
+from vfl.splitnn_shard import SplitShard
 from vfl.terms import Integers, Terms
 from vfl.tree_shard import TreeShard
 from vfl.trees.bins import Codes
@@ -138,11 +148,20 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> Scored:
     with clock.phase("aligning"):
         joined = align_coordinator(endpoint, settings(job))
     with clock.phase("scoring"):
-        if job.model != "boosting":
-            terms = Terms(job, "active", "", 0, outputs, {}, consent=False)  # who holds a key does not matter here
-            score = scoring_one_sided if job.alignment.one_sided else scoring
-            score.score_as_coordinator(endpoint, terms, joined.intersection)
+        terms = Terms(job, "active", "", 0, outputs, {}, consent=False)  # who holds a key does not matter here
+        _add_up(endpoint, terms, joined.intersection)
     return Scored(np.zeros(0, dtype=np.int64), None, joined.sizes, joined.protocol, clock.seconds, ())
+
+
+def _add_up(endpoint: Endpoint, terms: Terms, rows: int) -> None:
+    """The coordinator's part of scoring so many rows, where it has one."""
+    job = terms.job
+    if job.model == "splitnn":
+        if job.splitnn.mode == "source-layer":
+            splitnn_scoring.score_as_coordinator(endpoint, terms, rows)
+    elif job.model != "boosting":
+        score = scoring_one_sided if job.alignment.one_sided else scoring
+        score.score_as_coordinator(endpoint, terms, rows)
 
 
 def settings(job: Job) -> AlignmentSettings:
@@ -156,7 +175,8 @@ def predict_alone(new: NewRows, rows: Integers) -> Vector:
     """Predictions of the active party for rows that the others lack, from its own part of the model.
 
     Linear models take the other parties' columns at their training means; trees go both ways at another party's split,
-    weighted as the training rows went (by the sum of h).
+    weighted as the training rows went (by the sum of h); networks take the other parties' part of the first layer at
+    its training mean.
 
     Parameters
     ----------
@@ -167,8 +187,13 @@ def predict_alone(new: NewRows, rows: Integers) -> Vector:
     -------
     ndarray of shape (n,) or (n, classes), float64
     """
-    if isinstance(new.model.shard, TreeShard):
-        return _to_prediction(new, _expected_scores(new.model.shard, new.encoded[rows].astype(np.uint16)))
+    shard = new.model.shard
+    if isinstance(shard, TreeShard):
+        return _to_prediction(new, _expected_scores(shard, new.encoded[rows].astype(np.uint16)))
+    if isinstance(shard, SplitShard):
+        if shard.typical is None:
+            raise TypeError("only the active party predicts")
+        return _through_network(new, shard, np.tile(shard.typical, (len(rows), 1)), rows)
     fit = new.weights
     fixed = forward(new.block, fit.weights, slice(0, None))[rows]
     return _to_prediction(new, np.ldexp(to_scores(fixed), fit.label_bits))
@@ -205,8 +230,11 @@ def _other_run(party: str, active: str) -> DataError:
 
 def _score(endpoint: Endpoint, new: NewRows, alignment: Alignment) -> Vector | None:
     """Joint predictions of the aligned rows, at the active party."""
-    if isinstance(new.model.shard, TreeShard):
-        scores = _score_by_trees(endpoint, new, new.model.shard, alignment)
+    shard = new.model.shard
+    if isinstance(shard, SplitShard):
+        return _score_by_network(endpoint, new, shard, alignment.rows)
+    if isinstance(shard, TreeShard):
+        scores = _score_by_trees(endpoint, new, shard, alignment)
     else:
         scores = _score_linearly(endpoint, new, alignment)
     return None if scores is None else _to_prediction(new, scores)
@@ -225,6 +253,36 @@ def _score_by_trees(endpoint: Endpoint, new: NewRows, shard: TreeShard, alignmen
         return boosting_scoring.score_as_active(endpoint, terms, fit, features, codes)
     listed = listed_rows(terms.job, alignment.sizes)
     return boosting_scoring_one_sided.score_as_active(endpoint, terms, fit, features, codes, alignment.places, listed)
+
+
+def _score_by_network(endpoint: Endpoint, new: NewRows, shard: SplitShard, rows: Integers) -> Vector | None:
+    terms, guards, policy = new.model.kept.terms(), new.guards, new.spec.policy
+    source_layer = terms.job.splitnn.mode == "source-layer"
+    if new.spec.role == "active":
+        if source_layer:
+            first = splitnn_scoring.score_as_active(endpoint, terms, shard.shares, len(rows))
+        else:
+            first = split_learning.score_as_active(endpoint, terms, len(rows))
+        return _through_network(new, shard, first, rows)
+    X = np.ascontiguousarray(new.encoded[rows], dtype=np.float64)
+    if shard.share is not None:
+        splitnn_scoring.score_as_passive(endpoint, terms, shard.share, to_fixed(X), guards, policy)
+        return None
+    from vfl.bottom import load_bottom  # torch takes seconds to import, and only networks need it
+
+    bottom = load_bottom(terms.job, endpoint.name, X.shape[1], shard.network, module=new.model.module)
+    split_learning.score_as_passive(endpoint, terms, bottom, X, guards, policy)
+    return None
+
+
+def _through_network(new: NewRows, shard: SplitShard, first: Vector, rows: Integers) -> Vector:
+    """The active party's predictions from what the others add to the first layer."""
+    from vfl.network import load_network  # torch takes seconds to import, and only networks need it
+
+    X = np.ascontiguousarray(new.encoded[rows], dtype=np.float64)
+    kept = new.model.kept
+    network = load_network(kept.job, X.shape[1], kept.outputs, shard.network, module=new.model.module)
+    return network.predict(first, X)
 
 
 def _score_linearly(endpoint: Endpoint, new: NewRows, alignment: Alignment) -> Vector | None:
