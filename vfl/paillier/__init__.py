@@ -1,8 +1,8 @@
 """Paillier encryption for vertical federated learning.
 
 Keys (`keys`, `interchange`), vectors of ciphertexts (`vectors`, `cipher`, `pool`), sums by group (`sums`), packing and
-compression (`slots`), exact inner products under masks (`inner_product`, `pippenger`), products with matrices
-(`shared_bases`), fixed-point numbers, and the arithmetic underneath (`kernels`).
+compression (`slots`, `wide_slots`), exact inner products under masks (`inner_product`, `pippenger`), products with
+whole matrices (`shared_bases`), fixed-point numbers, and the arithmetic underneath (`kernels`).
 """
 
 from vfl.paillier.cipher import add, add_plain, centred, decrypt, encrypt, rerandomise, scale
@@ -36,6 +36,15 @@ from vfl.paillier.shared_bases import times_columns, times_rows
 from vfl.paillier.slots import SlotLayout, compress, pack_residues, pack_slots, plan_slots, unpack_slots
 from vfl.paillier.sums import gather, running_sums, subtract, sum_by_group, sum_segments
 from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
+from vfl.paillier.wide_slots import (
+    WideSlots,
+    draw_masks,
+    low_words,
+    open_words,
+    pack_masks,
+    pack_words,
+    plan_wide_slots,
+)
 
 __all__ = [
     "CipherVector",
@@ -45,12 +54,14 @@ __all__ = [
     "PrivateKey",
     "PublicKey",
     "SlotLayout",
+    "WideSlots",
     "add",
     "add_plain",
     "centred",
     "choose_rows_per_ciphertext",
     "compress",
     "decrypt",
+    "draw_masks",
     "encrypt",
     "from_bytes",
     "from_fixed",
@@ -58,14 +69,19 @@ __all__ = [
     "generate_keypair",
     "kernel_name",
     "kernel_seconds",
+    "low_words",
     "mask_products",
     "open_products",
+    "open_words",
     "operation_counts",
-    "pack_rows",
+    "pack_masks",
     "pack_residues",
+    "pack_rows",
     "pack_slots",
+    "pack_words",
     "plan_inner_product",
     "plan_slots",
+    "plan_wide_slots",
     "private_key_from_json",
     "private_key_from_phe",
     "private_key_to_json",

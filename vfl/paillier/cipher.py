@@ -106,9 +106,19 @@ def add(a: CipherVector, b: CipherVector) -> CipherVector:
 
 
 @timed
-def add_plain(a: CipherVector, integers: Sequence[int]) -> CipherVector:
-    """Add integers (any residues modulo N) elementwise; not fresh."""
+def add_plain(a: CipherVector, integers: Sequence[int] | Rows) -> CipherVector:
+    """Add integers (any residues modulo N), or residues in rows of bytes, elementwise; not fresh.
+
+    Raises
+    ------
+    CryptoError
+        If rows of bytes are no residues modulo N.
+    """
     same_length("add_plain", len(a), len(integers))
+    if isinstance(integers, np.ndarray) and integers.dtype == np.uint8 and integers.ndim == 2:
+        if not _are_residues(a.key, integers):
+            raise CryptoError("Adding plaintexts: a row of bytes is no residue of the key's modulus.")
+        return stale_vector(a.key, a.key.kernel.add_plaintexts(a.values, integers))
     return stale_vector(a.key, a.key.kernel.add_plaintexts(a.values, list(map(int, integers))))
 
 

@@ -152,7 +152,7 @@ def _products(kernel: Kernel, values: Values, X: Integers, outputs: int) -> Valu
         return kernel.pack([1] * (n * outputs))
     reduced = _reduce(X)
     small = reduced.small
-    active = small.any(axis=0)
+    active = np.count_nonzero(small, axis=0) > 0
     late, bases = _raise_to_divisors(kernel, values, reduced.divisors, active, n, outputs)
     is_late = (reduced.divisors == late) & (late > 1)
     negative = bool((small < 0).any())

@@ -175,8 +175,19 @@ def pack_residues(layout: SlotLayout, values: NDArray[np.int64], modulus: int) -
     _check_values(layout, values, _bound(layout.value_bits, 1))
     if modulus.bit_length() != layout.modulus_bits:
         raise CryptoError(f"Slots: laid out for {layout.modulus_bits} bits of modulus, got {modulus.bit_length()}.")
-    words, added = _lifted(values, layout.slot_bits)
-    width, size = words.shape[1], (layout.modulus_bits + 7) // 8
+    return residues_of_slots(values, layout.slot_bits, modulus)
+
+
+def residues_of_slots(values: NDArray[np.int64], slot_bits: int, modulus: int) -> Rows:
+    """Return sum_i values[:, i] 2^(slot_bits i) modulo N in rows of bytes.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, m), int64
+        Below 2^(slot_bits - 1) in magnitude, or any, in slots of 64 bits and more; together below N in magnitude.
+    """
+    words, added = _lifted(values, slot_bits)
+    width, size = words.shape[1], (modulus.bit_length() + 7) // 8
     negative = _add(words, (1 << 64 * width) - added) == 0  # what was added is taken off: a carry means it was there
     whole = np.zeros((len(words), max(8 * width, size)), dtype=np.uint8)
     high, low = divmod(modulus, 1 << 64 * width)
@@ -274,15 +285,15 @@ def unpack_slots(layout: SlotLayout, residues: Sequence[int], key_n: int) -> Int
 def _slot(words: NDArray[np.uint64], at: int, bits: int) -> Integers:
     """Return the bits from ``at`` on of every row, less 2^(bits - 1)."""
     if bits <= 64:
-        lifted = _bits(words, at, bits) - np.uint64(1 << (bits - 1))  # modulo 2^64
+        lifted = bits_of_rows(words, at, bits) - np.uint64(1 << (bits - 1))  # modulo 2^64
         return lifted.view(np.int64)
     value = np.full(len(words), -(1 << (bits - 1)), dtype=np.object_)
     for start in range(0, bits, 64):
-        value += _bits(words, at + start, min(64, bits - start)).astype(np.object_) << start
+        value += bits_of_rows(words, at + start, min(64, bits - start)).astype(np.object_) << start
     return value
 
 
-def _bits(words: NDArray[np.uint64], at: int, bits: int) -> NDArray[np.uint64]:
+def bits_of_rows(words: NDArray[np.uint64], at: int, bits: int) -> NDArray[np.uint64]:
     """Return ``bits`` <= 64 bits from ``at`` on of every row."""
     word, shift = divmod(at, 64)
     piece = words[:, word] >> np.uint64(shift)
