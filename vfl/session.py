@@ -34,6 +34,10 @@ from vfl import (
     glm_part,
     glm_quadratic,
     scoring_one_sided,
+    split_learning,
+    splitnn,
+    splitnn_part,
+    splitnn_scoring,
 )
 from vfl.events import Comparison, Event, Intervals, Metrics, Report, RoleResult
 from vfl.glm import Fit
@@ -58,6 +62,9 @@ from vfl.scoring import score_as_coordinator
 from vfl.shard import save_ids, save_test_scores
 from vfl.terms import Integers, Terms
 from vfl.trained import Aligned, Trained
+
+_PARTS = {"boosting": boosting_part, "splitnn": splitnn_part}
+"""What plays the models that are no generalised linear ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,7 @@ def play_party(
     baseline: bool,
     budget: Budget | None = None,
     intervals: bool = True,
+    module: object = None,
 ) -> RoleResult:
     """Play a party to its end and write its folder.
 
@@ -131,6 +139,8 @@ def play_party(
         Counts of all runs on the alignment; by default of the present run alone.
     intervals : bool
         The active party also says how sure the metrics are.
+    module : torch.nn.Module, optional
+        Model splitnn: the party's own network instead of the one that the job describes.
     """
     table = loaded.table
     clock = Clock(endpoint.name, report)
@@ -156,8 +166,9 @@ def play_party(
             n_validation=parts.validation,
             places=alignment.places,
             listed=listed_rows(job, alignment.sizes),
+            module=module,
         )
-        prepared = (boosting_part if job.model == "boosting" else glm_part).prepare(endpoint, data)
+        prepared = _PARTS.get(job.model, glm_part).prepare(endpoint, data)
     with clock.phase("training"):
         trained = prepared.train(endpoint, clock.progress)
     with clock.phase("evaluating"):
@@ -186,6 +197,8 @@ def play_party(
         losses=list(trained.losses),
         validation_losses=list(trained.validation_losses),
         importance=list(trained.importance),
+        label_inference=list(trained.label_inference),
+        gradient_epsilon=trained.gradient_epsilon,
         warnings=[
             *table.warnings,
             *warnings_of(job.alignment.protocol, alignment.sizes),
@@ -219,10 +232,7 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult
     with clock.phase("training"):
         fit = _coordinate(endpoint, terms, clock)
     with clock.phase("evaluating"):
-        if listed and job.split.test_fraction and job.model != "boosting":
-            scoring_one_sided.score_as_coordinator(endpoint, terms, parts.test)
-        elif parts.test and job.model != "boosting":
-            score_as_coordinator(endpoint, terms, parts.test)
+        _coordinate_scoring(endpoint, terms, parts.test, one_sided=listed > 0)
     return RoleResult(
         role=endpoint.name,
         sizes=joined.sizes,
@@ -282,9 +292,25 @@ def _coordinate(endpoint: Endpoint, terms: Terms, clock: Clock) -> Fit:
     if terms.job.model == "boosting":
         (boosting_one_sided if terms.job.alignment.one_sided else boosting).coordinator(endpoint, terms)
         return Fit(np.zeros((0, terms.outputs)), 0, (), 0, converged=True)
+    if terms.job.model == "splitnn":
+        epochs = (split_learning if terms.job.splitnn.mode == "split" else splitnn).coordinator(endpoint, terms)
+        return Fit(np.zeros((0, terms.outputs)), 0, (), epochs, converged=True)
     if terms.key_holder == "active":
         return glm_exact.coordinator(endpoint, terms)
     return glm_quadratic.coordinator(endpoint, terms, clock.progress)
+
+
+def _coordinate_scoring(endpoint: Endpoint, terms: Terms, rows: int, *, one_sided: bool) -> None:
+    """The coordinator's part in the scoring of the test rows; trees, and networks in mode split, need none."""
+    job = terms.job
+    if job.model == "splitnn":
+        if rows and job.splitnn.mode == "source-layer":
+            splitnn_scoring.score_as_coordinator(endpoint, terms, rows)
+    elif job.model != "boosting":
+        if one_sided and job.split.test_fraction:
+            scoring_one_sided.score_as_coordinator(endpoint, terms, rows)
+        elif rows and not one_sided:
+            score_as_coordinator(endpoint, terms, rows)
 
 
 def _guards(job: Job, spec: PartySpec, budget: Budget | None = None) -> Guards:

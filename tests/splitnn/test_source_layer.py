@@ -55,7 +55,7 @@ def test_training_is_plain_descent_on_integers(shape: str) -> None:
     assert len(layers.spy.seen) == len(outputs) > 0
     for got, expected in zip(layers.spy.seen, outputs, strict=True):
         assert np.array_equal(got, expected)
-    if "early_stopping_rounds" not in layers.settings:
+    if not layers.validation:
         joint = layers.weights(fits)
         assert all((joint[name] == weights[name]).all() for name in joint)
     assert {name: fit for name, fit in fits.items() if name == "coordinator"} == {"coordinator": course.rounds}
