@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vfl.shard import Arrays
 
 _WEIGHTS, _OPTIMIZER = "weights.", "optimizer."
+_BLOCK = 512  # rows of a finished network's pass, never fewer: a product's sums may be added in another order otherwise
 
 
 class Bottom:
@@ -71,12 +72,13 @@ class Bottom:
         ConfigError
             A module of the user's own does not take the rows, or gives back something else.
         """
+        if seed is None:
+            return self._finished(X)
         with calm(seed):
             rows = self._tensor(X)
-            outputs = self._outputs(rows, training=seed is not None)
-            if seed is not None:
-                self._last = rows, outputs, seed
-            return outputs.detach().double().cpu().numpy()
+            outputs = self._outputs(rows, training=True)
+            self._last = rows, outputs, seed
+            return outputs.detach().double().numpy()
 
     def step(self, gradient: Vector, *, steps: int = 1) -> None:
         """Step against dL/d outputs of the last forward pass in training.
@@ -134,12 +136,23 @@ class Bottom:
         self._last = None
         restore_module(self.module, arrays, "")
 
+    def _finished(self, X: Vector) -> Vector:
+        """Outputs without dropout; those of a row do not depend on how many others there are."""
+        found = np.zeros((len(X), self._settings.units))
+        with calm():
+            for start in range(0, len(X), _BLOCK):
+                block = X[start : start + _BLOCK]
+                padded = np.pad(block, ((0, _BLOCK - len(block)), (0, 0)))
+                outputs = self._outputs(self._tensor(padded), training=False)
+                found[start : start + _BLOCK] = outputs.double().numpy()[: len(block)]
+        return found
+
     def _tensor(self, values: Vector) -> torch.Tensor:
-        """Numbers where the module is, in its dtype."""
+        """Numbers in the module's dtype."""
         import torch
 
-        like = next(self.module.parameters(), torch.zeros((), dtype=torch.float32))
-        return torch.tensor(values, dtype=like.dtype, device=like.device)
+        numbers = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        return torch.tensor(values, dtype=next(numbers, torch.float32))
 
     def _outputs(self, X: torch.Tensor, *, training: bool) -> torch.Tensor:
         """Run the module, in training with what a step back needs, and check what it gives back."""
@@ -150,13 +163,11 @@ class Bottom:
         try:
             with torch.set_grad_enabled(training):
                 outputs: object = self.module(X)
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            reason = (str(error).splitlines() or [""])[0]
+        except Exception as error:  # it may be anybody's code
             raise ConfigError(
-                f"bottom network of party '{self._party}': it does not take an input of shape {tuple(X.shape)}, "
-                f"expected a module from {X.shape[1]} columns to {expected[1]} outputs ({type(error).__name__}: "
-                f"{reason})"
-            ) from error
+                f"bottom network of party '{self._party}': it does not take {len(X)} rows of {X.shape[1]} columns: "
+                f"{_first_line(error)}; expected a module from (rows, {X.shape[1]}) to (rows, {expected[1]})"
+            ) from None
         if isinstance(outputs, torch.Tensor) and outputs.is_floating_point() and tuple(outputs.shape) == expected:
             return outputs
         got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
@@ -227,15 +238,27 @@ def _stack(settings: SplitNN, columns: int, seed: int) -> torch.nn.Module:
 
 
 def _copied(party: str, module: object) -> torch.nn.Module:
-    """The user's module stays as it is."""
+    """A copy on the CPU: the user's module stays as it is."""
     import torch
 
     if not isinstance(module, torch.nn.Module):
         raise ConfigError(f"bottom network of party '{party}': got {type(module).__name__}, expected a torch.nn.Module")
-    return copy.deepcopy(module)
+    try:
+        copied = copy.deepcopy(module).to("cpu")
+        module_arrays(copied, "")
+    except Exception as error:  # bfloat16, for one, is unknown to numpy
+        raise ConfigError(
+            f"bottom network of party '{party}': it cannot be copied and kept: {_first_line(error)}; expected weights "
+            "in float32 or float64"
+        ) from None
+    return copied
 
 
 def _checked(bottom: Bottom, columns: int) -> Bottom:
     """Try a module of the user's own on rows of zeros."""
     bottom.forward(np.zeros((2, columns)))
     return bottom
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['without a text'])[0]}"

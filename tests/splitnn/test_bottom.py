@@ -190,6 +190,15 @@ def test_a_loaded_bottom_gives_the_same_outputs() -> None:
     np.testing.assert_array_equal(again.forward(X), bottom.forward(X))
 
 
+def test_outputs_of_a_row_do_not_depend_on_the_others() -> None:
+    X = cells(rows=700)
+    bottom = make_bottom(job_of(bottom_hidden=(64,), units=16), "shop", X)
+    together = bottom.forward(X)
+    apart = np.concatenate([bottom.forward(X[start : start + 37]) for start in range(0, 700, 37)])
+    np.testing.assert_array_equal(apart, together)
+    assert bottom.forward(X[:0]).shape == (0, 16)
+
+
 def test_weights_are_copies() -> None:
     X = cells()
     bottom = make_bottom(job_of(), "shop", X)
@@ -269,12 +278,19 @@ def test_a_module_with_nothing_to_train_stays_as_it_is(module: torch.nn.Module) 
     ("module", "complaint"),
     [
         ("Linear", "got str, expected a torch.nn.Module"),
-        (torch.nn.Linear(COLUMNS + 1, UNITS), r"does not take an input of shape \(2, 5\).*from 5 columns to 3 outputs"),
-        (torch.nn.Linear(COLUMNS, UNITS + 1), r"got shape \(2, 4\) from 2 rows, expected floats of shape \(2, 3\)"),
-        (torch.nn.LSTM(COLUMNS, UNITS), "got tuple from 2 rows"),
-        (torch.nn.Flatten(0), r"got shape \(10,\)"),
+        (
+            torch.nn.Linear(COLUMNS + 1, UNITS),
+            r"does not take 512 rows of 5 columns: .*from \(rows, 5\)",
+        ),
+        (
+            torch.nn.Linear(COLUMNS, UNITS + 1),
+            r"got shape \(512, 4\) from 512 rows, expected floats",
+        ),
+        (torch.nn.LSTM(COLUMNS, UNITS), "got tuple from 512 rows"),
+        (torch.nn.Linear(COLUMNS, UNITS, dtype=torch.bfloat16), "cannot be copied and kept.*float32"),
+        (torch.nn.Flatten(0), r"got shape \(2560,\)"),
     ],
-    ids=["no module", "other columns", "other units", "a tuple", "no rows"],
+    ids=["no module", "other columns", "other units", "a tuple", "half precision", "no rows"],
 )
 def test_modules_that_do_not_fit_are_refused_in_one_line(module: object, complaint: str) -> None:
     with pytest.raises(ConfigError, match=f"bottom network of party 'shop': .*{complaint}") as caught:
@@ -285,5 +301,5 @@ def test_modules_that_do_not_fit_are_refused_in_one_line(module: object, complai
 def test_a_module_that_fails_on_a_batch_says_so() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(COLUMNS, UNITS), torch.nn.BatchNorm1d(UNITS))
     bottom = make_bottom(job_of(), "shop", cells(), module=module)
-    with pytest.raises(ConfigError, match=r"bottom network of party 'shop': .*shape \(1, 5\).*more than 1 value"):
+    with pytest.raises(ConfigError, match=r"bottom network of party 'shop': .*1 rows of 5 columns.*more than 1 value"):
         bottom.forward(cells()[:1], seed=0)
