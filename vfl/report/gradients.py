@@ -69,10 +69,11 @@ def _noise(run: RunDirectory) -> str:
     """What the noise on the gradients amounts to."""
     noise = run.report.training.gradient_noise
     if noise is not None:
+        bound = "no bound" if noise.epsilon is None else f"ε = {significant(noise.epsilon)}"
         return (
             "Each row's gradient was cut to a largest norm and had Gaussian noise added. All gradients of one row over "
             "the whole training are so differentially private, given all other rows, with "
-            f"ε = {significant(noise.epsilon)} at δ = {significant(noise.delta, 1)}. The trace that its label leaves "
+            f"{bound} at δ = {significant(noise.delta, 1)}. The trace that its label leaves "
             "in later models is not covered."
         )
     if any(kept.job.splitnn.gradient_noise for kept in run.kept.values()):

@@ -46,9 +46,12 @@ class AlignmentPart(msgspec.Struct, frozen=True):
 
 
 class GradientNoise(msgspec.Struct, frozen=True):
-    """What the noise on a row's gradients amounts to over the whole training: differential privacy of one row's own."""
+    """What the noise on a row's gradients amounts to over the whole training: differential privacy of one row's own.
 
-    epsilon: float
+    ``epsilon`` is None where no bound can be stated.
+    """
+
+    epsilon: float | None
     delta: float
 
 
@@ -289,7 +292,8 @@ def _noise(result: RoleResult) -> GradientNoise | None:
         return None
     from vfl.gradient_noise import DELTA
 
-    return GradientNoise(result.gradient_epsilon, DELTA)
+    bound = result.gradient_epsilon
+    return GradientNoise(bound if math.isfinite(bound) else None, DELTA)
 
 
 def _party(name: str, role: str, result: RoleResult) -> PartyPart:
