@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vfl.federation import Federation
     from vfl.joint_model import Evaluation, JointModel, load_model
     from vfl.model_selection import CrossValidation, cross_validate
+    from vfl.network_estimators import SplitClassifier, SplitRegressor
     from vfl.parameter_search import GridSearch
     from vfl.party import Party
     from vfl.predictions import Predictions
@@ -41,6 +42,8 @@ __all__ = [
     "PoissonRegressor",
     "Predictions",
     "SoftmaxRegression",
+    "SplitClassifier",
+    "SplitRegressor",
     "cross_validate",
     "load_model",
 ]
@@ -54,6 +57,8 @@ _MODULES = {
     "JointModel": "vfl.joint_model",
     "Party": "vfl.party",
     "Predictions": "vfl.predictions",
+    "SplitClassifier": "vfl.network_estimators",
+    "SplitRegressor": "vfl.network_estimators",
     "cross_validate": "vfl.model_selection",
     "load_model": "vfl.joint_model",
 }

@@ -23,7 +23,8 @@ from vfl import predict
 from vfl.company import check_identity, dial, listen_at, open_budget, patience_of
 from vfl.company_file import Company, Joining
 from vfl.job import Job, job_fields
-from vfl.new_rows import NewRows, load_model, read_new_rows
+from vfl.kept_model import load_model
+from vfl.new_rows import NewRows, read_new_rows
 from vfl.play import role_types, until_the_end
 from vfl.predict import Scored
 from vfl.prediction import Predicted, find_parties, summarise

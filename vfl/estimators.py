@@ -17,32 +17,23 @@ use the JointModel that Federation.fit(estimator) returns
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.exceptions import NotFittedError
 
-from vfl.job import Job
-
-_OF_MODELS = ("predict", "predict_proba", "decision_function", "predictions", "evaluate", "report", "save")
-
-
-def _refuse_unfitted(estimator: BaseEstimator, name: str) -> object:
-    """``__getattr__`` of estimators: what only a fitted model has is refused with the way to one."""
-    if name in _OF_MODELS or (name.endswith("_") and not name.startswith("_")):
-        raise NotFittedError(
-            f"{type(estimator).__name__} has no '{name}': an estimator says what to fit and keeps nothing; use the "
-            "JointModel that Federation.fit(estimator) returns"
-        )
-    raise AttributeError(f"{type(estimator).__name__!r} object has no attribute {name!r}")
+from vfl.job import Job, Task
+from vfl.network_estimators import Networks, SplitClassifier, SplitRegressor
+from vfl.own_modules import Modules
+from vfl.unfitted import refuse_unfitted
 
 
 class _LinearModel(BaseEstimator):  # type: ignore[misc]
     """The parameters that all linear models share."""
 
-    __getattr__ = _refuse_unfitted
+    __getattr__ = refuse_unfitted
 
     def __init__(
         self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
@@ -154,7 +145,7 @@ class _Trees(BaseEstimator):  # type: ignore[misc]
     min_bin_gap: int | None = None
 
     model: ClassVar[str] = "boosting"
-    __getattr__ = _refuse_unfitted
+    __getattr__ = refuse_unfitted
 
 
 class GradientBoostingClassifier(ClassifierMixin, _Trees):  # type: ignore[misc]
@@ -204,24 +195,39 @@ class GradientBoostingRegressor(RegressorMixin, _Trees):  # type: ignore[misc]
 
 
 Trees = GradientBoostingClassifier | GradientBoostingRegressor
-Estimator = LogisticRegression | LinearRegression | PoissonRegressor | SoftmaxRegression | Trees
-ESTIMATORS = (LogisticRegression, LinearRegression, PoissonRegressor, SoftmaxRegression, *Trees.__args__)
+Linear = LogisticRegression | LinearRegression | PoissonRegressor | SoftmaxRegression
+Estimator = Linear | Trees | Networks
+ESTIMATORS = (*Linear.__args__, *Trees.__args__, *Networks.__args__)
+OBJECTIVES: Mapping[str, Task] = {"squared_error": "regression", "poisson": "count"}
+"""What the objectives of regressors are tasks of."""
 
 
-def estimator_of(job: Job) -> Estimator:
-    """The estimator that a job trains.
+def estimator_of(job: Job, modules: Modules | None = None) -> Estimator:
+    """The estimator that a job trains, with the parties' own modules.
 
     >>> from vfl.job import Boosting, Member
     >>> members = Member(name="bank", role="active"), Member(name="shop", role="passive")
     >>> estimator_of(Job(name="trees", model="boosting", task="count", boosting=Boosting(max_depth=2), parties=members))
     GradientBoostingRegressor(max_depth=2, objective='poisson')
     """
-    if job.model != "boosting":
-        kind = next(kind for kind in ESTIMATORS if kind.model == job.model)
-        lines = msgspec.structs.asdict(job.training)
-        estimator: Estimator = kind(**{name: lines[name] for name in kind().get_params()})
-        return estimator
-    lines = msgspec.structs.asdict(job.boosting)
+    if job.model == "boosting":
+        return _of_task(
+            job, GradientBoostingClassifier, GradientBoostingRegressor, msgspec.structs.asdict(job.boosting)
+        )
+    if job.model == "splitnn":
+        own = dict(modules or {})
+        lines = {"top": own.pop(job.active, None), "bottoms": own or None, **msgspec.structs.asdict(job.splitnn)}
+        return _of_task(job, SplitClassifier, SplitRegressor, lines)
+    kind = next(kind for kind in ESTIMATORS if kind.model == job.model)
+    lines = msgspec.structs.asdict(job.training)
+    estimator: Estimator = kind(**{name: lines[name] for name in kind().get_params()})
+    return estimator
+
+
+def _of_task(job: Job, classifier: Any, regressor: Any, lines: Mapping[str, object]) -> Estimator:
+    """Of two kinds of a model the one that its task takes."""
     if job.task in ("binary", "multiclass"):
-        return GradientBoostingClassifier(**lines)
-    return GradientBoostingRegressor(**lines, objective="poisson" if job.task == "count" else "squared_error")
+        chosen: Estimator = classifier(**lines)
+    else:
+        chosen = regressor(**lines, objective=next(name for name, task in OBJECTIVES.items() if task == job.task))
+    return chosen

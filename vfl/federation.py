@@ -15,16 +15,25 @@ from parties.columns import MISSING, encode_labels
 from parties.data import PartyTable, read_party, table_from_frame
 from parties.errors import ConfigError
 from vfl.common_alignment import Begun
-from vfl.estimators import ESTIMATORS, Estimator, GradientBoostingClassifier, GradientBoostingRegressor
+from vfl.estimators import (
+    ESTIMATORS,
+    OBJECTIVES,
+    Estimator,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+)
 from vfl.events import Report
 from vfl.job import Scenario, Task
 from vfl.job_file import build_scenario
 from vfl.joint_model import JointModel, make_model
 from vfl.kept_directory import KeptDirectory
+from vfl.network_estimators import MODULES, SplitClassifier, SplitRegressor
 from vfl.notebook import watch
+from vfl.own_modules import Modules, modules_of
 from vfl.party import Party, plain
 from vfl.run import run_scenario
 from vfl.tables import show
+from vfl.torch_parts import need_torch
 
 if TYPE_CHECKING:
     from vfl.common_rows import CommonRows
@@ -97,11 +106,11 @@ class Federation:
         Parameters
         ----------
         estimator : LogisticRegression, LinearRegression, PoissonRegressor, SoftmaxRegression, \
-GradientBoostingClassifier or GradientBoostingRegressor
+GradientBoostingClassifier, GradientBoostingRegressor, SplitClassifier or SplitRegressor
         test_fraction : float
             Share of the aligned rows held out, the last of the agreed order.
         validation_fraction : float
-            Boosting: share of the aligned rows held out to watch the loss, before the test rows.
+            Boosting and networks: share of the aligned rows held out to watch the loss, before the test rows.
         seed : int
             Of the row order; keys and masks are fresh in every run.
         out : path, optional
@@ -119,8 +128,11 @@ GradientBoostingClassifier or GradientBoostingRegressor
         """
         split = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
         scenario, tables = prepare(self, estimator, {"name": name, "seed": seed, "split": split})
+        modules = modules_of(estimator, scenario.job)
         with watch(scenario.job, progress=progress) as report:
-            return train(self, scenario, tables, report, out=out, overwrite=overwrite, baselines=baselines)
+            return train(
+                self, scenario, tables, report, out=out, overwrite=overwrite, baselines=baselines, modules=modules
+            )
 
     def align(self, *, seed: int = 0, cardinality: bool = False) -> CommonRows:
         """Find the common rows, and nothing else: neither a label nor a column but the ids is read.
@@ -172,6 +184,7 @@ def train(
     overwrite: bool = False,
     baselines: bool = True,
     begun: Begun | None = None,
+    modules: Modules | None = None,
 ) -> JointModel:
     """Run a scenario that `prepare` made; ``begun`` is an alignment that was made before."""
     directory = KeptDirectory(None if out is None else Path(out))
@@ -184,14 +197,15 @@ def train(
         tables=tables,
         begun=begun,
         page=out is not None,
+        modules=modules,
     )
-    return make_model(directory, summary, data=_data(federation, scenario))
+    return make_model(directory, summary, data=_data(federation, scenario), modules=modules)
 
 
 def prepare(
     federation: Federation, estimator: Estimator, lines: dict[str, object], tables: Tables | None = None
 ) -> tuple[Scenario, Tables]:
-    """Check the scenario and read the data; a classifier of trees takes its task from the labels.
+    """Check the scenario and read the data; a classifier of trees or layers takes its task from the labels.
 
     Parameters
     ----------
@@ -203,10 +217,12 @@ def prepare(
     check_kind(estimator)
     if not isinstance(federation, Federation):
         raise ConfigError(f"federation, got {_kind(federation)}, expected a Federation of parties")
-    if not isinstance(estimator, GradientBoostingClassifier):
+    if isinstance(estimator, SplitClassifier | SplitRegressor):
+        need_torch(type(estimator).__name__)
+    if not isinstance(estimator, GradientBoostingClassifier | SplitClassifier):
         scenario = _scenario(federation, estimator, lines, _task(estimator))
         return scenario, tables or _read(federation, scenario)
-    scenario = _scenario(federation, GradientBoostingClassifier(), lines, "binary")
+    scenario = _scenario(federation, type(estimator)(), lines, "binary")
     read = tables or _read(federation, scenario)
     active = scenario.job.active
     return _scenario(federation, estimator, lines, _task_of_labels(read[active], active)), read
@@ -228,7 +244,8 @@ def _kind(value: object) -> str:
 
 
 def _scenario(federation: Federation, estimator: Estimator, lines: dict[str, object], task: Task | None) -> Scenario:
-    parameters = {key: plain(value) for key, value in estimator.get_params().items() if key != "objective"}
+    given = estimator.get_params(deep=False)
+    parameters = {key: plain(value) for key, value in given.items() if key not in ("objective", *MODULES)}
     trained = {"model": estimator.model, **({} if task is None else {"task": task}), "training": parameters}
     return build_scenario(_document(federation, lines) | trained, Path.cwd(), file="the federation")
 
@@ -260,12 +277,11 @@ def _data(federation: Federation, scenario: Scenario) -> dict[str, Path | pd.Dat
 
 def _task(estimator: Estimator) -> Task | None:
     """Task of an estimator that implies one; of a GLM the model says it."""
-    if isinstance(estimator, GradientBoostingRegressor):
-        tasks: dict[str, Task] = {"squared_error": "regression", "poisson": "count"}
+    if isinstance(estimator, GradientBoostingRegressor | SplitRegressor):
         given: object = plain(estimator.objective)
-        if not isinstance(given, str) or given not in tasks:
+        if not isinstance(given, str) or given not in OBJECTIVES:
             raise ConfigError(f"objective, got {show(given)}, expected 'squared_error' or 'poisson'")
-        return tasks[given]
+        return OBJECTIVES[given]
     return None
 
 

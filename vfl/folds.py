@@ -23,6 +23,7 @@ from vfl.events import Metrics
 from vfl.federation import Tables
 from vfl.job import Scenario
 from vfl.notebook import Course
+from vfl.own_modules import Modules
 from vfl.tables import show
 from vfl.terms import Integers
 from vfl.threads import play_in_threads
@@ -73,12 +74,27 @@ def trainings(scenario: Scenario, cv: int, rows: int, title: str) -> Iterator[Tr
         yield Training(title.format(fold=f"{number} of {cv}"), folded, order, len(fold))
 
 
-def play(training: Training, tables: Tables, alignment: CommonAlignment, course: Course, *, active_only: bool) -> Fold:
+def play(
+    training: Training,
+    tables: Tables,
+    alignment: CommonAlignment,
+    course: Course,
+    *,
+    active_only: bool,
+    modules: Modules | None = None,
+) -> Fold:
     """Train and judge; nothing is kept but the figures."""
     scenario, begun = training.scenario, alignment.begin(training.title, training.order)
     with course.step(training.title) as report, tempfile.TemporaryDirectory() as folder:
         played = play_in_threads(
-            scenario, Path(folder), report, baselines=active_only, tables=tables, begun=begun, intervals=False
+            scenario,
+            Path(folder),
+            report,
+            baselines=active_only,
+            tables=tables,
+            begun=begun,
+            intervals=False,
+            modules=modules,
         )
     lead = played.results[scenario.job.active]
     return Fold(

@@ -16,16 +16,20 @@ from parties.errors import ConfigError
 from vfl.estimators import Estimator, estimator_of
 from vfl.events import Intervals, Metrics
 from vfl.kept_directory import KeptDirectory, ModelReport
-from vfl.new_rows import Model
+from vfl.kept_model import Model, network_of, with_modules
 from vfl.notebook import table_html, watch
 from vfl.optim import Vector
+from vfl.own_modules import Modules
 from vfl.party import Data
 from vfl.prediction import Predicted, load_models, predict_here
 from vfl.predictions import Predictions, check_data, collect
 from vfl.report.summary import RunReport
 from vfl.shard import Shard
+from vfl.splitnn_shard import SplitShard
 
 if TYPE_CHECKING:
+    import torch
+
     from vfl.job import Job
 
 
@@ -89,11 +93,13 @@ class JointModel:
     classes_ : list of str
         Class texts (binary: negative, positive); empty for numbers.
     n_iter_ : int
-        Rounds, of boosting the trees.
+        Rounds: of boosting the trees, of networks the epochs.
     loss_curve_ : list of float
         Loss with penalty: the start, then one per round.
     feature_importances_ : DataFrame
         Of boosted trees: gain, cover and number of splits of every column.
+    network_ : torch.nn.Module
+        Of networks: the active party's layers above the first one, trained; as ``top`` of `SplitClassifier`.
     test_scores_ : DataFrame or None
         Ids, labels and joint scores of the rows held out.
 
@@ -264,9 +270,20 @@ class JointModel:
         Own columns stand by name, those of passive parties by number.
         """
         if self._job.model != "boosting":
-            raise AttributeError("feature_importances_ exists for boosted trees only; linear models have coef_")
+            raise AttributeError(
+                f"{type(self.estimator).__name__} has no feature_importances_, expected boosted trees; linear models "
+                "have coef_, networks network_"
+            )
         lines = [msgspec.structs.asdict(line) for line in self.report.feature_importance]
         return pd.DataFrame(lines, columns=["party", "feature", "gain", "cover", "count"])
+
+    @cached_property
+    def network_(self) -> torch.nn.Module:
+        """The active party's layers above the first one, trained."""
+        lead = self.models[self._job.active]
+        if not isinstance(lead.shard, SplitShard):
+            raise AttributeError(f"{type(self.estimator).__name__} has no network_, expected a split neural network")
+        return network_of(lead).top.eval()
 
     @cached_property
     def test_scores_(self) -> pd.DataFrame | None:
@@ -283,9 +300,7 @@ class JointModel:
         """The parties' parts of a linear model."""
         shards = {party: model.shard for party, model in self.models.items() if isinstance(model.shard, Shard)}
         if not shards:
-            raise AttributeError(
-                f"{type(self.estimator).__name__} grows trees and has no {name}, expected a linear model"
-            )
+            raise AttributeError(f"{type(self.estimator).__name__} has no {name}, expected a linear model")
         return shards
 
     def _check_classes(self, name: str) -> None:
@@ -312,18 +327,21 @@ class JointModel:
         return table_html(title, self.evaluate().to_frame() if report.metrics["joint"] else pd.DataFrame())
 
 
-def load_model(directory: str | Path) -> JointModel:
+def load_model(directory: str | Path, *, modules: Mapping[str, torch.nn.Module] | None = None) -> JointModel:
     """Read a model back from the directory of a run on one machine: of ``vfl run --out``, ``fit(out=...)`` or `save`.
 
     Parameters
     ----------
     directory : path
         It has the parts of all parties; between companies each party has its own, see ``vfl predict --join``.
+    modules : mapping of party to torch.nn.Module, optional
+        Networks of the parties' own as they were trained, of the active party `SplitClassifier`'s ``top``: a run keeps
+        their weights alone. Without them the model tells what there is to tell, and does not predict.
 
     Raises
     ------
     ConfigError, DataError
-        It holds no run, a part is missing, damaged, or of another version or run.
+        It holds no run, a part is missing, damaged, or of another version or run; or a module is another one.
 
     Examples
     --------
@@ -336,7 +354,7 @@ per party and run.json in it; name the --out of 'vfl run' or 'vfl join'
 
     path = Path(directory)
     models = load_models(path)
-    return make_model(KeptDirectory(path), report_of_training(path), models=models)
+    return make_model(KeptDirectory(path), report_of_training(path), models=models, modules=modules)
 
 
 def make_model(
@@ -345,11 +363,12 @@ def make_model(
     *,
     data: Mapping[str, Path | pd.DataFrame] | None = None,
     models: Mapping[str, Model] | None = None,
+    modules: Modules | None = None,
 ) -> JointModel:
     """The model of the run that lies in a directory; ``data`` are what it was trained on, where they are known."""
-    parts = load_models(directory.path) if models is None else models
+    parts = with_modules(load_models(directory.path) if models is None else models, modules or {})
     job = next(iter(parts.values())).kept.job
-    return JointModel(estimator_of(job), ModelReport.of(report, directory), directory, parts, data or {})
+    return JointModel(estimator_of(job, modules), ModelReport.of(report, directory), directory, parts, data or {})
 
 
 def _coefficients(shard: Shard, classes: list[str]) -> pd.DataFrame:

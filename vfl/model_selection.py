@@ -22,6 +22,7 @@ from vfl.estimators import Estimator
 from vfl.federation import Federation, prepare
 from vfl.folds import Fold, check_folds, lines_of, play, sum_of_spent, sum_of_warnings, trainings
 from vfl.notebook import Course, table_html
+from vfl.own_modules import modules_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +95,7 @@ def cross_validate(
     seed : int
         Of the row order, and so of the folds.
     validation_fraction : float
-        Boosting: share of all rows held out of every training to watch the loss.
+        Boosting and networks: share of all rows held out of every training to watch the loss.
     active_only : bool
         Also judge the same model on the active party's columns alone.
     progress : bool
@@ -124,12 +125,13 @@ def cross_validate(
     200
     """
     scenario, tables = prepare(federation, estimator, lines_of(seed, 0.0, validation_fraction))
+    modules = modules_of(estimator, scenario.job)
     check_folds(cv)
     with Course(cv, progress) as course:
         with course.step("Aligning ids", counts=False) as report:
             alignment = align_once(scenario, tables, report)
         folds = [
-            play(training, tables, alignment, course, active_only=active_only)
+            play(training, tables, alignment, course, active_only=active_only, modules=modules)
             for training in trainings(scenario, cv, alignment.rows, "fold {fold}")
         ]
     return CrossValidation(folds, sum_of_spent(alignment), sum_of_warnings(scenario, [fold.warnings for fold in folds]))

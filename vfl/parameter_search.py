@@ -24,6 +24,7 @@ from vfl.job import Scenario, Task
 from vfl.joint_model import JointModel
 from vfl.metrics import METRIC_NAMES
 from vfl.notebook import Course
+from vfl.own_modules import Modules, modules_of
 from vfl.party import Data, plain
 from vfl.prepare import split_rows
 from vfl.tables import nearest, show
@@ -150,7 +151,9 @@ class GridSearch(BaseEstimator):  # type: ignore[misc]
         check_kind(self.estimator)
         check_folds(self.cv)
         candidates = _candidates(self.estimator, self.param_grid)
-        scenarios, tables = self._prepare(candidates, federation, lines_of(seed, test_fraction, validation_fraction))
+        scenarios, modules, tables = self._prepare(
+            candidates, federation, lines_of(seed, test_fraction, validation_fraction)
+        )
         self.scoring_ = _check_scoring(self.scoring, [scenario.job.task for scenario in scenarios])
         warnings: list[list[str]] = []
         with Course(len(scenarios) * self.cv + bool(self.refit), progress) as course:
@@ -159,17 +162,25 @@ class GridSearch(BaseEstimator):  # type: ignore[misc]
             rows = alignment.rows - split_rows(scenarios[0].job, alignment.rows).test
             folds = [
                 [
-                    play(training, tables, alignment, course, active_only=False)
+                    play(training, tables, alignment, course, active_only=False, modules=own)
                     for training in trainings(scenario, self.cv, rows, f"candidate {number}, fold {{fold}}")
                 ]
-                for number, scenario in enumerate(scenarios, start=1)
+                for number, (scenario, own) in enumerate(zip(scenarios, modules, strict=True), start=1)
             ]
             warnings += [fold.warnings for each in folds for fold in each]
             self._choose(candidates, folds)
             if self.refit:
                 best, begun = scenarios[self.best_index_], alignment.begin("refit")
                 with course.step("best candidate, all folds") as report:
-                    self.best_model_ = train(federation, best, tables, report, baselines=baselines, begun=begun)
+                    self.best_model_ = train(
+                        federation,
+                        best,
+                        tables,
+                        report,
+                        baselines=baselines,
+                        begun=begun,
+                        modules=modules[self.best_index_],
+                    )
                 warnings.append(self.best_model_.report.warnings)
         self.spent_ = sum_of_spent(alignment)
         self.warnings_ = sum_of_warnings(scenarios[0], warnings)
@@ -177,15 +188,17 @@ class GridSearch(BaseEstimator):  # type: ignore[misc]
 
     def _prepare(
         self, candidates: list[dict[str, Any]], federation: Federation, lines: dict[str, object]
-    ) -> tuple[list[Scenario], Tables]:
-        """Every candidate's scenario, checked before anything is trained."""
+    ) -> tuple[list[Scenario], list[Modules], Tables]:
+        """Every candidate's scenario and own modules, checked before anything is trained."""
         tables: Tables = {}
-        scenarios = []
+        scenarios: list[Scenario] = []
+        modules: list[Modules] = []
         for parameters in candidates:
             candidate = clone(self.estimator).set_params(**parameters)
             scenario, tables = prepare(federation, candidate, lines, tables)
             scenarios.append(scenario)
-        return scenarios, tables
+            modules.append(modules_of(candidate, scenario.job))
+        return scenarios, modules, tables
 
     def _choose(self, candidates: list[dict[str, Any]], folds: list[list[Fold]]) -> None:
         """Set what the search has found."""

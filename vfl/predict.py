@@ -49,6 +49,7 @@ from vfl.boosting_part import objective_of
 from vfl.events import Report
 from vfl.glm import forward, to_scores
 from vfl.job import Job
+from vfl.kept_model import bottom_of, network_of
 from vfl.network_columns import to_fixed
 from vfl.new_rows import NewRows
 from vfl.optim import Vector
@@ -193,7 +194,7 @@ def predict_alone(new: NewRows, rows: Integers) -> Vector:
     if isinstance(shard, SplitShard):
         if shard.typical is None:
             raise TypeError("only the active party predicts")
-        return _through_network(new, shard, np.tile(shard.typical, (len(rows), 1)), rows)
+        return _through_network(new, np.tile(shard.typical, (len(rows), 1)), rows)
     fit = new.weights
     fixed = forward(new.block, fit.weights, slice(0, None))[rows]
     return _to_prediction(new, np.ldexp(to_scores(fixed), fit.label_bits))
@@ -263,26 +264,18 @@ def _score_by_network(endpoint: Endpoint, new: NewRows, shard: SplitShard, rows:
             first = splitnn_scoring.score_as_active(endpoint, terms, shard.shares, len(rows))
         else:
             first = split_learning.score_as_active(endpoint, terms, len(rows))
-        return _through_network(new, shard, first, rows)
+        return _through_network(new, first, rows)
     X = np.ascontiguousarray(new.encoded[rows], dtype=np.float64)
     if shard.share is not None:
         splitnn_scoring.score_as_passive(endpoint, terms, shard.share, to_fixed(X), guards, policy)
         return None
-    from vfl.bottom import load_bottom  # torch takes seconds to import, and only networks need it
-
-    bottom = load_bottom(terms.job, endpoint.name, X.shape[1], shard.network, module=new.model.module)
-    split_learning.score_as_passive(endpoint, terms, bottom, X, guards, policy)
+    split_learning.score_as_passive(endpoint, terms, bottom_of(new.model), X, guards, policy)
     return None
 
 
-def _through_network(new: NewRows, shard: SplitShard, first: Vector, rows: Integers) -> Vector:
+def _through_network(new: NewRows, first: Vector, rows: Integers) -> Vector:
     """The active party's predictions from what the others add to the first layer."""
-    from vfl.network import load_network  # torch takes seconds to import, and only networks need it
-
-    X = np.ascontiguousarray(new.encoded[rows], dtype=np.float64)
-    kept = new.model.kept
-    network = load_network(kept.job, X.shape[1], kept.outputs, shard.network, module=new.model.module)
-    return network.predict(first, X)
+    return network_of(new.model).predict(first, np.ascontiguousarray(new.encoded[rows], dtype=np.float64))
 
 
 def _score_linearly(endpoint: Endpoint, new: NewRows, alignment: Alignment) -> Vector | None:

@@ -24,8 +24,9 @@ from parties.policy import Guards
 from vfl import predict
 from vfl.events import Report
 from vfl.job import Job, job_fields
+from vfl.kept_model import Model, load_model
 from vfl.kept_run import FILE, load_kept_run
-from vfl.new_rows import Model, NewRows, load_model, read_new_rows
+from vfl.new_rows import NewRows, read_new_rows
 from vfl.optim import Vector
 from vfl.play import role_types
 from vfl.predict import Scored

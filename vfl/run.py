@@ -31,6 +31,7 @@ from vfl.report.wanted import page_wanted
 if TYPE_CHECKING:
     from parties.data import PartyTable
     from vfl.common_alignment import Begun
+    from vfl.own_modules import Modules
 
 REPORT, PAGE, LEDGER = "report.json", "report.html", "ledger.jsonl"
 USES = ("predictions", "evaluations")
@@ -49,6 +50,7 @@ def run_scenario(
     tables: Mapping[str, PartyTable] | None = None,
     begun: Begun | None = None,
     page: bool = True,
+    modules: Modules | None = None,
 ) -> RunReport:
     """Align, train and evaluate; write the run's directory.
 
@@ -64,6 +66,8 @@ def run_scenario(
         With ``tables``: an alignment of them that was made before.
     page : bool
         Also write ``report.html``, unless ``VFL_REPORT`` says otherwise.
+    modules : mapping of party name to torch.nn.Module, optional
+        With ``tables``, model splitnn: networks of the parties' own, instead of those that the job describes.
 
     Raises
     ------
@@ -76,7 +80,9 @@ def run_scenario(
         if in_process or tables is not None:
             from vfl.threads import play_in_threads  # pandas takes its time, and the roles import their own
 
-            played = play_in_threads(scenario, folder, report, baselines=baselines, tables=tables, begun=begun)
+            played = play_in_threads(
+                scenario, folder, report, baselines=baselines, tables=tables, begun=begun, modules=modules
+            )
         else:
             played = play_in_processes(scenario, folder, report, baselines=baselines)
         references = None

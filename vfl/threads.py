@@ -22,6 +22,7 @@ from vfl.role import internal_error, own_folder
 
 if TYPE_CHECKING:
     from vfl.common_alignment import Begun
+    from vfl.own_modules import Modules
 
 LEDGER = "ledger.jsonl"
 
@@ -35,6 +36,7 @@ def play_in_threads(
     tables: Mapping[str, PartyTable] | None = None,
     begun: Begun | None = None,
     intervals: bool = True,
+    modules: Modules | None = None,
 ) -> Played:
     """Play all roles in this process, taking turns.
 
@@ -48,6 +50,8 @@ def play_in_threads(
         An alignment that was made before, and what is counted on it.
     intervals : bool
         Also work out how sure the metrics are.
+    modules : mapping of party name to torch.nn.Module, optional
+        Model splitnn: networks of the parties' own, instead of those that the job describes.
     """
     job = scenario.job
     loaded = {
@@ -86,6 +90,7 @@ def play_in_threads(
             baseline=baselines,
             budget=budget,
             intervals=intervals,
+            module=(modules or {}).get(spec.name),
         )
 
     before = operation_counts()

@@ -24,7 +24,8 @@ from tests.runs.companies import Companies, make_boosted, make_companies
 from tests.runs.conftest import Command, vfl  # noqa: F401 - the fixture
 from vfl import boosting_scoring, predict, scoring
 from vfl.job import job_fields
-from vfl.new_rows import NewRows, load_model, read_new_rows
+from vfl.kept_model import load_model
+from vfl.new_rows import NewRows, read_new_rows
 from vfl.play import role_types
 from vfl.predict import Scored
 from vfl.tree_shard import TreeShard

@@ -35,6 +35,8 @@ from vfl import (
     Party,
     PoissonRegressor,
     SoftmaxRegression,
+    SplitClassifier,
+    SplitRegressor,
     cross_validate,
 )
 from vfl.estimators import ESTIMATORS, Estimator, Trees, estimator_of
@@ -156,7 +158,7 @@ def test_scikit_learns_checks_that_need_no_data_pass(kind: type[Estimator]) -> N
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_scikit_learn_knows_the_kind_of_an_estimator(kind: type[Estimator]) -> None:
-    classifies = kind in (LogisticRegression, SoftmaxRegression, GradientBoostingClassifier)
+    classifies = kind in (LogisticRegression, SoftmaxRegression, GradientBoostingClassifier, SplitClassifier)
     assert (is_classifier(kind()), is_regressor(kind())) == (classifies, not classifies)
 
 
@@ -181,13 +183,14 @@ def test_an_estimator_is_never_fitted(kind: type[Estimator], name: str) -> None:
         (LogisticRegression(fit_intercept="yes"), "fit_intercept in .training. of the federation, got 'yes'"),
         (LogisticRegression(curvature="steep"), "curvature in .training. of the federation, got 'steep'"),
         (GradientBoostingClassifier(max_depth=None), "max_depth in .training. of the federation, got None"),
+        (SplitClassifier(units=0), "units in .training. of the federation, got 0"),
         (LogisticRegression, r"estimator, got the class LogisticRegression, expected LogisticRegression\(\)"),
         (
             Ridge(),
             "estimator, got sklearn's Ridge, expected one of vfl's: LogisticRegression, LinearRegression, Poisso",
         ),
     ],
-    ids=["number", "whole", "boolean", "choice", "none", "class", "scikit-learns"],
+    ids=["number", "whole", "boolean", "choice", "none", "width", "class", "scikit-learns"],
 )
 def test_wrong_parameters_are_named(frames: tuple[pd.DataFrame, pd.DataFrame], estimator: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as error:
@@ -220,8 +223,22 @@ def test_numpys_numbers_are_numbers(frames: tuple[pd.DataFrame, pd.DataFrame]) -
         GradientBoostingClassifier(max_depth=3, subsample=0.5),
         GradientBoostingRegressor(gamma=0.5),
         GradientBoostingRegressor(objective="poisson"),
+        SplitClassifier(hidden=(8,), epochs=3, dropout=0.5),
+        SplitRegressor(units=4),
+        SplitRegressor(objective="poisson"),
     ],
-    ids=["logistic", "softmax", "linear", "poisson", "classifier", "regressor", "counts"],
+    ids=[
+        "logistic",
+        "softmax",
+        "linear",
+        "poisson",
+        "classifier",
+        "regressor",
+        "counts",
+        "network",
+        "network-regressor",
+        "network-counts",
+    ],
 )
 def test_a_job_tells_its_estimator(frames: tuple[pd.DataFrame, pd.DataFrame], estimator: Any) -> None:
     labels = {"SoftmaxRegression": "kind", "LinearRegression": "amount", "PoissonRegressor": "visits"}

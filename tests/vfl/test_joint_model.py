@@ -222,7 +222,7 @@ def test_trees_are_saved_too(tmp_path: Path) -> None:
     assert again.predict(NEW).equals(trees.predict(NEW))
     assert again.feature_importances_.equals(trees.feature_importances_)
     assert not hasattr(again, "coef_")
-    with pytest.raises(AttributeError, match="GradientBoostingRegressor grows trees and has no intercept_"):
+    with pytest.raises(AttributeError, match="GradientBoostingRegressor has no intercept_, expected a linear model"):
         again.intercept_  # noqa: B018
 
 

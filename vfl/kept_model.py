@@ -1,0 +1,162 @@
+"""One party's part of a joint model, read back from its folder: which run it is of, and the shard.
+
+Networks are rebuilt from a shard's weights; where a party trained a torch module of its own, the user brings it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parties.errors import ConfigError, DataError
+from vfl.kept_run import KeptRun, load_kept_run
+from vfl.shard import Shard, load_shard
+from vfl.splitnn_shard import SplitShard, load_split_shard
+from vfl.torch_parts import need_torch
+from vfl.tree_shard import TreeShard, load_tree_shard
+
+if TYPE_CHECKING:
+    from vfl.bottom import Bottom
+    from vfl.network import Network
+
+
+@dataclass(frozen=True)
+class Model:
+    """One party's part of a joint model, read back from its folder.
+
+    Parameters
+    ----------
+    module : torch.nn.Module or None
+        The party's own network that ``shard`` has the weights of, where it trained one.
+    """
+
+    kept: KeptRun
+    shard: Shard | TreeShard | SplitShard = field(repr=False)
+    module: object = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Whose part it is."""
+        return self.kept.party.name
+
+    @property
+    def classes(self) -> list[str]:
+        """Class texts in code order; empty at a passive party and for numbers."""
+        return list(self.shard.classes)
+
+    @property
+    def columns(self) -> dict[str, bool]:
+        """Columns that the model needs, and whether they hold numbers."""
+        if isinstance(self.shard, TreeShard):
+            return {feature.name: feature.numeric for feature in self.shard.binning.features}
+        encoder = self.shard.preprocessor
+        numeric = dict.fromkeys((column.name for column in encoder.numeric), True)
+        return numeric | dict.fromkeys((column.name for column in encoder.categorical), False)
+
+
+def load_model(folder: Path) -> Model:
+    """Read a party's part of a model.
+
+    Raises
+    ------
+    DataError
+        A file of it is missing, damaged, of another version or of another run.
+    """
+    kept = load_kept_run(folder)
+    if kept.job.model == "boosting":
+        return Model(kept, load_tree_shard(folder))
+    if kept.job.model == "splitnn":
+        return Model(kept, _fitting(folder, kept, load_split_shard(folder)))
+    return Model(kept, load_shard(folder))
+
+
+def _fitting(folder: Path, kept: KeptRun, shard: SplitShard) -> SplitShard:
+    """A shard of the run, if it has as many columns as were agreed on."""
+    widths = {name: len(half) for name, half in shard.shares.items()}
+    widths[kept.party.name] = len(shard.preprocessor.names)
+    if any(kept.columns.get(name) != width for name, width in widths.items()):
+        raise DataError(
+            f"model shard {folder}: cannot be read (it is not as wide as the run's); run the training again"
+        )
+    return shard
+
+
+def with_modules(models: Mapping[str, Model], modules: Mapping[str, object]) -> dict[str, Model]:
+    """Models with the networks of their own that parties trained, as the user hands them over.
+
+    Raises
+    ------
+    ConfigError
+        A party is none of the run's, or trained no network of its own; or the network is none that fits.
+    DataError
+        The weights are another network's.
+    """
+    for name in modules:
+        if name not in models or not _has_own_module(models[name]):
+            own = [f"'{one}'" for one, model in models.items() if _has_own_module(model)]
+            raise ConfigError(
+                f"modules, got one for '{name}', expected one for each party that trained a module of its own: "
+                f"{', '.join(own) or 'none did in this run'}"
+            )
+    whole = {name: replace(model, module=modules.get(name)) for name, model in models.items()}
+    for name in modules:
+        rebuild = network_of if whole[name].kept.party.role == "active" else bottom_of
+        rebuild(whole[name])
+    return whole
+
+
+def check_network(model: Model) -> None:
+    """Refuse a network that cannot be built here: torch is missing, or the module that the user wrote.
+
+    Raises
+    ------
+    ConfigError
+    """
+    shard = model.shard
+    if not isinstance(shard, SplitShard) or not (shard.network or shard.own_module):
+        return
+    need_torch(f"party '{model.name}': model 'splitnn'")
+    if shard.own_module and model.module is None:
+        raise ConfigError(
+            f"party '{model.name}' trained a torch module of its own, of which a run keeps the weights alone; expected "
+            f"the module again, in Python: vfl.load_model(RUN_DIR, modules={{'{model.name}': module}})"
+        )
+
+
+def network_of(model: Model) -> Network:
+    """The active party's trained network.
+
+    Raises
+    ------
+    ConfigError
+        As `check_network`, or the user's module is none that fits.
+    DataError
+        The weights are another network's.
+    """
+    check_network(model)
+    from vfl.network import load_network  # torch takes seconds to import
+
+    shard, job = _split_shard(model), model.kept.job
+    columns = len(shard.preprocessor.names)
+    return load_network(job, columns, model.kept.outputs, shard.network, module=model.module)
+
+
+def bottom_of(model: Model) -> Bottom:
+    """A passive party's trained bottom network, in mode split; errors as of `network_of`."""
+    check_network(model)
+    from vfl.bottom import load_bottom  # torch takes seconds to import
+
+    shard, job = _split_shard(model), model.kept.job
+    return load_bottom(job, model.name, len(shard.preprocessor.names), shard.network, module=model.module)
+
+
+def _split_shard(model: Model) -> SplitShard:
+    if not isinstance(model.shard, SplitShard):
+        raise TypeError("only a split neural network has layers")
+    return model.shard
+
+
+def _has_own_module(model: Model) -> bool:
+    return isinstance(model.shard, SplitShard) and model.shard.own_module
