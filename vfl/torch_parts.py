@@ -207,6 +207,8 @@ def restore_optimizer(
             raise DataError(f"a network's state: got {prefix}{key}, which its optimizer does not keep; train again")
         number, name, like = expected[key]
         state.setdefault(number, {})[name] = _fitting(arrays[prefix + key], like, prefix + key)
+    if any(len(kept) < len(_KEPT_BY[settings.optimizer]) for kept in state.values()):
+        raise DataError(f"a network's state: {prefix} lacks a part of what its optimizer keeps; train again")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
