@@ -1,7 +1,7 @@
 """A job and a scenario as frozen typed objects: every key with its type, default, range and meaning, written once.
 
 `vfl.job_file` reads them from TOML, `vfl.reference` writes the table in the docs from them. A key stands here only
-from the version on in which it has an effect; `LATER` names those that the contract knows and this version lacks.
+from the version on in which it has an effect.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ COORDINATOR_MODELS: tuple[Model, ...] = ("logistic", "linear")
 
 ONE_SIDED_MODELS: tuple[Model, ...] = ("boosting", "logistic", "linear")
 
+VALIDATED_MODELS: tuple[Model, ...] = ("boosting", "splitnn")
+"""Models that can watch the loss of a validation part."""
+
 KEY_BITS = (2048, 3072, 4096)
 TEST_KEY_BITS = (512, 1024)
 MODELS: tuple[Model, ...] = get_args(Model)
-
-Later = tuple[object, ...]
-LATER: dict[tuple[str, ...], tuple[Later, Later]] = {}
-"""Per key: the values to come, and those that this version has. Without values to come the whole key is to come."""
 
 
 class Alignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -408,6 +407,11 @@ class Job(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return self.splitnn.epochs
         return self.boosting.n_estimators if self.model == "boosting" else self.training.max_iter
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether training computes under encryption, so that somebody holds a key: always but in mode split."""
+        return self.model != "splitnn" or self.splitnn.mode == "source-layer"
+
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A job, every party's own part with absolute paths, and the directory that the file lies in."""
@@ -424,6 +428,8 @@ def choose_key_holder(
     passive_parties: int,
     classes: int,
     max_iter: int,
+    *,
+    encrypted: bool = True,
 ) -> tuple[KeyHolder, str]:
     """Who holds the private key, and why, in words for the report.
 
@@ -441,7 +447,11 @@ def choose_key_holder(
         Scores per row: classes for softmax, else 1.
     max_iter : int
         Most rounds of the job.
+    encrypted : bool
+        As `Job.encrypted` has it.
     """
+    if not encrypted:
+        return "active", "no key is made: mode 'split' exchanges outputs and gradients in the clear"
     if setting != "auto":
         return setting, "the job says so"
     if model not in COORDINATOR_MODELS:

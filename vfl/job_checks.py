@@ -18,6 +18,7 @@ from vfl.job import (
     ONE_SIDED_MODELS,
     TASKS,
     TEST_KEY_BITS,
+    VALIDATED_MODELS,
     Alignment,
     Boosting,
     Job,
@@ -26,10 +27,11 @@ from vfl.job import (
     Task,
     Training,
 )
+from vfl.network_checks import network_at_odds
 
 
 def resolve_task(model: Model, task: Task | None, file: str = "the job") -> Task:
-    """Task that a model implies, or an error where another one is asked for; model boosting must be told.
+    """Task that a model implies, or an error where another one is asked for; boosting and splitnn must be told.
 
     >>> resolve_task("poisson", None), resolve_task("boosting", "count")
     ('count', 'count')
@@ -47,7 +49,7 @@ def resolve_task(model: Model, task: Task | None, file: str = "the job") -> Task
         fitting = next(name for name, its_task in TASKS.items() if its_task == task)
         raise ConfigError(
             f"task at the top of {file}, got '{task}', expected '{implied}' for model '{model}', "
-            f"or model '{fitting}' or 'boosting' for task '{task}'"
+            f"or model '{fitting}', 'boosting' or 'splitnn' for task '{task}'"
         )
     return implied
 
@@ -64,8 +66,7 @@ def check_job(job: Job, file: str = "the job") -> None:
     check_alignment(job, file)
     _check_one_sided(job, file)
     _check_key(job.privacy, file)
-    trees = _trees_at_odds(job) if job.model == "boosting" else ()
-    for place, got, expected in (*_parts_at_odds(job), *trees):
+    for place, got, expected in (*_parts_at_odds(job), *_training_at_odds(job)):
         raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
     if job.privacy.key_holder == "coordinator" and job.model not in COORDINATOR_MODELS:
         raise ConfigError(
@@ -170,9 +171,9 @@ def _padding_at_odds(alignment: Alignment) -> Iterator[tuple[str, object, str]]:
 def _parts_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
     """Held-out parts and randomised labels that the model or the task cannot have: (where, got, expected) each."""
     test, validation, epsilon = job.split.test_fraction, job.split.validation_fraction, job.privacy.label_dp_epsilon
-    if validation > 0 and job.model != "boosting":
+    if validation > 0 and job.model not in VALIDATED_MODELS:
         got = f"{validation} for model '{job.model}'"
-        yield "validation_fraction in [split]", got, "0: it acts with model 'boosting' only"
+        yield "validation_fraction in [split]", got, "0: it acts with models 'boosting' and 'splitnn' only"
     if validation > 0 and test + validation > 1 - 1e-9:  # 0.7 + 0.3 need not be 1
         got = f"{validation} beside test_fraction {test}"
         yield "validation_fraction in [split]", got, "less than 1 together: nothing would be left to train on"
@@ -181,13 +182,26 @@ def _parts_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
         yield "label_dp_epsilon in [privacy]", got, "none: randomised response needs classes, remove the line"
 
 
-def _trees_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
-    """Keys of boosting that contradict each other, the task or the split: (where, got, expected) each."""
-    boosting, task = job.boosting, job.task
-    if boosting.early_stopping_rounds is not None and job.split.validation_fraction == 0:
+def _training_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
+    """What the model's own checks find: (where, got, expected) each."""
+    if job.model == "boosting":
+        yield from _stopping_at_odds(job, job.boosting.early_stopping_rounds)
+        yield from _trees_at_odds(job)
+    elif job.model == "splitnn":
+        yield from _stopping_at_odds(job, job.splitnn.early_stopping_rounds)
+        yield from network_at_odds(job)
+
+
+def _stopping_at_odds(job: Job, rounds: int | None) -> Iterator[tuple[str, object, str]]:
+    """Early stopping watches the loss of a validation part."""
+    if rounds is not None and job.split.validation_fraction == 0:
         expected = "split.validation_fraction above 0, which holds rows out to watch"
-        got = f"{boosting.early_stopping_rounds} without a validation part"
-        yield "early_stopping_rounds in [training]", got, expected
+        yield "early_stopping_rounds in [training]", f"{rounds} without a validation part", expected
+
+
+def _trees_at_odds(job: Job) -> Iterator[tuple[str, object, str]]:
+    """Keys of boosting that contradict each other or the task: (where, got, expected) each."""
+    boosting, task = job.boosting, job.task
     if boosting.scale_pos_weight != 1 and task != "binary":
         got = f"{boosting.scale_pos_weight} for task '{task}'"
         yield "scale_pos_weight in [training]", got, "1: only binary tasks have a positive class"

@@ -19,7 +19,6 @@ from parties.errors import ConfigError
 from parties.spec import PartySpec, check_spec
 from vfl import tables
 from vfl.job import (
-    LATER,
     MODELS,
     TASKS,
     Boosting,
@@ -103,7 +102,6 @@ def read_lines(kind: type[L], document: Table, file: str, given: frozenset[table
     """Read a job's lines, and what else ``kind`` has, from a parsed file; ``given`` by ``--set``."""
     form = _form(document.get("model"))
     source = Source(file, document, given, {("training",): form})
-    _refuse_later(document, source)
     _refuse_other_models(document, source, form)
     return tables.read(kind, document, source)
 
@@ -220,6 +218,11 @@ FORMS: dict[Form, str] = {
 """The forms of [training], and whose they are."""
 
 
+def forms_of(model: object) -> tuple[Form, ...]:
+    """The forms that [training] may have; where no model is named, all of them."""
+    return tuple(FORMS) if model is None else (_form(model),)
+
+
 def _form(model: object) -> Form:
     """The form of [training] that a model has."""
     if model == "splitnn":
@@ -240,21 +243,3 @@ def _refuse_other_models(document: Table, source: Source, form: Form) -> None:
                 f"{key} {source.where(('training',), key)}, got {show(got)} for model '{model}', expected no such "
                 f"line: it belongs to {' and '.join(models)} (known for '{model}': {known})"
             )
-
-
-def _refuse_later(document: Table, source: Source) -> None:
-    """Refuse by name what the contract knows and this version lacks; drop what asks for nothing."""
-    for (*section, key), (coming, present) in LATER.items():
-        table: object = document.get(section[0]) if section else document
-        if not isinstance(table, dict) or key not in table:
-            continue
-        got = table[key]
-        where = source.where(tuple(section), key)
-        if coming and got in coming:
-            exists = ", ".join(f"'{value}'" for value in present)
-            raise ConfigError(f"{key} {where}, got '{got}', which is not in this version, expected one of {exists}")
-        if not coming and any(got == value and isinstance(got, bool) == isinstance(value, bool) for value in present):
-            del table[key]
-        elif not coming:
-            default = show(present[0]) if present else "no such line"
-            raise ConfigError(f"{key} {where}, got {show(got)}, which is not in this version, expected {default}")

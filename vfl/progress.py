@@ -125,6 +125,8 @@ class Phases:
         if job.model == "boosting":
             self._unit = "tree" if job.boosting.multi_output else "round"
             self._of = f" of {self.expected:,}"
+        elif job.model == "splitnn":
+            self._unit, self._of = "epoch", f" of {self.expected:,}"
         self._room = console.width - len("✓ ") - _TITLE - 1 - _SECONDS - 1 - (bar + 1 if bar else 0)
         self._console = console
         self._titles = TITLES | {"starting": starting}

@@ -13,7 +13,7 @@ import msgspec
 
 from parties.spec import PartySpec
 from vfl.company_file import JobFile, PartyFile
-from vfl.job import LATER, Boosting, ScenarioFile, SplitNN, Training
+from vfl.job import Boosting, ScenarioFile, SplitNN, Training
 from vfl.tables import bare, describe, metas
 
 HEAD = """# Keys of a scenario file
@@ -23,8 +23,7 @@ is refused, and the error names the nearest one that is. On the command line `--
 `--set party.NAME.data=other.csv` act as if the line stood in the file.
 
 The section `[training]` has the keys of its model: `training (GLM)` for logistic, softmax, linear and poisson,
-`training (boosting)` for boosting, `training (splitnn)` for
-splitnn.
+`training (boosting)` for boosting, `training (splitnn)` for splitnn.
 """
 JOB = """## Keys of a job file
 
@@ -41,11 +40,10 @@ FORMS: dict[type[msgspec.Struct], str] = {Training: " (GLM)", Boosting: " (boost
 
 
 def reference() -> str:
-    """Docs page: tables with section, key, type and range, default and meaning, then what is still to come."""
+    """Docs page: tables with section, key, type and range, default and meaning."""
     job = _table(_rows(JobFile, without=ScenarioFile.__struct_fields__[:-1]))
     party = _table(_rows(PartyFile, without=PartySpec.__struct_fields__))
-    later = f"## Not in this version\n\nRefused by name:\n\n{_later()}\n"
-    return "\n".join([HEAD, _table(_rows()), JOB, job, PARTY, party, later])
+    return "\n".join([HEAD, _table(_rows()), JOB, job, PARTY, party])
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> str:
@@ -98,15 +96,6 @@ def _code(words: str) -> str:
     """Mark a pattern as code, for Markdown would read its brackets and stars."""
     before, sign, pattern = words.partition("matching ")
     return f"{before}{sign}`{pattern}`" if sign else words
-
-
-def _later() -> str:
-    """List what the contract knows and this version lacks."""
-    lines = []
-    for path, (coming, _) in LATER.items():
-        values = " = " + " / ".join(str(value) for value in coming) if coming else ""
-        lines.append(f"- `{'.'.join(path)}`{values}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

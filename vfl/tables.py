@@ -200,7 +200,15 @@ def _convert(hint: object, value: object, place: str) -> object:
             return checked
     except (msgspec.ValidationError, OverflowError, RecursionError):
         pass
-    raise ConfigError(f"{place}, got {show(value)}, expected {describe(hint)}")
+    raise ConfigError(f"{place}, got {show(value)}, expected {describe(hint)}{_meant(hint, value)}")
+
+
+def _meant(hint: object, value: object) -> str:
+    """Which of the texts that may stand here was probably meant, if any is near."""
+    choices = get_args(bare(hint)) if get_origin(bare(hint)) is Literal else ()
+    known = [choice for choice in choices if isinstance(choice, str)]
+    near = difflib.get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else []
+    return f"; did you mean {show(near[0])}?" if near else ""
 
 
 def _is_struct(hint: object) -> bool:
@@ -229,6 +237,8 @@ def describe(hint: object) -> str:
     'a whole number, at least 1, at most 9'
     >>> describe(Literal["refuse", "first", "drop"])
     "'refuse', 'first' or 'drop'"
+    >>> describe(Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(max_length=9)])
+    'a list of whole numbers, each at least 1, at most 9 of them'
     >>> describe(dict[str, Literal[0, 1]])
     'a table of KEY = 0 or 1'
     """
@@ -247,7 +257,7 @@ def _kind(inner: object, filled: str = "") -> str:
         return f"{', '.join(most)} or {last}" if most else last
     if get_origin(inner) is tuple:
         item = get_args(inner)[0]
-        return "tables" if _is_struct(item) else f"a {filled}list of {_kind(bare(item))}"
+        return "tables" if _is_struct(item) else f"a {filled}list of {_items(item)}"
     if get_origin(inner) is dict:
         return f"a table of KEY = {describe(get_args(inner)[1])}"
     if get_origin(inner) in (Union, UnionType):
@@ -255,8 +265,16 @@ def _kind(inner: object, filled: str = "") -> str:
     return "a table"
 
 
+def _items(hint: object) -> str:
+    """Words for what a list holds."""
+    if bare(hint) is not int:
+        return _kind(bare(hint))
+    return ", ".join(["whole numbers", *(f"each {words}" for mark in metas(hint) for words in _range(mark))])
+
+
 def _range(meta: msgspec.Meta) -> list[str]:
     """Words for the bounds of one ``Meta``."""
     bounds = (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le), ("below", meta.lt))
     words = [f"{word} {bound}" for word, bound in bounds if bound is not None]
+    words += [f"at most {meta.max_length} of them"] if meta.max_length is not None else []
     return [*words, f"matching {meta.pattern.removeprefix('^').removesuffix(END)}"] if meta.pattern else words

@@ -23,7 +23,7 @@ from vfl.cli import app
 from vfl.commands import completing
 from vfl.display import Display, show_metrics, show_summary
 from vfl.events import PHASES, Event
-from vfl.job import Boosting, Job, Member, ScenarioFile
+from vfl.job import Boosting, Job, Member, ScenarioFile, SplitNN
 from vfl.progress import TITLES, Pace, Phases
 from vfl.report.summary import AlignmentPart, CryptoPart, PartyPart, RunReport, TrainingPart
 
@@ -389,6 +389,18 @@ def test_every_key_completes_once_its_file_is_known(tmp_path: Path) -> None:
     assert "training.l2=" not in offered and "party.bank.label=" in offered
     sections = {text.partition(".")[0].rstrip("=") for text in offered}
     assert sections == set(ScenarioFile.__struct_fields__), "every key and section of a scenario"
+
+
+def test_without_a_model_each_key_is_offered_once() -> None:
+    offered = [text for text, _ in completing.complete_key(Typed(), "training.")]
+    assert {"training.l2=", "training.max_depth=", "training.units="} <= set(offered)
+    assert len(offered) == len(set(offered)), "boosting and splitnn have keys in common"
+
+
+def test_a_network_has_its_own_keys(tmp_path: Path) -> None:
+    (tmp_path / "network.toml").write_text('model = "splitnn"\n', encoding="utf-8")
+    offered = {text for text, _ in completing.complete_key(Typed(str(tmp_path / "network.toml")), "training.")}
+    assert offered == {f"training.{key}=" for key in SplitNN.__struct_fields__}
 
 
 def test_values_of_a_key_complete() -> None:

@@ -227,7 +227,8 @@ def test_what_is_no_address(address: str) -> None:
         ("seed = 7", "sead = 7", ["unknown key 'sead' at the top of job.toml", "did you mean 'seed'?"]),
         ("l2 =", "l3 =", ["unknown key 'l3' in [training] of job.toml", "'l2'"]),
         ("l2 =", "max_depth =", ["max_depth in [training]", "belongs to boosting"]),
-        ('model = "logistic"', 'model = "splitnn"', ["'splitnn'", "not in this version"]),
+        ('model = "logistic"', 'model = "splitnn"', ["l2 in [training] of job.toml", "'splitnn'"]),
+        ('model = "logistic"', 'model = "splitnnn"', ["model at the top of job.toml", "did you mean 'splitnn'?"]),
         (
             "[training]",
             '[alignment]\nprotocol = "hashes"\n[training]',

@@ -12,7 +12,7 @@ from parties.errors import ConfigError
 from parties.greeting import job_digest
 from parties.policy import Model
 from parties.spec import PartySpec
-from vfl.job import COORDINATOR_MODELS, EXPECTED_ROUNDS, LATER, TASKS, Job, ScenarioFile, choose_key_holder, job_fields
+from vfl.job import COORDINATOR_MODELS, EXPECTED_ROUNDS, TASKS, Job, ScenarioFile, choose_key_holder, job_fields
 from vfl.job_checks import check_job, check_key_holder, resolve_task
 from vfl.reference import reference
 from vfl.tables import describe, nearest
@@ -230,6 +230,8 @@ def test_json_from_elsewhere_is_checked_again() -> None:
         ("boosting", "auto", 2, 3, 100, "active", "'boosting' has no protocol with the key at the coordinator"),
         ("boosting", "auto", 0, 1, 100, "active", "no protocol"),
         ("boosting", "active", 2, 3, 100, "active", "the job says so"),
+        ("splitnn", "auto", 2, 3, 20, "active", "'splitnn' has no protocol with the key at the coordinator"),
+        ("splitnn", "active", 2, 1, 20, "active", "the job says so"),
     ],
 )
 def test_who_holds_the_key(
@@ -238,6 +240,12 @@ def test_who_holds_the_key(
     chosen, reason = choose_key_holder(model, setting, columns, parties, 1, max_iter)
     assert chosen == holder
     assert words in reason
+
+
+@pytest.mark.parametrize("setting", ["auto", "active"])
+def test_where_nothing_is_encrypted_the_reason_says_so(setting: Any) -> None:
+    holder, reason = choose_key_holder("splitnn", setting, 9, 2, 1, 20, encrypted=False)
+    assert (holder, reason) == ("active", "no key is made: mode 'split' exchanges outputs and gradients in the clear")
 
 
 def test_figures_of_the_contract() -> None:
@@ -258,7 +266,7 @@ def test_the_table_has_every_key_with_a_meaning() -> None:
             inner = field.name in ("alignment", "split", "training", "privacy", "party", "policy")
             assert inner or any(f"| `{field.name}` |" in row for row in rows), field.name
     assert [row for row in rows if row.rstrip("| ").endswith(("required", "none", "`"))] == []
-    assert all(f"`{'.'.join(path)}`" in page for path in LATER)
+    assert " training (splitnn) | `units` |" in page and "in this version" not in page
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from parties.greeting import job_digest
 from parties.wire import Payload
 from vfl.audit import SCHEMES
 from vfl.display import Phases
-from vfl.job import Boosting, Job, Task, Training, job_fields
+from vfl.job import Boosting, Job, SplitNN, Task, Training, job_fields
 from vfl.job_checks import check_job, resolve_task
 from vfl.job_file import build_scenario, load_scenario
 from vfl.reference import reference
@@ -109,8 +109,8 @@ def test_a_task_must_be_given() -> None:
         build_scenario(lines, Path("/d"), file="scenario.toml")
 
 
-def test_a_glm_asked_for_another_task_is_told_of_boosting() -> None:
-    with pytest.raises(ConfigError, match="or model 'poisson' or 'boosting' for task 'count'"):
+def test_a_glm_asked_for_another_task_is_told_of_models_that_fit() -> None:
+    with pytest.raises(ConfigError, match="or model 'poisson', 'boosting' or 'splitnn' for task 'count'"):
         resolve_task("logistic", "count")
 
 
@@ -208,9 +208,9 @@ def test_parts_that_make_up_the_whole_leave_no_training_rows(thousandths: int) -
     ("model", "task"),
     [("logistic", "binary"), ("softmax", "multiclass"), ("linear", "regression"), ("poisson", "count")],
 )
-def test_a_validation_part_acts_with_boosting_only(model: str, task: Task) -> None:
+def test_glms_have_no_validation_part(model: str, task: Task) -> None:
     message = refused(job(task, model, split={"validation_fraction": 0.1}))
-    assert f"got 0.1 for model '{model}', expected 0: it acts with model 'boosting' only" in message
+    assert f"got 0.1 for model '{model}', expected 0: it acts with models 'boosting' and 'splitnn' only" in message
     check_job(job(task, model, split={"validation_fraction": 0.0}))
 
 
@@ -348,7 +348,8 @@ def test_keys_of_glms_are_refused_by_name(key: str) -> None:
 def test_keys_of_boosting_are_refused_by_name(model: str, key: str) -> None:
     message = refused_file(f"model={model}", training={key: 1})
     assert f"{key} in [training] of scenario.toml, got 1 for model '{model}', expected no such line" in message
-    assert "it belongs to boosting (known" in message
+    owners = "boosting and splitnn" if key in SplitNN.__struct_fields__ else "boosting"
+    assert f"it belongs to {owners} (known" in message
     assert "max_iter" in message
 
 

@@ -144,7 +144,7 @@ def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
         (
             'model = "logistic"\n',
             "",
-            ["missing key 'model'", "'logistic', 'softmax', 'linear', 'poisson' or 'boosting'"],
+            ["missing key 'model'", "'logistic', 'softmax', 'linear', 'poisson', 'boosting' or 'splitnn'"],
         ),
         ('role = "active"\n', "", ["missing key 'role' in [[party]] 'bank'", "'active' or 'passive'"]),
         ('name = "bank"\n', "", ["missing key 'name' in [[party]] number 1", "matching [a-z0-9]"]),
@@ -171,13 +171,23 @@ def test_defaults_of_what_is_to_come_are_accepted(scenario: Path) -> None:
         ("2048", "256", ["key_bits in [privacy]", "got 256", "at least 512"]),
         ("2048", "2048\nexponent_bits = 447", ["exponent_bits in [privacy]", "got 447", "at least 448"]),
         ("2048", '2048\nkey_holder = "bank"', ["key_holder", "'bank'", "'auto', 'active' or 'coordinator'"]),
-        ('"logistic"', '"splitnn"', ["model", "'splitnn'", "not in this version", "'logistic'", "'boosting'"]),
+        ('"logistic"', '"splitnn"', ["l2 in [training]", "model 'splitnn'", "logistic, softmax, linear and poisson"]),
+        (
+            '"logistic"',
+            '"splitnet"',
+            ["model at the top", "'poisson', 'boosting' or 'splitnn'; did you mean 'splitnn'?"],
+        ),
         ('"logistic"', '"boosting"', ["l2 in [training]", "model 'boosting'", "logistic, softmax, linear and poisson"]),
         (
             '"logistic"',
             '"logit"',
-            ["model at the top", "'logit'", "'logistic', 'softmax', 'linear', 'poisson' or 'boosting'"],
+            [
+                "model at the top",
+                "'logit'",
+                "'logistic', 'softmax', 'linear', 'poisson', 'boosting' or 'splitnn'; did you mean 'logistic'?",
+            ],
         ),
+        ('"logistic"', '"Logistic"', ["model at the top", "got 'Logistic'", "did you mean 'logistic'?"]),
         ('"logistic"', '"poisson"', ["task", "'binary'", "'count'", "'poisson'"]),
         ('"binary"', '"ranking"', ["task", "'ranking'", "'binary', 'multiclass', 'regression' or 'count'"]),
         ('"auto"', '"hashes"', ["protocol in [alignment]", "'hashes'", "'ecdh', 'kkrt', 'mpsi' or 'server-aided'"]),
@@ -321,7 +331,9 @@ def test_set_makes_a_section_that_the_file_lacks(scenario: Path) -> None:
         ("party.bank.policy.model=x", ["unknown key 'model' in [party.policy] of party 'bank'", "'models'"]),
         ("party=3", ["party at the top", "got 3"]),
         ("party=[3]", ["got 3", "expected a table"]),
-        ("model=splitnn", ["'splitnn'", "not in this version", "(given by --set)"]),
+        ("model=splitnet", ["'splitnet'", "'boosting' or 'splitnn'", "(given by --set)"]),
+        ("model=splitnn", ["l2 in [training]", "'splitnn'", "known for 'splitnn': mode, units, hidden"]),
+        ("training.units=3", ["units in [training]", "(given by --set)", "'logistic'", "belongs to splitnn"]),
         ("training.max_depth=3", ["max_depth in [training]", "(given by --set)", "'logistic'", "belongs to boosting"]),
         ("boosting.max_depth=3", ["unknown key 'boosting' at the top of scenario.toml (given by --set)"]),
         ("party.bank.monotone_constraints.age=2", ["'age' in [party.monotone_constraints]", "(given by --set)"]),
@@ -380,6 +392,7 @@ KEYS = [
     *("alignment.protocol", "alignment.pad_to", "alignment.one_sided", "alignment.min_intersection"),
     *("split.test_fraction", "split.validation_fraction", "training.l2", "training.tol", "training.max_iter"),
     *("training.n_estimators", "training.top_rate", "training.base_score", "training.multi_output"),
+    *("training.units", "training.hidden", "training.mode", "training.gradient_clip", "training.bottom_hidden"),
     *("training.curvature", "privacy.key_bits", "privacy.exponent_bits", "privacy.label_dp_epsilon"),
     *("party.0", "party.0.name", "party.0.role", "party.0.data", "party.0.id", "party.0.label"),
     *("party.0.monotone_constraints", "party.0.monotone_constraints.a"),
@@ -409,6 +422,13 @@ def test_any_value_at_any_key_is_fine_or_refused_in_one_line(path: str, value: o
 @given(st.sampled_from(KEYS), VALUES, st.sampled_from(["binary", "multiclass", "regression", "count"]))
 def test_any_value_at_any_key_of_boosting_too(path: str, value: object, task: str) -> None:
     mutated = document() | {"model": "boosting", "task": task, "training": {"max_depth": 3}}
+    put(mutated, path, value)
+    outcome(mutated)
+
+
+@given(st.sampled_from(KEYS), VALUES, st.sampled_from(["source-layer", "split"]))
+def test_any_value_at_any_key_of_networks_too(path: str, value: object, mode: str) -> None:
+    mutated = document() | {"model": "splitnn", "training": {"mode": mode}}
     put(mutated, path, value)
     outcome(mutated)
 

@@ -104,15 +104,16 @@ def _document(scenario: str) -> dict[str, object]:
 def _keys(document: dict[str, object]) -> Iterator[_Key]:
     """All keys that a scenario may have: those of its model, and of its parties by their names."""
     from parties.spec import PartySpec
-    from vfl.job import Alignment, Boosting, Privacy, ScenarioFile, Split, Training
+    from vfl.job import Alignment, Privacy, ScenarioFile, Split
+    from vfl.job_file import forms_of
 
     forms: dict[str, type[msgspec.Struct]] = {"alignment": Alignment, "split": Split, "privacy": Privacy}
-    model = document.get("model")
     yield from _own_keys(ScenarioFile, "")
-    if model != "boosting":
-        yield from _own_keys(Training, "training.")
-    if model == "boosting" or model is None:
-        yield from _own_keys(Boosting, "training.")
+    known: set[str] = set()
+    for training in forms_of(document.get("model")):  # without a model those of all, which have keys in common
+        keys = [key for key in _own_keys(training, "training.") if key.path not in known]
+        known |= {key.path for key in keys}
+        yield from keys
     for section, form in forms.items():
         yield from _own_keys(form, f"{section}.")
     parties = document.get("party")
