@@ -40,6 +40,9 @@ from vfl import (
     prepare,
     scoring,
     scoring_one_sided,
+    split_learning,
+    splitnn,
+    splitnn_scoring,
 )
 from vfl.alignment_consent import AnyMessage, protocols_of
 from vfl.job import COORDINATOR_MODELS, Job
@@ -57,6 +60,8 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
     glm_quadratic.Wire.training_scores: (glm_quadratic.Wire.training_sums,),
     scoring.Wire.partial: (scoring.Wire.total,),
     scoring_one_sided.Wire.scores: (scoring_one_sided.Wire.opened,),
+    splitnn.Wire.rests: (splitnn.Wire.sums,),
+    splitnn_scoring.Wire.rests: (splitnn_scoring.Wire.sums,),
 }
 """For what a party sends: the messages of others by which its receivers learn of it."""
 
@@ -117,7 +122,7 @@ def disclosures_of(
     """
     aligned = alignment_consent.tables_of(protocol or protocols_of(job)[0])
     unused = (*_unused(job), *alignment_consent.unsaid(job, role))
-    return [m for m in _told_by((*aligned, *_tables(job, key_holder)), role) if m not in unused]
+    return [m for m in _told_by(_messages(*aligned, *_tables(job, key_holder)), role) if m not in unused]
 
 
 def check_disclosures(job: Job, spec: PartySpec, guards: Guards, key_holder: KeyHolder | None = None) -> None:
@@ -149,7 +154,7 @@ def check_alignment(job: Job, spec: PartySpec, guards: Guards, *, cardinality: b
     guards.heed(protocol_use(spec.policy, party=spec.name, protocols=protocols_of(job)))
     role = _role(spec)
     unsaid = alignment_consent.unsaid(job, role, cardinality=cardinality)
-    ways = [_told_by(alignment_consent.tables_of(way), role) for way in protocols_of(job, spec.policy)]
+    ways = [_told_by(_messages(*alignment_consent.tables_of(way)), role) for way in protocols_of(job, spec.policy)]
     _heed(spec, guards, [[message for message in told if message not in unsaid] for told in ways])
 
 
@@ -162,7 +167,9 @@ def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
         As `check_disclosures`.
     """
     check_alignment(job, spec, guards)
-    _heed(spec, guards, [_told_by((_scoring_table(job),), _role(spec))])
+    # the one table of mode split has the messages of training too
+    messages = _messages(_scoring_table(job)) if job.encrypted else [split_learning.Wire.scored]
+    _heed(spec, guards, [_told_by(messages, _role(spec))])
 
 
 def _heed(spec: PartySpec, guards: Guards, ways: list[list[AnyMessage]]) -> None:
@@ -187,9 +194,9 @@ def _judge(spec: PartySpec, message: AnyMessage) -> Verdict | None:
     return disclosure(spec.policy, party=spec.name, message=message.name, discloses=message.discloses, to=to)
 
 
-def _told_by(tables: tuple[type, ...], role: type[DataParty]) -> list[AnyMessage]:
-    """The messages by which others learn something of a party of a role where these tables are played."""
-    sent = [message for table in tables for message in _messages(table) if issubclass(role, message.src)]
+def _told_by(messages: list[AnyMessage], role: type[DataParty]) -> list[AnyMessage]:
+    """The messages by which others learn something of a party of a role where these are sent."""
+    sent = [message for message in messages if issubclass(role, message.src)]
     return list(dict.fromkeys(told for message in sent for told in _told(message, role)))
 
 
@@ -204,6 +211,8 @@ def _told(message: AnyMessage, role: type[DataParty]) -> Iterator[AnyMessage]:
 
 def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
     """Wire tables of all protocols that the job runs once rows are aligned."""
+    if job.model == "splitnn":
+        return (prepare.Wire, *((splitnn.Wire,) if job.encrypted else ()), _scoring_table(job))
     if job.model == "boosting":
         trees = boosting_one_sided.Wire if job.alignment.one_sided else boosting.Wire
         return (prepare.Wire, trees, importance.Wire, _scoring_table(job))
@@ -211,13 +220,15 @@ def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
 
 
 def _scoring_table(job: Job) -> type:
+    if job.model == "splitnn":
+        return splitnn_scoring.Wire if job.encrypted else split_learning.Wire
     if job.model == "boosting":
         return boosting_scoring_one_sided.Wire if job.alignment.one_sided else boosting_scoring.Wire
     return scoring_one_sided.Wire if job.alignment.one_sided else scoring.Wire
 
 
-def _messages(table: type) -> list[AnyMessage]:
-    return [entry for entry in vars(table).values() if isinstance(entry, Message)]
+def _messages(*tables: type) -> list[AnyMessage]:
+    return [entry for table in tables for entry in vars(table).values() if isinstance(entry, Message)]
 
 
 def _unused(job: Job) -> Iterator[AnyMessage]:
@@ -230,6 +241,8 @@ def _unused(job: Job) -> Iterator[AnyMessage]:
             boosting_scoring.Wire.sides,
             boosting_scoring_one_sided.Wire.above,
             boosting_scoring_one_sided.Wire.sides,
+            splitnn_scoring.Wire.sums,
+            split_learning.Wire.scored,
         )
     if job.training.newton_steps == 0:
         yield glm_quadratic.Wire.training_sums

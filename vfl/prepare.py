@@ -37,11 +37,13 @@ from parties.policy import (
     KeyHolder,
     column_use,
     effective_limits,
+    embedding_exchange,
     gradient_sampling,
     label_privacy,
     objections,
     protocol_use,
     rows_to_score,
+    single_first_layer,
     single_passive,
     tree_limits,
 )
@@ -236,6 +238,8 @@ def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards, columns: Ite
     """
     from vfl.consent import check_disclosures  # it reads the tables of all protocols, this file's too
 
+    if not job.encrypted:
+        guards.heed(embedding_exchange(party=spec.name, consent=spec.policy.embedding_gradients))
     setting = job.privacy.key_holder
     _heed_objections(job, spec, guards, spec.policy.key_holder[0] if setting == "auto" else setting)
     guards.heed(protocol_use(spec.policy, party=spec.name, protocols=protocols_of(job)))
@@ -261,9 +265,12 @@ def _check_consent_as_passive(job: Job, spec: PartySpec, guards: Guards) -> None
         rows, gap = effective_limits(settings.min_node_rows, settings.min_bin_gap, enforce=True)
         for verdict in tree_limits(spec.policy, party=spec.name, min_node_rows=rows, min_bin_gap=gap):
             guards.heed(verdict)
+        return
+    consent, passive = spec.policy.partial_scores, len(job.passive)
+    if job.model == "splitnn":
+        if job.encrypted:
+            guards.heed(single_first_layer(party=spec.name, passive_parties=passive, consent=consent))
     elif job.privacy.key_holder == "active" or job.model not in COORDINATOR_MODELS:
-        consent = spec.policy.partial_scores
-        passive = len(job.passive)
         guards.heed(single_passive(key_holder="active", party=spec.name, passive_parties=passive, consent=consent))
 
 
@@ -281,7 +288,7 @@ def check_key_holder_consent(terms: Terms, spec: PartySpec, guards: Guards) -> N
     """The party's policy against who is to hold the key, and what is told then, once that is known."""
     from vfl.consent import check_disclosures  # as above
 
-    if terms.key_holder not in spec.policy.key_holder:
+    if terms.job.encrypted and terms.key_holder not in spec.policy.key_holder:
         _heed_objections(terms.job, spec, guards, terms.key_holder)
     check_disclosures(terms.job, spec, guards, terms.key_holder)
 
@@ -291,8 +298,8 @@ def _heed_objections(job: Job, spec: PartySpec, guards: Guards, holder: KeyHolde
         spec.policy,
         party=spec.name,
         model=job.model,
-        key_bits=job.privacy.key_bits,
-        key_holder=holder,
+        key_bits=job.privacy.key_bits if job.encrypted else None,
+        key_holder=holder if job.encrypted else None,
         min_intersection=job.alignment.min_intersection,
         max_rounds=job.max_rounds,
     ):
@@ -312,7 +319,13 @@ def agree_terms(job: Job, facts: Facts, rows: int, validation: int = 0) -> Terms
         raise RemoteProtocolError(f"{job.active} announced no sensible number of scores per row")
     passive_columns = sum(columns[name] for name in job.passive)
     holder, reason = choose_key_holder(
-        job.model, job.privacy.key_holder, passive_columns, len(job.passive), outputs, job.max_rounds
+        job.model,
+        job.privacy.key_holder,
+        passive_columns,
+        len(job.passive),
+        outputs,
+        job.max_rounds,
+        encrypted=job.encrypted,
     )
     check_key_holder(job, holder, reason)
     consent = all(facts.get(f"{name} consent") is True for name in job.passive)

@@ -103,13 +103,14 @@ def _task_and_model_conflict(companies: Companies) -> None:
     companies.write()
 
 
-@case("splitnn", "not in this version")
-def _model_to_come(companies: Companies) -> None:
-    companies.top["model"] = "splitnn"
+@case("embedding_gradients = true in its policy", "party 'bank'")
+def _single_rows_in_the_clear_by_chance(companies: Companies) -> None:
+    companies.top |= {"model": "splitnn", "task": "binary"}
+    companies.sections["training"] = {"mode": "split"}
     companies.write()
 
 
-@case("model", "'logistic'")
+@case("model", "'logistic'", "did you mean 'logistic'?")
 def _unknown_model(companies: Companies) -> None:
     companies.top["model"] = "logisitc"
     companies.write()
