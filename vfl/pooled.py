@@ -22,12 +22,15 @@ from vfl.boosting_part import make_limits, own_part
 from vfl.boosting_part import plain_predictions as plain_trees
 from vfl.glm_part import plain_predictions as plain_glm
 from vfl.job import Scenario
+from vfl.network_columns import encode_new
 from vfl.optim import Vector
+from vfl.plain_network import plain_predictions as plain_network
 from vfl.prepare import read_ids, split_rows
 from vfl.report.evidence import ALONE, POOLED, WITHOUT, Evidence, save_evidence
 from vfl.report.summary import References
 from vfl.session import aligned_labels
 from vfl.shard import load_shard
+from vfl.splitnn_shard import load_split_shard
 from vfl.terms import Integers
 from vfl.trained import Aligned
 from vfl.tree_shard import load_tree_shard
@@ -37,7 +40,11 @@ from vfl.trees.shuffle import tie_key
 
 
 def refer(
-    scenario: Scenario, folder: Path, evidence: Evidence, tables: Mapping[str, PartyTable] | None = None
+    scenario: Scenario,
+    folder: Path,
+    evidence: Evidence,
+    tables: Mapping[str, PartyTable] | None = None,
+    modules: Mapping[str, object] | None = None,
 ) -> References:
     """Judge the models on columns in one place, and add what they say to the active party's ``evidence.npz``.
 
@@ -47,12 +54,16 @@ def refer(
     ----------
     evidence : Evidence
         Of the joint model, and of the active party alone.
+    modules : mapping of party name to torch.nn.Module, optional
+        Model splitnn: the users' own networks, as they were before the training.
     """
     from vfl.metrics import evaluate
     from vfl.report.statistics import bootstrap_intervals, compare
 
     job = scenario.job
-    whole = replace(evidence, predicted=evidence.predicted | _predictions(scenario, folder, evidence, tables))
+    whole = replace(
+        evidence, predicted=evidence.predicted | _predictions(scenario, folder, evidence, tables, modules or {})
+    )
     save_evidence(folder / job.active, whole)
     metrics = {name: evaluate(whole.task, whole.y, scores, whole.classes) for name, scores in whole.predicted.items()}
     return References(
@@ -64,7 +75,11 @@ def refer(
 
 
 def _predictions(
-    scenario: Scenario, folder: Path, evidence: Evidence, tables: Mapping[str, PartyTable] | None
+    scenario: Scenario,
+    folder: Path,
+    evidence: Evidence,
+    tables: Mapping[str, PartyTable] | None,
+    modules: Mapping[str, object],
 ) -> dict[str, Vector]:
     """Predictions of the test rows on all columns, and on all but each passive party's in turn."""
     job = scenario.job
@@ -82,6 +97,8 @@ def _predictions(
     if job.model == "boosting":
         whole = {name: loaded[name].features.iloc[ids[name].rows] for name in job.passive if job.alignment.one_sided}
         predict = _trees(folder, data, frames, whole)
+    elif job.model == "splitnn":
+        predict = _networks(folder, data, frames, modules)
     else:
         predict = _glm(folder, data, frames)
     predicted = {POOLED: predict(list(loaded))}
@@ -100,6 +117,14 @@ def _glm(folder: Path, data: Aligned, frames: Frames) -> Predict:
     """What fits a GLM on some parties' columns side by side."""
     encoded = {name: _encoded(folder / name, frame) for name, frame in frames.items()}
     return lambda names: plain_glm(data, np.hstack([encoded[name] for name in names]))
+
+
+def _networks(folder: Path, data: Aligned, frames: Frames, modules: Mapping[str, object]) -> Predict:
+    """What trains a network on some parties' columns, as the joint run does, in the clear."""
+    outputs = len(data.classes) if data.job.task == "multiclass" else 1
+    preprocessors = {name: load_split_shard(folder / name).preprocessor for name in frames}
+    encoded = {name: encode_new(preprocessors[name], frame, new_data=False)[0] for name, frame in frames.items()}
+    return lambda names: plain_network(data, {name: encoded[name] for name in names}, outputs, modules)
 
 
 def _trees(folder: Path, data: Aligned, frames: Frames, whole: Frames) -> Predict:
