@@ -11,13 +11,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from parties.errors import RemoteProtocolError
+from parties.errors import CryptoError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
-from parties.wire import Active, Coordinator, Encrypted, Masked, Message, Passive
-from vfl.exchange import receive_ciphers, send_ciphers
+from parties.wire import Active, Coordinator, Encrypted, Masked, Message, PaillierKey, Passive
+from vfl.exchange import receive_ciphers, receive_key, send_ciphers
 from vfl.job import Job
 from vfl.masking import Masks, add_masked, pairwise_masks
 from vfl.optim import Vector
@@ -66,7 +67,8 @@ class ActiveForward:
         total = self.hub.recv(self.messages.sums)
         rest = self.masks.open_scores(f"outputs|{self._passes}", total, rows * self.plan.units)
         self._passes += 1
-        return open_outputs(self.plan, self.key, products, rest.reshape(rows, self.plan.units))
+        with opens(f"outputs from {self.hub.peer}"):
+            return open_outputs(self.plan, self.key, products, rest.reshape(rows, self.plan.units))
 
 
 def start_forward(endpoint: Endpoint, terms: Terms, messages: ForwardPass, purpose: str) -> ActiveForward:
@@ -86,6 +88,23 @@ def start_forward(endpoint: Endpoint, terms: Terms, messages: ForwardPass, purpo
         plan=plan,
         masks=pairwise_masks(endpoint, purpose),
     )
+
+
+@contextmanager
+def opens(what: str) -> Iterator[None]:
+    """Say who sent plaintexts that no honest sum has."""
+    try:
+        yield
+    except CryptoError as error:
+        raise RemoteProtocolError(f"{what}: {error}") from error
+
+
+def take_key(payload: PaillierKey, sender: str, job: Job) -> PublicKey:
+    """Public key of a payload, of exactly the job's length: slots and masks are laid out for that."""
+    key = receive_key(payload, sender, job.privacy.key_bits)
+    if key.bits != job.privacy.key_bits:
+        raise RemoteProtocolError(f"public key from {sender}: {key.bits} bits, the job has {job.privacy.key_bits}")
+    return key
 
 
 @dataclass

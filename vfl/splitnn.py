@@ -69,14 +69,16 @@ from parties.wire import (
     Revealed,
 )
 from vfl.epochs import Course, Rows, draw_batches, run_epochs
-from vfl.exchange import receive_ciphers, receive_key, send_ciphers, send_key
+from vfl.exchange import receive_ciphers, send_ciphers, send_key
 from vfl.forward_pass import (
     ActiveForward,
     ForwardPass,
     PassiveForward,
     add_forward,
     answer_forward,
+    opens,
     start_forward,
+    take_key,
 )
 from vfl.masking import check_words
 from vfl.optim import Vector
@@ -166,11 +168,16 @@ def active(endpoint: Endpoint, terms: Terms, network: Network, rows: Rows, progr
         for link in forward.passives:
             link.send(Wire.key, send_key(forward.key.public))
         forward.hub.send(Wire.key_copy, send_key(forward.key.public))
-        source = _ActiveSource(forward, Steps(terms.job.splitnn.source_step))
         kept = endpoint.keeper.trained()
+        source = _ActiveSource(forward, Steps(terms.job.splitnn.source_step, clipped=_kept_clipped(kept)))
         source.shares, source.best = _receive_shares(forward.passives, terms) if kept is None else _restore(kept, terms)
         course = run_epochs(terms.job, network, source, rows, progress, endpoint.keeper)
     return ActiveFit(course, source.best, _warn_of_clipped(source.steps.clipped))
+
+
+def _kept_clipped(kept: Snapshot | None) -> int:
+    """How many entries of steps were cut before the checkpoint."""
+    return 0 if kept is None else int(kept.integers("source.clipped").sum())
 
 
 def _warn_of_clipped(clipped: int) -> tuple[str, ...]:
@@ -205,7 +212,8 @@ class _ActiveSource:
             share = self.shares[link.peer]
             count = len(share) * run.plan.per_row(run.plan.backward)
             updates = receive_ciphers(run.key.public, link.recv(Wire.updates), count, link.peer)
-            self.shares[link.peer] = share - open_updates(run.plan, run.key, updates)
+            with opens(f"updates from {link.peer}"):
+                self.shares[link.peer] = share - open_updates(run.plan, run.key, updates)
         self._changed = True
 
     def end_epoch(self, *, best: bool, go_on: bool) -> None:
@@ -218,9 +226,10 @@ class _ActiveSource:
         self._changed = True  # the next pass's weights are sent again: passive parties keep none behind an epoch
 
     def state(self) -> Arrays:
-        """The shares, and those of the best epoch."""
+        """The shares, those of the best epoch, and how much was cut off steps."""
         kinds = (("share", self.shares), ("best", self.best))
-        return {f"source.{kind}.{name}": share for kind, shares in kinds for name, share in shares.items()}
+        kept: Arrays = {f"source.{kind}.{name}": share for kind, shares in kinds for name, share in shares.items()}
+        return kept | {"source.clipped": np.array([self.steps.clipped], dtype=np.int64)}
 
 
 def passive(endpoint: Endpoint, terms: Terms, X: Integers) -> PassiveFit:
@@ -232,7 +241,7 @@ def passive(endpoint: Endpoint, terms: Terms, X: Integers) -> PassiveFit:
         Own cells in fixed point, the training rows' first and then the validation part's.
     """
     lead = endpoint.link(Passive, Active, terms.job.active)
-    key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
+    key = take_key(lead.recv(Wire.key), lead.peer, terms.job)
     forward = answer_forward(endpoint, terms, key, TRAINING, "splitnn")
     kept, keeper, settings = endpoint.keeper.trained(), endpoint.keeper, terms.job.splitnn
     share, best, go = _send_share(lead, terms, X) if kept is None else _restore_share(kept, X.shape[1], terms)
@@ -287,7 +296,7 @@ def validation_blocks(terms: Terms) -> list[Integers]:
 def coordinator(endpoint: Endpoint, terms: Terms) -> int:
     """Play the coordinator: add up products and rests, hand steps on; returns how many epochs there were."""
     lead = endpoint.link(Coordinator, Active, terms.job.active)
-    key = receive_key(lead.recv(Wire.key_copy), lead.peer, terms.job.privacy.key_bits)
+    key = take_key(lead.recv(Wire.key_copy), lead.peer, terms.job)
     forward = add_forward(endpoint, terms.job, key, TRAINING)
     keeper, settings = endpoint.keeper, terms.job.splitnn
     kept, epoch = keeper.trained(), keeper.rounds

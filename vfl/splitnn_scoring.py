@@ -27,8 +27,8 @@ import numpy as np
 from parties.link import Endpoint
 from parties.policy import Guards, Policy, spend_rows
 from parties.wire import Active, Coordinator, Encrypted, Masked, Message, PaillierKey, Passive
-from vfl.exchange import receive_key, send_key
-from vfl.forward_pass import ForwardPass, add_forward, answer_forward, start_forward
+from vfl.exchange import send_key
+from vfl.forward_pass import ForwardPass, add_forward, answer_forward, start_forward, take_key
 from vfl.optim import Vector
 from vfl.source_layer import Words
 from vfl.terms import Integers, Terms
@@ -97,7 +97,7 @@ def score_as_passive(
     """
     spend_rows(guards, policy, party=endpoint.name, rows=len(X), content=[share.tobytes(), X.tobytes()])
     lead = endpoint.link(Passive, Active, terms.job.active)
-    key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
+    key = take_key(lead.recv(Wire.key), lead.peer, terms.job)
     forward = answer_forward(endpoint, terms, key, SCORING, "splitnn scoring")
     with forward.pool:
         weights = forward.receive_weights(X.shape[1])
@@ -108,7 +108,7 @@ def score_as_passive(
 def score_as_coordinator(endpoint: Endpoint, terms: Terms, rows: int) -> None:
     """Add up what cannot be read."""
     lead = endpoint.link(Coordinator, Active, terms.job.active)
-    key = receive_key(lead.recv(Wire.key_copy), lead.peer, terms.job.privacy.key_bits)
+    key = take_key(lead.recv(Wire.key_copy), lead.peer, terms.job)
     forward = add_forward(endpoint, terms.job, key, SCORING)
     with forward.pool:
         for block in _blocks(rows):
