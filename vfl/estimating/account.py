@@ -115,6 +115,13 @@ class Account:
         self._sent[sender, receiver] += 1
         return load
 
+    def carry(self, link: tuple[str, str, str], messages: float, size: float) -> None:
+        """Book messages of a protocol whose size, all together, is known; ``link``: protocol, sender, receiver."""
+        flow = self.flows[link]
+        flow.messages += messages
+        flow.bytes += size
+        self._sent[link[1:]] += round(messages)
+
     def repeat(self, phase: str, stages: Iterable[Stage], times: int) -> None:
         """Book stages one after the other, and all of them ``times`` over; sizes are exact to the byte.
 

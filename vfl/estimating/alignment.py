@@ -85,11 +85,10 @@ def _protocol(
         loads[role] = Load(0.0, max(at_length(less.seconds[role], more.seconds[role]), 0.0))
     for key, carried in more.bytes.items():
         _, sender, receiver = key
-        flow, hops = account.flows[key], 1 if COORDINATOR in (sender, receiver) else 2
+        hops = 1 if COORDINATOR in (sender, receiver) else 2
         messages = max(at_length(less.messages[key], more.messages[key]), 1.0)
         size = at_length(less.bytes[key], carried)
-        flow.messages += messages
-        flow.bytes += size
+        account.carry(key, messages, size)
         sealed = 0.0 if hops == 1 else speeds.sealed_byte
         spent = size * speeds.byte + size / hops * (speeds.codec_byte + sealed) + messages * hops * speeds.hop
         loads[receiver] += Load(spent)

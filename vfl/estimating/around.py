@@ -30,10 +30,10 @@ def start(account: Account, survey: Survey) -> None:
     loads = {COORDINATOR: Load(speeds.start)}
     for name, own in survey.owns.items():
         loads[name] = Load(speeds.start + own.seconds["reading"])
-        account.send(greeting.Wire.hello, name, COORDINATOR, Hello(bytes(32), lines))
+        account.send(greeting.Wire.hello, name, COORDINATOR, Hello(bytes(32), lines, salt=bytes(32)))
         account.send(greeting.Wire.verdict, COORDINATOR, name, Control({"differs": None}))
         fresh = {each: bytes(32) for each in survey.owns}
-        account.send(greeting.Wire.roster, COORDINATOR, name, Roster(fresh, _RUN_ID, 0))
+        account.send(greeting.Wire.roster, COORDINATOR, name, Roster(fresh, _RUN_ID, 0, bytes(32)))
     account.stage("starting", {"launcher": Load(_LAUNCH * len(loads))})
     account.stage("starting", loads)
 
@@ -48,7 +48,7 @@ def preparing(account: Account, survey: Survey) -> None:
     loads = {}
     for name, own_part in survey.owns.items():
         facts: Facts = {"columns": terms.columns[name], "outputs": 1, "consent": terms.consent}
-        loads[name] = Load(own_part.seconds["preparing"] + (account.speeds.learn if survey.blocks else 0.0))
+        loads[name] = Load(own_part.seconds["preparing"] + (0.0 if survey.binned else account.speeds.learn))
         account.send(prepare.Wire.shape, name, COORDINATOR, Revealed(facts, np.zeros(0)))
         account.send(prepare.Wire.shapes, COORDINATOR, name, Revealed(shapes, np.zeros(0)))
         if name != job.active:
@@ -74,10 +74,10 @@ def ending(account: Account, survey: Survey, trained: Trained, *, baselines: boo
     """Book metrics and how sure they are, the models for comparison, and what is left in the run's directory."""
     job, speeds, own = survey.job, account.speeds, survey.terms.columns
     lead, test = job.active, survey.parts.test
-    trees = job.model == "boosting"
+    trees, network = job.model == "boosting", job.model == "splitnn"
     everything = max(sum(own.values()), 1)
     alone = trained.fitting * (own[lead] / everything if trees else 1.0)
-    whole = trained.fitting * (1.0 if trees else everything / max(own[lead], 1))
+    whole = trained.fitting * (1.0 if trees or network else everything / max(own[lead], 1))
     judging = _judging(survey) if test else 0.0
     if test:
         again = alone + judging if baselines else 0.0

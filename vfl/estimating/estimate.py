@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from parties.link import COORDINATOR
-from vfl.estimating import around, exact, quadratic, trees
+from vfl.estimating import around, exact, network, quadratic, split_learning, splitnn, trees
 from vfl.estimating.account import Account
 from vfl.estimating.alignment import aligning
 from vfl.estimating.calibration import calibrate
@@ -13,6 +13,7 @@ from vfl.estimating.survey import Survey, survey
 from vfl.job import Scenario
 from vfl.paillier import kernel_name
 from vfl.report.summary import ALIGNMENT_PROTOCOLS, TRAINING_PROTOCOLS
+from vfl.source_layer import plan_layer
 
 PHASES = ("starting", "aligning", "preparing", "training", "evaluating", "saving", "comparing")
 
@@ -98,6 +99,9 @@ def estimate(scenario: Scenario, *, baselines: bool = True) -> Estimate:
     around.preparing(account, surveyed)
     if job.model == "boosting":
         trained = trees.training(account, surveyed)
+    elif job.model == "splitnn":
+        by_mode = {"source-layer": splitnn.training, "split": split_learning.training}
+        trained = by_mode[job.splitnn.mode](account, surveyed)
     else:
         by_holder = {"active": exact.training, "coordinator": quadratic.training}
         trained = by_holder[surveyed.terms.key_holder](account, surveyed)
@@ -162,23 +166,32 @@ def _links(account: Account) -> list[Traffic]:
 
 def _hints(surveyed: Survey, account: Account) -> list[str]:
     """Which lines of the job change it most: at most two."""
-    job, seconds = surveyed.job, account.seconds
-    total, bits = sum(seconds.values()), job.privacy.key_bits
-    hints = []
-    if seconds["training"] > total / 4:
-        if job.model == "boosting":
-            hints.append("training.n_estimators: seconds and bytes of the training grow in proportion to it")
-            if surveyed.terms.outputs > 1 and not job.boosting.multi_output:
-                hints.append("training.multi_output = true grows one tree a round for all classes")
-        elif bits == 2048:
-            hints.append("privacy.key_bits = 3072 would train about twice as long, in about as many bytes")
-        if job.model == "boosting" and job.boosting.subsample == 1 and not job.alignment.one_sided:
-            hints.append("training.subsample, or top_rate and other_rate: a tree encrypts only the rows drawn")
+    seconds = account.seconds
+    total = sum(seconds.values())
+    hints = _training_hints(surveyed, long=seconds["training"] > total / 4)
     if seconds["aligning"] > total / 4:
         hints.append("the alignment takes its time per id of every party: rows that cannot match are best left out")
     if seconds["comparing"] + seconds["evaluating"] > total / 4:
         hints.append("--no-baselines leaves out the models of the active party alone and of all data pooled")
     return hints[:2]
+
+
+def _training_hints(surveyed: Survey, *, long: bool) -> list[str]:
+    """Which lines make the training cheaper; ``long``: it takes much of the run."""
+    job = surveyed.job
+    if job.model == "splitnn":
+        return network.hints(surveyed, plan_layer(surveyed.terms) if job.encrypted else None) if long else []
+    if job.model != "boosting":
+        twice = "privacy.key_bits = 3072 would train about twice as long, in about as many bytes"
+        return [twice] if long and job.privacy.key_bits == 2048 else []
+    hints = []
+    if long:
+        hints.append("training.n_estimators: seconds and bytes of the training grow in proportion to it")
+        if surveyed.terms.outputs > 1 and not job.boosting.multi_output:
+            hints.append("training.multi_output = true grows one tree a round for all classes")
+    if job.boosting.subsample == 1 and not job.alignment.one_sided:
+        hints.append("training.subsample, or top_rate and other_rate: a tree encrypts only the rows drawn")
+    return hints
 
 
 def _assumptions(surveyed: Survey, account: Account) -> list[str]:
@@ -187,6 +200,8 @@ def _assumptions(surveyed: Survey, account: Account) -> list[str]:
         "between companies the network's speed comes on top",
         "rows and columns were counted from the CSVs of all parties, as only one machine that has them can",
     ]
-    if surveyed.job.privacy.label_dp_epsilon is not None:
+    if surveyed.job.model == "splitnn":
+        lines.append(network.ASSUMED)
+    elif surveyed.job.privacy.label_dp_epsilon is not None:
         lines.append("labels are randomised anew in every run: rounds and trees will differ a little")
     return lines

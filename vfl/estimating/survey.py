@@ -21,8 +21,11 @@ from vfl.glm import Block
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import Job, Scenario
 from vfl.members import Members
+from vfl.network_columns import NetworkColumns, encode_for_network
+from vfl.network_consent import check_consent_to_network
 from vfl.pooled import plain_alignment
 from vfl.prepare import Parts, agree_terms, listed_rows, split_rows
+from vfl.splitnn_part import check_labels as check_network_labels
 from vfl.terms import Terms
 from vfl.trained import Aligned
 
@@ -35,8 +38,8 @@ class Survey:
 
     Attributes
     ----------
-    blocks, binned : dict of party name
-        Encoded columns, or columns in bins: one of the two is empty.
+    blocks, binned, networks : dict of party name
+        Columns of generalised linear models, of trees, of networks: two of the three are empty.
     members : Members, optional
         One-sided, linear models: the active party's training rows in the passive party's list, in CSV order here.
     """
@@ -48,6 +51,7 @@ class Survey:
     data: dict[str, Aligned] = field(repr=False)
     blocks: dict[str, Block] = field(repr=False)
     binned: dict[str, BinnedColumns] = field(repr=False)
+    networks: dict[str, NetworkColumns] = field(default_factory=dict, repr=False)
     members: Members | None = field(default=None, repr=False)
 
     @property
@@ -87,6 +91,7 @@ def survey(scenario: Scenario) -> Survey:
     data: dict[str, Aligned] = {}
     blocks: dict[str, Block] = {}
     binned: dict[str, BinnedColumns] = {}
+    networks: dict[str, NetworkColumns] = {}
     facts: dict[str, Fact] = {}
     for name, own in owns.items():
         with _timed(own, "preparing"):
@@ -96,6 +101,11 @@ def survey(scenario: Scenario) -> Survey:
                     check_labels(one)
                 binned[name] = bin_columns(job, own.spec, own.table, one.rows, one.n_train)
                 width = len(binned[name].features)
+            elif job.model == "splitnn":
+                if one.labels is not None:
+                    check_network_labels(one)
+                networks[name] = encode_for_network(own.spec, own.table, one.rows, one.n_train)
+                width = networks[name].X.shape[1]
             else:
                 columns = encode_columns(own.spec, own.table, one.rows, one.n_train, own.guards)
                 blocks[name] = own_block(job, own.spec, columns, one.n_train)
@@ -107,6 +117,8 @@ def survey(scenario: Scenario) -> Survey:
     for name, own in owns.items():
         if binned:
             check_consent_to_trees(terms, own.spec, own.guards)
+        elif networks:
+            check_consent_to_network(terms, own.spec, own.guards)
         else:
             check_consent_to_terms(terms, own.spec, own.guards, data[name].n_train)
     members = None
@@ -114,7 +126,7 @@ def survey(scenario: Scenario) -> Survey:
         (other,) = job.passive
         fitted = rows[other][: parts.train + parts.validation]
         members = Members(np.searchsorted(owns[other].ids.rows, fitted), listed)
-    return Survey(scenario, terms, parts, owns, data, blocks, binned, members)
+    return Survey(scenario, terms, parts, owns, data, blocks, binned, networks, members)
 
 
 @contextmanager

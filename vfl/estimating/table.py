@@ -34,10 +34,12 @@ def show_estimate(estimate: Estimate, console: Console) -> None:
     rows = ", ".join(f"{count:,} {part}" for part, count in estimate.rows.items())
     columns = ", ".join(f"{name} {count}" for name, count in estimate.columns.items())
     say(f"{estimate.name}: {estimate.model}, {estimate.task}; rows: {rows}; columns after encoding: {columns}", console)
-    say(f"Private key at the {_HOLDERS[estimate.key_holder]}: {estimate.key_holder_reason}", console)
+    reason = estimate.key_holder_reason
+    encrypted = f"Private key at the {_HOLDERS[estimate.key_holder]}: {reason}"
+    say(encrypted if estimate.encryptions else reason[:1].upper() + reason[1:], console)
     ends = "" if estimate.converged else ", without converging"
     say(f"Rounds: {estimate.rounds:,}{ends} ({estimate.rounds_from})", console)
-    console.print(_seconds(estimate), _roles(estimate), _links(estimate))
+    console.print(_seconds(estimate), *([_roles(estimate)] if estimate.encryptions else []), _links(estimate))
     for line in estimate.warnings:
         warn(line, console)
     for line in estimate.hints:
