@@ -78,7 +78,7 @@ def _fitting(folder: Path, kept: KeptRun, shard: SplitShard) -> SplitShard:
     widths[kept.party.name] = len(shard.preprocessor.names)
     if any(kept.columns.get(name) != width for name, width in widths.items()):
         raise DataError(
-            f"model shard {folder}: cannot be read (it is not as wide as the run's); run the training again"
+            f"model shard {folder}: cannot be read (not as many columns as were agreed on); run the training again"
         )
     return shard
 

@@ -90,7 +90,7 @@ def run_scenario(
             from vfl.pooled import refer
 
             report(Event(COORDINATOR, "comparing"))
-            references = refer(scenario, folder, evidence, tables)
+            references = refer(scenario, folder, evidence, tables, modules)
         ledger = merge_sent(read_ledger(folder / name / LEDGER) for name in played.results)
         write_ledger(folder / LEDGER, ledger)
         summary = summarise(scenario, played, ledger, references, time.perf_counter() - start)

@@ -14,8 +14,10 @@ import pytest
 
 from tests.runs.companies import Companies, files_in, make_boosted, make_companies
 from tests.runs.conftest import Command, vfl  # noqa: F401 - the fixture
+from tests.splitnn.trials import make_split
 
 Make = Callable[[Path], Companies]
+BOTTOMS = {"mode": "split", "bottom_hidden": [4], "dropout": 0.2}
 MODELS: dict[str, Make] = {
     "logistic": lambda folder: make_companies(folder, messy=True),
     "logistic, key at the coordinator": lambda folder: make_companies(folder, key_holder="coordinator"),
@@ -26,6 +28,10 @@ MODELS: dict[str, Make] = {
     "trees, binary": lambda folder: make_boosted(folder, messy=True),
     "trees, multiclass": lambda folder: make_boosted(folder, "multiclass", passive=1),
     "trees, regression": lambda folder: make_boosted(folder, "regression"),
+    "network, binary": lambda folder: make_split(folder, messy=True),
+    "network, label only": lambda folder: make_split(folder, "multiclass", passive=1, label_only=True),
+    "network, counts": lambda folder: make_split(folder, "count", weights=True),
+    "network, mode split": lambda folder: make_split(folder, "regression", training=BOTTOMS),
 }
 
 
