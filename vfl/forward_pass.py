@@ -22,7 +22,7 @@ from vfl.exchange import receive_ciphers, receive_key, send_ciphers
 from vfl.job import Job
 from vfl.masking import Masks, add_masked, pairwise_masks
 from vfl.optim import Vector
-from vfl.paillier import CipherVector, ObfuscatorPool, PrivateKey, PublicKey, add, generate_keypair, rerandomise
+from vfl.paillier import CipherVector, ObfuscatorPool, PrivateKey, PublicKey, add, generate_keypair, hand_on
 from vfl.source_layer import LayerPlan, Words, encrypt_weights, multiply, open_outputs, plan_layer
 from vfl.terms import Integers, Terms
 
@@ -160,7 +160,6 @@ class CoordinatorForward:
     passives: list[Link[Coordinator, Passive]]
     messages: ForwardPass
     key: PublicKey
-    pool: ObfuscatorPool = field(repr=False)
     units: int
 
     def add_up(self, rows: int) -> None:
@@ -171,7 +170,7 @@ class CoordinatorForward:
         self.lead.send(self.messages.sums, add_masked(rests, rows * self.units))
 
     def _sum(self, products: Mapping[str, Encrypted], rows: int) -> Encrypted:
-        """One party's ciphertexts as they are; of several a fresh sum, which names none of its terms."""
+        """One party's ciphertexts as they are, or the sum of several: all of them are fresh for their receiver."""
         first, *others = products
         count = len(products[first].body)
         if count % rows or not 0 < count // rows <= self.units:
@@ -183,17 +182,15 @@ class CoordinatorForward:
         total = receive_ciphers(self.key, products[first], count, first)
         for name in others:
             total = add(total, receive_ciphers(self.key, products[name], count, name))
-        return send_ciphers(rerandomise(total, towards_owner=True, pool=self.pool))
+        return send_ciphers(hand_on(total))
 
 
 def add_forward(endpoint: Endpoint, job: Job, key: PublicKey, messages: ForwardPass) -> CoordinatorForward:
     """What the coordinator needs for forward passes; it need not know how many columns there are."""
-    several = len(job.passive) > 1
     return CoordinatorForward(
         lead=endpoint.link(Coordinator, Active, job.active),
         passives=[endpoint.link(Coordinator, Passive, name) for name in job.passive],
         messages=messages,
         key=key,
-        pool=ObfuscatorPool(key, capacity=job.splitnn.batch_size if several else 1, towards_owner=True),
         units=job.splitnn.units,
     )

@@ -302,20 +302,19 @@ def coordinator(endpoint: Endpoint, terms: Terms) -> int:
     kept, epoch = keeper.trained(), keeper.rounds
     go = True if kept is None else kept.fact("go", bool)
     blocks = [len(block) for block in validation_blocks(terms)]
-    with forward.pool:
-        while go:
-            for batch in draw_batches(terms.rows, settings.batch_size, terms.job.seed, epoch):
-                forward.add_up(len(batch))
-                steps = lead.recv(Wire.gradients)
-                for link in forward.passives:
-                    link.send(Wire.gradients_copy, steps)
-            for rows in blocks:
-                forward.add_up(rows)
-            told = lead.recv(Wire.proceed).facts.get("go")
-            if type(told) is not bool:
-                raise RemoteProtocolError(f"{lead.peer} ended an epoch without saying whether it goes on")
-            epoch, go = epoch + 1, told and epoch + 1 < settings.epochs
-            keeper.save_round(epoch, {"go": go}, {})
+    while go:
+        for batch in draw_batches(terms.rows, settings.batch_size, terms.job.seed, epoch):
+            forward.add_up(len(batch))
+            steps = lead.recv(Wire.gradients)
+            for link in forward.passives:
+                link.send(Wire.gradients_copy, steps)
+        for rows in blocks:
+            forward.add_up(rows)
+        told = lead.recv(Wire.proceed).facts.get("go")
+        if type(told) is not bool:
+            raise RemoteProtocolError(f"{lead.peer} ended an epoch without saying whether it goes on")
+        epoch, go = epoch + 1, told and epoch + 1 < settings.epochs
+        keeper.save_round(epoch, {"go": go}, {})
     return epoch
 
 

@@ -110,9 +110,8 @@ def score_as_coordinator(endpoint: Endpoint, terms: Terms, rows: int) -> None:
     lead = endpoint.link(Coordinator, Active, terms.job.active)
     key = take_key(lead.recv(Wire.key_copy), lead.peer, terms.job)
     forward = add_forward(endpoint, terms.job, key, SCORING)
-    with forward.pool:
-        for block in _blocks(rows):
-            forward.add_up(len(block))
+    for block in _blocks(rows):
+        forward.add_up(len(block))
 
 
 def _blocks(rows: int) -> list[Integers]:

@@ -35,7 +35,7 @@ from vfl.paillier.pool import ObfuscatorPool
 from vfl.paillier.shared_bases import times_columns, times_rows
 from vfl.paillier.slots import SlotLayout, compress, pack_residues, pack_slots, plan_slots, unpack_slots
 from vfl.paillier.sums import gather, running_sums, subtract, sum_by_group, sum_segments
-from vfl.paillier.vectors import CipherVector, from_bytes, to_bytes
+from vfl.paillier.vectors import CipherVector, from_bytes, hand_on, to_bytes
 from vfl.paillier.wide_slots import (
     WideSlots,
     draw_masks,
@@ -67,6 +67,7 @@ __all__ = [
     "from_fixed",
     "gather",
     "generate_keypair",
+    "hand_on",
     "kernel_name",
     "kernel_seconds",
     "low_words",
