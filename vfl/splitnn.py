@@ -33,14 +33,18 @@ active : the rows' first-layer outputs, summed over the passive parties, in ever
     very outputs)
 passive : which epochs were the best so far, and when training ends
 coordinator : sizes and timing; it holds no key, and adds up what it cannot read
-Every epoch shows A ``units`` more linear views of the passive columns, of every row: with as many views as columns A
-knows the space that these columns span (`parties.policy` has the budget). A does not learn the weights, nor P the
-outputs, the gradients or a label. Each mask hides its value but for a statistical distance of 2^-39.
+Every epoch shows A ``units`` more linear views of the passive columns, of every row, and A knows its own steps between
+them: from two epochs with as many units as passive columns A can work out the inner products of all rows, that is
+the columns but for a rotation, and with as many rows that it knows otherwise the columns themselves. So A is to be
+trusted with them wherever epochs and units are many; `parties.policy` counts the views, and asks for
+``partial_scores``. A does not learn the weights, nor P the outputs, the gradients or a label. Each mask hides its value
+but for a statistical distance of 2^-40.
 C with A: what A learns. C with A and all passive parties but one: that one's outputs. C with P: what P learns.
 
 Threat model
 ------------
-All follow the protocol and are curious.
+All follow the protocol and are curious. An active party that sends other weights than its own shares reads the passive
+cells off the outputs, and nobody notices; ciphertexts of numbers beyond the agreed ones can outgrow the masks.
 
 >>> [name for name in vars(Wire) if not name.startswith("_")][:3]
 ['key', 'key_copy', 'share']
