@@ -59,6 +59,7 @@ class SplitNetworks:
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     bottoms: dict[str, Bottom] = field(default_factory=dict)
     network: Network | None = None
+    labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.blocks, self.y = make_rows(self.task, self.rows, self.widths)
@@ -119,7 +120,8 @@ class SplitNetworks:
 
         def active(endpoint: Endpoint) -> ActiveFit:
             self.network = self.make_network()
-            return split_learning.active(endpoint, terms, self.network, self.own_rows(), lambda *_: None)
+            rows = self.own_rows()
+            return split_learning.active(endpoint, terms, self.network, rows, lambda *_: None, labels=self.labels)
 
         def passive(endpoint: Endpoint) -> int:
             bottom = self.bottoms[endpoint.name] = self.make_bottom(endpoint.name)
