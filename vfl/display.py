@@ -177,12 +177,14 @@ def _show_course(summary: RunReport, console: Console) -> None:
     """How the run went, and what it warned of."""
     training = summary.training
     holder = "active party" if training.key_holder == "active" else "coordinator"
-    rounds = "1 round" if training.rounds == 1 else f"{training.rounds:,} rounds"
+    key = "no key" if training.mode == "split" else f"key at the {holder}"
+    word = "epoch" if summary.model == "splitnn" else "round"
+    rounds = f"1 {word}" if training.rounds == 1 else f"{training.rounds:,} {word}s"
     common = summary.alignment.intersection
     tell(
         ("of " if common is None else f"{common:,} common rows of ")
         + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
-        + f"; {rounds}{'' if training.converged else ' (not converged)'}, key at the {holder}; "
+        + f"; {rounds}{'' if training.converged else ' (not converged)'}, {key}; "
         f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "
         f"{size_text(summary.training.bytes + summary.alignment.bytes)} sent",
         console,

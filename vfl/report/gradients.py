@@ -31,6 +31,8 @@ def gradients(run: RunDirectory) -> Gradients | None:
 
 def _verdict(run: RunDirectory, attacks: list[LabelInference]) -> str:
     """How well labels can be inferred, as far as this page's owner knows."""
+    if not attacks and run.report.task != "binary":
+        return "How well can be tried for two classes only (label_inference)."
     if not attacks:
         asked = "The job did not ask for it to be tried (label_inference)."
         known = next((kept.job.splitnn.label_inference for kept in run.kept.values()), False)

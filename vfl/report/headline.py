@@ -303,5 +303,5 @@ def training_line(run: RunDirectory) -> str:
     course = f"Training {verb} {plural(report.training.rounds, what)}{end}; {key}."
     if held is None or trained is None:
         return course
-    share = f" ({percent(held / (held + trained), 0)})" if held else ""
+    share = f" ({percent(held / sum(rows or 0 for rows in report.rows.values()), 0)})" if held else ""
     return f"{course} {plural(held, 'row')}{share} were held out for the test figures."

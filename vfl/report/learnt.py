@@ -21,6 +21,8 @@ _HIDDEN = {
     "Blinded": "Ids under one-time pads",
 }
 """Per kind of payload that hides what it holds: how."""
+_MASKED_BELOW = ("products", "all_products", "updates")
+"""Messages of networks that are masked under their encryption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,12 @@ def hidden(run: RunDirectory) -> list[Hidden]:
 
 def _opens(entry: Entry, holder: str) -> str:
     """Who can take off what hides a message."""
+    protocol, _, name = entry.message.partition(".")
     if entry.kind in ("Encrypted", "EncryptedSums"):
-        return f"{holder}, who holds the key"
+        below = ", and finds masked numbers" if protocol.startswith("splitnn") and name in _MASKED_BELOW else ""
+        return f"{holder}, who holds the key{below}"
+    if entry.message == "splitnn.share":
+        return "Nobody: it is one half of a sum, random without the other"
     if entry.kind == "Masked":
         return (
             "The receiver: in the sum the masks cancel" if entry.discloses else "Nobody: masks cancel only in the sum"

@@ -253,7 +253,8 @@ def _network(run: RunDirectory) -> list[tuple[str, str]]:
         return [("Mode", mode)]
     network = kept.job.splitnn
     above = f", then {listed([count(width) for width in network.hidden])}" if network.hidden else ""
-    return [("Mode", mode), ("Layers", f"{count(network.units)} units held together{above} ({network.activation})")]
+    first = f"{count(network.units)} units, to which all parties add{above}; {network.activation}"
+    return [("Mode", mode), ("Layers", first)]
 
 
 def _kept_epoch(report: RunReport) -> str:

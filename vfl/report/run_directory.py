@@ -66,7 +66,7 @@ class RunDirectory:
     @property
     def in_the_clear(self) -> bool:
         """Whether a network's outputs and gradients went from party to party unencrypted, in mode split."""
-        return any(entry.message.startswith("split_learning.") for entry in self.entries)
+        return self.report.training.mode == "split"
 
     @property
     def shards(self) -> list[str]:

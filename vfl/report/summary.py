@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT_PROTOCOLS = ("align", "base_ot", "ecdh", "kkrt", "mpsi", "oprf", "progress", "server_aided", "verdict")
 TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided", "splitnn", "split_learning")
-_SOME: dict[str, object] = {"validation_loss": [], "label_inference": [], "gradient_noise": None}
+_SOME: dict[str, object] = {"validation_loss": [], "label_inference": [], "gradient_noise": None, "mode": ""}
 """What ``training`` has of some runs only."""
 
 
@@ -59,7 +59,7 @@ class TrainingPart(msgspec.Struct, frozen=True):
     """The training; ``loss`` has the start and then one entry per round, penalty included.
 
     ``validation_loss`` likewise, of the validation part; empty without one. ``label_inference`` and ``gradient_noise``
-    are of mode split, where the job asks for them; only the active party knows the first.
+    are of mode split, where the job asks for them; only the active party knows the first. ``mode`` is a network's.
     """
 
     key_holder: str
@@ -73,6 +73,7 @@ class TrainingPart(msgspec.Struct, frozen=True):
     validation_loss: list[float]
     label_inference: list[LabelInference] = []
     gradient_noise: GradientNoise | None = None
+    mode: str = ""
 
 
 class CryptoPart(msgspec.Struct, frozen=True):
@@ -244,6 +245,7 @@ def _summarise(
             validation_loss=lead.validation_losses,
             label_inference=lead.label_inference,
             gradient_noise=_noise(lead),
+            mode=job.splitnn.mode if job.model == "splitnn" else "",
         ),
         crypto=crypto,
         metrics=metrics,
