@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vfl.paillier import kernel_name
 from vfl.paillier.ifma_kernel import why_not_ifma
 from vfl.paillier.split import thread_count
+
+if TYPE_CHECKING:
+    from vfl.job import Job
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,8 @@ def choose_arithmetic(key_bits: int) -> Arithmetic:
     """
     obstacle = "" if os.environ.get("VFL_KERNEL") else why_not_ifma(key_bits) or ""
     return Arithmetic(key_bits, kernel_name(key_bits), thread_count(), obstacle)
+
+
+def arithmetic_of(job: Job) -> Arithmetic | None:
+    """As `choose_arithmetic`, or None for a job that encrypts nothing: split neural networks in mode split."""
+    return choose_arithmetic(job.privacy.key_bits) if job.encrypted else None

@@ -20,7 +20,10 @@ from psi.verdict import Limit, too_few
 from vfl.boosting_part import bin_columns, check_consent_to_trees, check_labels
 from vfl.company_file import Joining
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
-from vfl.job import COORDINATOR_MODELS, Job, Scenario, choose_key_holder
+from vfl.job import COORDINATOR_MODELS, TASKS, Job, Scenario, choose_key_holder
+from vfl.network_checks import check_torch
+from vfl.network_columns import encode_for_network
+from vfl.network_consent import check_consent_to_network
 from vfl.pooled import plain_alignment
 from vfl.prepare import (
     agree_terms,
@@ -35,6 +38,7 @@ from vfl.prepare import (
 )
 from vfl.preprocess import fit_preprocessor
 from vfl.session import aligned_labels
+from vfl.splitnn_part import check_labels as check_network_labels
 from vfl.terms import Integers, Terms
 from vfl.trained import Aligned
 from vfl.trees.bins import fit_binning
@@ -113,6 +117,7 @@ def check_scenario(scenario: Scenario) -> Check:
         Whatever would refuse the run before its training; too few common rows are left to `Check.refuse_too_few`.
     """
     job = scenario.job
+    check_torch(job, scenario.parties)
     looked_at = [_read_and_inspect(job, spec) for spec in scenario.parties]
     owns = [own for own, _ in looked_at]
     check_id_columns(scenario.parties)
@@ -156,6 +161,7 @@ def check_joining(joining: Joining) -> JoiningCheck:
         Whatever would refuse the run even if every row of the party were common to all.
     """
     job = joining.company.job
+    check_torch(job, [joining.spec])
     own, ids = _read_and_inspect(job, joining.spec)
     party = _party(job, own, ids)
     least = job.alignment.min_intersection
@@ -177,7 +183,7 @@ def _check_alone(job: Job, own: Own, party: PartyCheck) -> None:
         columns, consent = {spec.name: party.encoded}, spec.policy.partial_scores
         terms = Terms(job=job, key_holder=holder, reason="", rows=rows, outputs=1, columns=columns, consent=consent)
         (check_consent_to_trees if job.model == "boosting" else check_key_holder_consent)(terms, spec, guards)
-    if job.model != "boosting" and spec.role == "passive":
+    if job.model in TASKS and spec.role == "passive":
         guards.heed(small_batch(guards, rows=rows, columns=party.encoded, party=spec.name))
         guards.heed(label_rank(columns=party.encoded, rows=rows, party=spec.name))
 
@@ -187,7 +193,7 @@ def _certain_holder(job: Job) -> KeyHolder | None:
     setting = job.privacy.key_holder
     if setting == "auto" and job.model in COORDINATOR_MODELS and len(job.passive) > 1:
         return None
-    return choose_key_holder(job.model, setting, 0, len(job.passive), 1, job.max_rounds)[0]
+    return choose_key_holder(job.model, setting, 0, len(job.passive), 1, job.max_rounds, encrypted=job.encrypted)[0]
 
 
 def read_own(job: Job, spec: PartySpec) -> Own:
@@ -258,7 +264,7 @@ def _encode(job: Job, table: PartyTable, rows: Integers) -> tuple[int, tuple[str
             frame, table.kinds, max_bin=settings.max_bin, max_cat_to_onehot=settings.max_cat_to_onehot
         )
         return len(binning.features), binning.warnings
-    preprocessor = fit_preprocessor(frame, table.kinds)
+    preprocessor = fit_preprocessor(frame, table.kinds, scale_categories=job.model != "splitnn")
     return len(preprocessor.names), preprocessor.warnings
 
 
@@ -281,28 +287,41 @@ def aligned(job: Job, own: Own, rows: Integers, listed: int) -> Aligned:
 
 def _prepare(job: Job, owns: list[Own], rows: Mapping[str, Integers]) -> tuple[str, ...]:
     """Split, encode and judge the common rows as the run will; returns the guards' warnings."""
-    trees = job.model == "boosting"
     facts: dict[str, bool | int | float | str | None] = {}
     listed = listed_rows(job, {own.spec.name: len(own.ids.ids) for own in owns})
     data = {own.spec.name: aligned(job, own, rows[own.spec.name], listed) for own in owns}
     for own in owns:
         name, one = own.spec.name, data[own.spec.name]
         labels = one.labels
-        if trees:
-            width = len(bin_columns(job, own.spec, own.table, one.rows, one.n_train).features)
-            if labels is not None:
-                check_labels(one)
-        else:
-            columns = encode_columns(own.spec, own.table, one.rows, one.n_train, own.guards)
-            width = own_block(job, own.spec, columns, one.n_train).width
         several = labels is not None and job.task == "multiclass"
         outputs = len(labels.classes) if labels is not None and several else 1
-        facts |= {f"{name} columns": width, f"{name} outputs": outputs}
+        facts |= {f"{name} columns": _width(one), f"{name} outputs": outputs}
         facts[f"{name} consent"] = own.spec.policy.partial_scores
     terms = agree_terms(job, facts, *data[job.active].told)
     for own in owns:
-        if trees:
-            check_consent_to_trees(terms, own.spec, own.guards)
-        else:
-            check_consent_to_terms(terms, own.spec, own.guards, data[own.spec.name].n_train)
+        _check_terms(terms, own, data[own.spec.name].n_train)
     return tuple(dict.fromkeys(line for own in owns for line in own.guards.warnings))
+
+
+def _width(data: Aligned) -> int:
+    """Columns of a party as the model takes them; refuses labels that it cannot learn from."""
+    job, spec, table, rows, n_train = data.job, data.spec, data.table, data.rows, data.n_train
+    if job.model == "boosting":
+        width, check = len(bin_columns(job, spec, table, rows, n_train).features), check_labels
+    elif job.model == "splitnn":
+        width, check = len(encode_for_network(spec, table, rows, n_train).preprocessor.names), check_network_labels
+    else:
+        return own_block(job, spec, encode_columns(spec, table, rows, n_train, data.guards), n_train).width
+    if data.labels is not None:
+        check(data)
+    return width
+
+
+def _check_terms(terms: Terms, own: Own, n_train: int) -> None:
+    """What a party says to the agreed sizes."""
+    if terms.job.model == "boosting":
+        check_consent_to_trees(terms, own.spec, own.guards)
+    elif terms.job.model == "splitnn":
+        check_consent_to_network(terms, own.spec, own.guards)
+    else:
+        check_consent_to_terms(terms, own.spec, own.guards, n_train)

@@ -1,15 +1,18 @@
 """What binds the keys of a split neural network: contradictions, and keys of the mode that is not the job's.
 
-`vfl.job_checks` refuses a job for the first of them.
+`vfl.job_checks` refuses a job for the first of them. `check_torch` asks what no line of a job says: whether torch is
+there for those who need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from parties.spec import PartySpec
 from vfl.job import Job, SplitNN
+from vfl.torch_parts import need_torch
 
 SPLIT_KEYS = ("bottom_hidden", "local_steps", "gradient_clip", "gradient_noise", "label_inference")
 """Keys that act in mode split only."""
@@ -34,6 +37,21 @@ def network_at_odds(job: Job) -> Iterator[Odds]:
         yield from _split_at_odds(job)
     else:
         yield from _keys_of_split(settings)
+
+
+def check_torch(job: Job, specs: Iterable[PartySpec]) -> None:
+    """Refuse to begin where torch is not installed and one of these parties, which run here, needs it.
+
+    The active party of a network does, in mode split every party; the first layers of mode source-layer take none.
+
+    Raises
+    ------
+    ConfigError
+        Naming the party and how to install torch.
+    """
+    for spec in specs:
+        if job.model == "splitnn" and (spec.role == "active" or job.splitnn.mode == "split"):
+            need_torch(f"party '{spec.name}': model 'splitnn'")
 
 
 def _keys_of_split(settings: SplitNN) -> Iterator[Odds]:

@@ -54,20 +54,21 @@ def check(
 
 
 def _check_scenario(scenario: Path, overrides: Sequence[str], *, strict: bool) -> None:
-    from vfl.arithmetic import choose_arithmetic
+    from vfl.arithmetic import arithmetic_of
     from vfl.check import IdsRefused, check_scenario
     from vfl.display import show_arithmetic, show_check, show_ids
     from vfl.job_file import load_scenario
 
     console = Console()
     loaded = load_scenario(scenario, overrides, strict=strict)
-    arithmetic = choose_arithmetic(loaded.job.privacy.key_bits)
+    arithmetic = arithmetic_of(loaded.job)
     try:
         checked = check_scenario(loaded)
     except IdsRefused as refused:
         show_ids(refused.party, refused.ids, console)
         raise
-    show_arithmetic(arithmetic, console)
+    if arithmetic is not None:
+        show_arithmetic(arithmetic, console)
     show_check(checked, console)
     checked.refuse_too_few()
 
@@ -114,17 +115,18 @@ def _check_company(file: Path, kind: Literal["job", "party"]) -> None:
     if kind == "job":
         show_company(load_company(file), console)
         return
-    from vfl.arithmetic import choose_arithmetic
+    from vfl.arithmetic import arithmetic_of
     from vfl.check import IdsRefused, check_joining
     from vfl.display import show_arithmetic, show_ids
 
     joining = load_joining(file)
-    arithmetic = choose_arithmetic(joining.company.job.privacy.key_bits)
+    arithmetic = arithmetic_of(joining.company.job)
     try:
         checked = check_joining(joining)
     except IdsRefused as refused:
         show_ids(refused.party, refused.ids, console)
         raise
     show_company(joining.company, console)
-    show_arithmetic(arithmetic, console)
+    if arithmetic is not None:
+        show_arithmetic(arithmetic, console)
     show_joining(checked, console)

@@ -113,13 +113,15 @@ def join(
     metrics: MetricsAt = None,
 ) -> None:
     """Take part in a job between companies with this company's own CSV: dial the coordinator, and train."""
-    from vfl.arithmetic import choose_arithmetic
+    from vfl.arithmetic import arithmetic_of
     from vfl.company import join as join_run
     from vfl.company_file import load_joining
+    from vfl.network_checks import check_torch
 
     joining = load_joining(party)
     company, name = joining.company, joining.spec.name
-    choose_arithmetic(company.job.privacy.key_bits)
+    check_torch(company.job, [joining.spec])
+    arithmetic_of(company.job)
     seen = Seen(f"joining as {name}, coordinator at {company.address}", as_json, log_level, metrics)
 
     def play(watch: Watch) -> RunReport | None:
@@ -169,12 +171,11 @@ def _coordinate_psi(
 
 def _train(company: Company, role: str, out: Path, seen: Seen, play: Callable[[Watch], RunReport | None]) -> None:
     """Play a role of a whole run."""
-    from vfl.arithmetic import choose_arithmetic
+    from vfl.arithmetic import arithmetic_of
     from vfl.display import show_own_summary
     from vfl.report.summary import encode_report
 
     def show(report: RunReport, console: Console) -> None:
         show_own_summary(report, role, out, console)
 
-    bits = company.job.privacy.key_bits
-    play_watched(company, role, out, seen, play, encode_report, show, arithmetic=choose_arithmetic(bits))
+    play_watched(company, role, out, seen, play, encode_report, show, arithmetic=arithmetic_of(company.job))

@@ -25,7 +25,7 @@ def estimate(
     ] = False,
 ) -> None:
     """Estimate rows, rounds, encryptions, bytes per link and seconds per phase of a run, without running it."""
-    from vfl.arithmetic import choose_arithmetic
+    from vfl.arithmetic import arithmetic_of
     from vfl.display import show_arithmetic
     from vfl.estimating.estimate import estimate as estimate_run
     from vfl.estimating.table import encode_estimate, show_estimate
@@ -33,7 +33,8 @@ def estimate(
 
     console = Console(stderr=as_json)
     loaded = load_scenario(scenario, overrides or (), strict=strict)
-    show_arithmetic(choose_arithmetic(loaded.job.privacy.key_bits), console)
+    if (arithmetic := arithmetic_of(loaded.job)) is not None:
+        show_arithmetic(arithmetic, console)
     found = estimate_run(loaded, baselines=not no_baselines)
     if as_json:
         sys.stdout.buffer.write(encode_estimate(found))

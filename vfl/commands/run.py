@@ -46,15 +46,18 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Align the parties' rows, train the joint model, evaluate it: all roles on this machine."""
-    from vfl.arithmetic import choose_arithmetic
+    from vfl.arithmetic import arithmetic_of
     from vfl.display import Display, show_arithmetic, show_summary
     from vfl.job_file import load_scenario
+    from vfl.network_checks import check_torch
     from vfl.report.summary import encode_report
     from vfl.run import default_out, run_scenario
 
     console = Console(stderr=as_json)
     loaded = load_scenario(scenario, overrides or (), strict=strict)
-    show_arithmetic(choose_arithmetic(loaded.job.privacy.key_bits), console)
+    check_torch(loaded.job, loaded.parties)
+    if (arithmetic := arithmetic_of(loaded.job)) is not None:
+        show_arithmetic(arithmetic, console)
     tracking = _open_tracking() if mlflow else None
     target = out if out is not None else default_out(loaded.job.name)
     with Display(loaded.job, console) as display:
