@@ -14,6 +14,7 @@ from parties.errors import ConfigError, DataError
 from vfl.kept_run import KeptRun, load_kept_run
 from vfl.shard import Shard, load_shard
 from vfl.splitnn_shard import SplitShard, load_split_shard
+from vfl.tables import show
 from vfl.torch_parts import need_torch
 from vfl.tree_shard import TreeShard, load_tree_shard
 
@@ -83,7 +84,7 @@ def _fitting(folder: Path, kept: KeptRun, shard: SplitShard) -> SplitShard:
     return shard
 
 
-def with_modules(models: Mapping[str, Model], modules: Mapping[str, object]) -> dict[str, Model]:
+def with_modules(models: Mapping[str, Model], modules: object) -> dict[str, Model]:
     """Models with the networks of their own that parties trained, as the user hands them over.
 
     Raises
@@ -93,11 +94,16 @@ def with_modules(models: Mapping[str, Model], modules: Mapping[str, object]) -> 
     DataError
         The weights are another network's.
     """
+    if not isinstance(modules, Mapping):
+        raise ConfigError(
+            f"modules, got {type(modules).__name__}, expected a mapping of party to torch.nn.Module, such as "
+            f"{{'{next(iter(models))}': module}}"
+        )
     for name in modules:
         if name not in models or not _has_own_module(models[name]):
             own = [f"'{one}'" for one, model in models.items() if _has_own_module(model)]
             raise ConfigError(
-                f"modules, got one for '{name}', expected one for each party that trained a module of its own: "
+                f"modules, got one for {show(name)}, expected one for each party that trained a module of its own: "
                 f"{', '.join(own) or 'none did in this run'}"
             )
     whole = {name: replace(model, module=modules.get(name)) for name, model in models.items()}
