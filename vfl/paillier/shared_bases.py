@@ -6,15 +6,14 @@ What the rows share is made once per ciphertext, so that a row pays one product 
 1. *Reduce.* x_ij = g_j (y_ij + o_j), g_j the column's greatest common divisor and o_j its commonest value, where that
    leaves more zeros. What the o_j come to is one more row, multiplied to all others. A column of two values 0 and g is
    then a product for every row with the rarer one, and nothing else.
-2. *Tables.* Of c_j^(g_j) the powers 1 .. 2^w, of the last one again the powers 1 .. 2^w, and so on: no squaring.
-3. *Values.* Every |y| of the column is made of its digits in these tables, once however many rows have it.
-4. *Rows.* A row's positive exponents are multiplied and its negative ones, P and N; all N are inverted at the price of
-   three products each, and P / N is the result.
+2. *Tables.* The powers c_j^(g_j y_ij) are made of few factors each (`vfl.paillier.power_tables`).
+3. *Rows.* A row's factors are multiplied, those to be inverted by themselves; all of the latter are inverted at the
+   price of three products each.
 
 A divisor that more columns have than there are rows is left to the end: the rows' products are raised to it.
 
-Of 256 rows a column of normally distributed x of 12 bits takes about 610 products, one powering each 4,000. With few
-rows for many ciphertexts that does not pay: buckets (`vfl.paillier.pippenger`) then do the work.
+Of 256 rows a column of normally distributed x of 12 bits takes about 570 products, one powering each 4,000. With few
+rows for many ciphertexts buckets for every row (`vfl.paillier.pippenger`) take fewer, and do the work.
 
 Memory. Columns are taken in batches, by how many of their exponents are not zero.
 
@@ -30,18 +29,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parties.errors import CryptoError
-from vfl.paillier.columns import Integers
+from vfl.paillier.columns import Integers, choose_windows
 from vfl.paillier.groups import multiply_groups
 from vfl.paillier.inverses import invert_all
 from vfl.paillier.kernel_time import timed
-from vfl.paillier.kernels import Index, Kernel, Values, multiply
+from vfl.paillier.kernels import Costs, Index, Kernel, Values, multiply
+from vfl.paillier.pippenger import powers_of_columns
+from vfl.paillier.power_tables import each, factors_of_powers, lengths, rough_cost
 from vfl.paillier.vectors import CipherVector, stale_vector
 
 _LARGEST = 1 << 31
-_MAGNITUDE_BITS = 33  # of y, which an offset may have made longer
-_VALUES_AT_ONCE = 1 << 17  # 80 MB at 2048 bits
+_EXPONENTS_AT_ONCE = 1 << 15  # or 32 columns: their tables take some 10 MB at 2048 bits
+_SORTED_AT_ONCE = 1 << 20
 _LEAST_ZEROS_GAINED = 3  # an offset costs its own value, and a product
-_WIDEST = 10
 
 
 @timed
@@ -132,19 +132,6 @@ class _Reduced:
     divisors: Integers
 
 
-@dataclass(frozen=True)
-class _Powers:
-    """Powers 1 .. limit of some bases lie at ``places[first[j]]`` and after it."""
-
-    places: Index
-    first: Index
-
-    def at(self, base: Index, exponent: Integers) -> Index:
-        """Return where base[i]^exponent[i] lies."""
-        places: Index = self.places[self.first[base] + exponent - 1]
-        return places
-
-
 def _products(kernel: Kernel, values: Values, X: Integers, outputs: int) -> Values:
     """Return prod_j values[j, o]^(X[i, j]) for all i and o."""
     n = len(X)
@@ -152,34 +139,57 @@ def _products(kernel: Kernel, values: Values, X: Integers, outputs: int) -> Valu
         return kernel.pack([1] * (n * outputs))
     reduced = _reduce(X)
     small = reduced.small
+    if _by_buckets(X, small, kernel.costs):
+        return _bucketed(kernel, values, X, outputs)
     active = np.count_nonzero(small, axis=0) > 0
     late, bases = _raise_to_divisors(kernel, values, reduced.divisors, active, n, outputs)
     is_late = (reduced.divisors == late) & (late > 1)
-    negative = bool((small < 0).any())
-    segments = (n + 1) * (1 + negative) * (1 + bool(late > 1))
+    products = 2 * (n + 1) * (1 + bool(late > 1))  # of a row's factors by sign, and again for the late divisor
     total: Values | None = None
-    for columns in _batches(np.count_nonzero(small, axis=0), _VALUES_AT_ONCE // outputs):
+    divided = False
+    for columns in _batches(np.count_nonzero(small, axis=0), max(_EXPONENTS_AT_ONCE, 32 * n) // outputs):
         base, row = np.nonzero(small[:, columns].T)
-        y = small[row, columns[base]]
-        made, where = _powers_of(kernel, kernel.take(bases, _each(columns, outputs)), base, np.abs(y), outputs)
-        segment = row + (n + 1) * ((y < 0) + (1 + negative) * is_late[columns[base]])
-        part = multiply_groups(kernel, made, _each(segment, outputs), _each(where, outputs), segments * outputs)
+        own = kernel.take(bases, each(columns, outputs))
+        factors = factors_of_powers(kernel, own, base, small[row, columns[base]], outputs)
+        segment = (row + 2 * (n + 1) * is_late[columns[base]])[factors.uses] + (n + 1) * factors.inverted
+        segments, places = each(segment, outputs), each(factors.places, outputs)
+        part = multiply_groups(kernel, factors.values, segments, places, products * outputs)
         total = part if total is None else multiply(kernel, total, part)
+        divided |= bool(factors.inverted.any())
     if total is None:
         return kernel.pack([1] * (n * outputs))
-    return _joined(kernel, total, (n + 1) * outputs, outputs, negative=negative, late=late)
+    return _joined(kernel, total, (n + 1) * outputs, outputs, divided=divided, late=late)
 
 
-def _joined(kernel: Kernel, total: Values, size: int, outputs: int, *, negative: bool, late: int) -> Values:
+def _by_buckets(X: Integers, small: Integers, costs: Costs) -> bool:
+    """Return whether buckets for every row cost less than tables for every column; roughly, by rows' sizes."""
+    divisors = np.maximum(np.gcd.reduce(X, axis=1), 1)
+    nonzero, step = np.count_nonzero(X, axis=1), max(1, X.shape[1] // 16)
+    bits = lengths(np.abs(X).max(axis=1) // divisors)
+    buckets, _ = choose_windows(nonzero // step * step, (1 << bits) - 1, X.shape[1], 1, costs)
+    buckets += costs.squaring * float(bits.sum())
+    tables = rough_cost(np.count_nonzero(small, axis=0), np.abs(small).max(axis=0))
+    return buckets < tables + 4 * len(X) * bool((small < 0).any())
+
+
+def _bucketed(kernel: Kernel, values: Values, X: Integers, outputs: int) -> Values:
+    """Return the same as `_products` by `powers_of_columns`, which knows nothing of outputs."""
+    n, ciphertexts = len(X), np.arange(X.shape[1], dtype=np.int64) * outputs
+    parts = [powers_of_columns(kernel, kernel.take(values, ciphertexts + o), X.T) for o in range(outputs)]
+    rows = np.arange(n, dtype=np.int64)[:, None] + n * np.arange(outputs, dtype=np.int64)
+    return kernel.take(kernel.join(parts), rows.ravel())
+
+
+def _joined(kernel: Kernel, total: Values, size: int, outputs: int, *, divided: bool, late: int) -> Values:
     """Divide by the negative exponents' products, raise to the late divisor, multiply the shared row in."""
     parts = [kernel.take(total, slice(at, at + size)) for at in range(0, len(total), size)]
-    if negative:
-        inverses = invert_all(kernel, kernel.join(parts[1::2]))
-        whole = multiply(kernel, kernel.join(parts[::2]), inverses)
-        parts = [kernel.take(whole, slice(at, at + size)) for at in range(0, len(whole), size)]
-    product = parts[0]
+    products = kernel.join(parts[::2])
+    if divided:
+        products = multiply(kernel, products, invert_all(kernel, kernel.join(parts[1::2])))
+    product = kernel.take(products, slice(0, size))
     if late > 1:
-        product = multiply(kernel, product, kernel.pow_uniform(parts[1], late))
+        raised = kernel.pow_uniform(kernel.take(products, slice(size, 2 * size)), late)
+        product = multiply(kernel, product, raised)
     rows = np.arange(size - outputs, dtype=np.int64)
     return kernel.mul_pairs(product, rows, product, size - outputs + rows % outputs)
 
@@ -201,16 +211,22 @@ def _reduce(X: Integers) -> _Reduced:
 
 def _offsets(X: Integers) -> Integers:
     """Return every column's commonest value, or zero where taking it off makes too few zeros."""
+    step = max(1, _SORTED_AT_ONCE // len(X))
+    return np.concatenate([_offsets_of(X[:, at : at + step]) for at in range(0, X.shape[1], step)])
+
+
+def _offsets_of(X: Integers) -> Integers:
+    """Do the same for all columns at once."""
     n, d = X.shape
     ordered = np.sort(np.ascontiguousarray(X.T), axis=1)
     new = np.ones((d, n), dtype=bool)
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
     starts = np.flatnonzero(new)
-    lengths = np.diff(np.append(starts, d * n))
-    longest = np.maximum.reduceat(lengths, np.flatnonzero(starts % n == 0))
-    columns, first = np.unique(np.where(lengths == longest[starts // n], starts // n, d), return_index=True)
+    counts, column = np.diff(np.append(starts, d * n)), starts // n
+    highest = np.maximum.reduceat(counts, np.flatnonzero(starts % n == 0))
+    _, first = np.unique(np.where(counts == highest[column], column, d), return_index=True)
     commonest = ordered.ravel()[starts[first[:d]]]
-    gained = longest - (n - np.count_nonzero(X, axis=0))
+    gained = highest - (n - np.count_nonzero(X, axis=0))
     return np.where(gained > _LEAST_ZEROS_GAINED, commonest, 0)
 
 
@@ -229,7 +245,7 @@ def _raise_to_divisors(
     for group, same in ((large[divisors[large] == commonest], True), (large[divisors[large] != commonest], False)):
         if len(group) == 0 or (same and late > 1):
             continue
-        at = _each(group, outputs)
+        at = each(group, outputs)
         exponents = commonest if same else np.repeat(divisors[group], outputs).tolist()
         parts.append(kernel.pow_uniform(kernel.take(values, at), exponents))
         places[at] = there + np.arange(len(at))
@@ -248,86 +264,3 @@ def _batches(sizes: Integers, most: int) -> list[Index]:
         batches.append(used[start:stop])
         start = stop
     return batches
-
-
-def _powers_of(kernel: Kernel, bases: Values, base: Index, size: Integers, outputs: int) -> tuple[Values, Index]:
-    """Return powers of which the i-th is bases[base[i]]^size[i], sizes from 1 on, once each, and where it lies."""
-    keys, where = np.unique(base << _MAGNITUDE_BITS | size, return_inverse=True)
-    base, size = keys >> _MAGNITUDE_BITS, keys & ((1 << _MAGNITUDE_BITS) - 1)
-    tops = np.zeros(len(bases) // outputs, dtype=np.int64)
-    tops[base] = size  # the last of a base, hence its largest
-    widths = _widths(base, size, tops)
-    table, levels = _tables(kernel, bases, tops, widths, outputs)
-    groups, places = [], []
-    for t, level in enumerate(levels):
-        digit = size >> t * widths[base] & ((1 << widths[base]) - 1)
-        used = np.flatnonzero(digit)
-        groups.append(used)
-        places.append(level.at(base[used], digit[used]))
-    group, place = np.concatenate(groups), np.concatenate(places)
-    return multiply_groups(kernel, table, _each(group, outputs), _each(place, outputs), len(keys) * outputs), where
-
-
-def _widths(base: Index, size: Integers, tops: Integers) -> Integers:
-    """Return for every base the bits per digit that take the fewest products."""
-    bits = np.frexp(size.astype(np.float64))[1]
-    histogram = np.bincount(base * 64 + bits, minlength=64 * len(tops)).reshape(-1, 64)
-    longer = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]  # longer[:, b]: sizes of at least b bits
-    best, fewest = np.ones(len(tops), dtype=np.int64), np.full(len(tops), np.inf)
-    for width in range(1, _WIDEST + 1):
-        cost = np.zeros(len(tops))
-        for low in range(0, _MAGNITUDE_BITS, width):
-            left = tops >> low
-            cost += np.where(left >> width > 0, 1 << width, left) + longer[:, low + 1]
-        best[cost < fewest] = width
-        fewest = np.minimum(cost, fewest)
-    return best
-
-
-def _tables(
-    kernel: Kernel, bases: Values, tops: Integers, widths: Integers, outputs: int
-) -> tuple[Values, list[_Powers]]:
-    """Return powers of all bases b, then of b^(2^w), b^(2^(2 w)), ... as far as ``tops`` have digits, and their places.
-
-    The powers of a level end with the base of the next one, or with the largest digit.
-    """
-    table, base, levels = bases, np.arange(len(tops), dtype=np.int64), []
-    left = tops
-    while left.any():
-        rest = left >> widths
-        limits = np.where(rest > 0, 1 << widths, left)
-        table, level = _small_powers(kernel, table, base, limits, outputs)
-        levels.append(level)
-        base = np.where(rest > 0, level.places[np.maximum(level.first + limits - 1, 0)], 0)
-        left = rest
-    return table, levels
-
-
-def _small_powers(kernel: Kernel, table: Values, base: Index, limits: Integers, outputs: int) -> tuple[Values, _Powers]:
-    """Append the powers 1 .. limits[j] of the numbers at base[j], twice as many in every step."""
-    ends = np.cumsum(limits)
-    powers = _Powers(np.zeros(int(ends[-1]), dtype=np.int64), ends - limits)
-    some = np.flatnonzero(limits)
-    powers.places[powers.first[some]] = base[some]
-    known = 1
-    while known < limits.max():
-        steps = np.clip(limits - known, 0, known)
-        j = np.repeat(np.arange(len(limits)), steps)
-        step = np.arange(len(j)) - np.repeat(np.cumsum(steps) - steps, steps) + 1
-        low, high = powers.at(j, step), powers.at(j, np.full(len(j), known))
-        powers.places[powers.first[j] + known + step - 1] = len(table) // outputs + np.arange(len(j))
-        made = kernel.mul_pairs(table, _each(low, outputs), table, _each(high, outputs))
-        table = kernel.join([table, made])
-        known *= 2
-    return table, powers
-
-
-def _each(places: Index, outputs: int) -> Index:
-    """Return where the ciphertexts of all outputs at these places lie.
-
-    Examples
-    --------
-    >>> _each(np.array([0, 3]), 2).tolist()
-    [0, 1, 6, 7]
-    """
-    return (places[:, None] * outputs + np.arange(outputs, dtype=np.int64)).ravel()
