@@ -29,7 +29,8 @@ import numpy as np
 import pandas as pd
 import xgboost
 
-from benchmarks.boosting_work import Marks, print_split, work_time
+from benchmarks.boosting_work import WORK, work_time
+from benchmarks.work_time import Marks, print_split
 from vfl.events import Event
 from vfl.job import Scenario
 from vfl.job_file import load_scenario
@@ -246,7 +247,7 @@ def print_case(case: str, trees: int, *, split: bool) -> None:
             marks = Marks(scenario.job.active, work_time(kernel))
             with one_thread():
                 play(scenario, marks, in_process=True)
-            print_split(marks)
+            print_split(marks, WORK, "a tree")
 
 
 @contextmanager
