@@ -322,9 +322,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         SPLIT | {"bottoms": {"mall": torch.nn.Linear(2, 9)}},
         "'mall': got shape .* expected floats of shape .* .training.units outputs for each row",
     ),
-        SPLIT | {"bottoms": {"mall": torch.nn.Linear(2, 9)}},
-        "'mall': got shape .* expected floats of shape .* .training.units outputs for each row",
-    ),
     "bottom_hidden too": (
         SPLIT | {"bottoms": {"shop": own_bottom(), "mall": own_bottom()}, "bottom_hidden": (4,)},
         r"bottom_hidden, got \(4,\) beside bottoms",
