@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from parties.budget import Budget
 from parties.errors import PolicyError, RemoteProtocolError
 from parties.link import Delivery, Endpoint
 from parties.policy import Guards, KeyHolder, Policy
@@ -19,6 +20,7 @@ from psi import align, base_ot, ecdh, kkrt, oprf, server_aided, verdict
 from psi.settings import AlignmentSettings
 from tests.psi.exchanges import exchange, people
 from tests.runs.companies import Companies, make_boosted, make_companies
+from tests.splitnn.trials import make_split
 from vfl import (
     alignment_consent,
     boosting,
@@ -29,11 +31,15 @@ from vfl import (
     importance,
     prepare,
     scoring,
+    split_learning,
+    splitnn,
+    splitnn_scoring,
 )
 from vfl.boosting_part import check_consent_to_trees
 from vfl.glm_part import check_consent_to_terms
-from vfl.job import Alignment, Boosting, Job, Member, Privacy, Split, Training
+from vfl.job import Alignment, Boosting, Job, Member, Privacy, Split, SplitNN, Training
 from vfl.job_file import load_scenario
+from vfl.network_consent import check_consent_to_network, spend_epoch
 from vfl.prepare import Parts, check_consent_to_job, check_consent_to_rows, check_key_holder_consent
 from vfl.report.summary import RunReport
 from vfl.run import run_scenario
@@ -67,6 +73,14 @@ def strict() -> Guards:
     return Guards(enforce=True, small_data=False)
 
 
+SCORED = {"split_learning.scored"}
+
+
+def network_job(mode: str = "source-layer", parties: int = 3, **sections: Any) -> Job:
+    network = {"splitnn": SplitNN(mode=mode, epochs=2, units=3)} | sections
+    return Job(name="test", model="splitnn", task="binary", parties=PARTIES[:parties], **network)
+
+
 def names(messages: list[Message[Any, Any, Any]]) -> set[str]:
     return {message.name for message in messages}
 
@@ -87,6 +101,8 @@ def scenarios(folder: Path) -> Iterator[tuple[Companies, KeyHolder]]:
     yield make_boosted(folder / "goss", rows=130, training=goss), "active"
     trees = {"n_estimators": 2, "max_depth": 2, "multi_output": False}
     yield make_boosted(folder / "classes", "multiclass", rows=130, training=trees), "active"
+    yield make_split(folder / "network", rows=130, training={"epochs": 1}), "active"
+    yield make_split(folder / "split", rows=130, training={"epochs": 1, "mode": "split"}), "active"
 
 
 def ledger(companies: Companies) -> tuple[Job, RunReport, set[tuple[str, str]]]:
@@ -110,7 +126,7 @@ def test_the_list_covers_all_that_is_sent_and_nothing_else(tmp_path: Path) -> No
         told = {message for _, message in sent}
         assert lists[Active] | lists[Passive] <= told, f"{job.model}: {(lists[Active] | lists[Passive]) - told}"
         seen |= told
-    tables = [*WIRES, boosting_scoring.Wire]
+    tables = [*WIRES, boosting_scoring.Wire, splitnn.Wire, splitnn_scoring.Wire, split_learning.Wire]
     known = {m.name for table in tables for m in vars(table).values() if isinstance(m, Message) and m.discloses}
     assert seen == known - {"verdict.members"}, "one-sided alignments have it instead of matches"
 
@@ -134,6 +150,8 @@ def test_what_the_coordinator_opens_counts_as_the_parties_own_disclosure() -> No
         "align.plan",
     } <= quadratic
     assert not {name for name in quadratic if name.startswith("glm_exact")}
+    network = names(consent.disclosures_of(network_job(), Passive, "active"))
+    assert {"splitnn.sums", "splitnn_scoring.sums"} <= network and "splitnn.epoch" not in network
 
 
 @pytest.mark.parametrize(
@@ -258,6 +276,32 @@ def test_who_lets_out_a_number_need_not_let_out_which() -> None:
         consent.check_alignment(job, spec, strict())
     with pytest.raises(PolicyError, match=r"policy disclosures \(verdict.matches\)"):
         consent.of(job, spec, strict())(ecdh.Wire.points)
+
+
+@pytest.mark.parametrize(
+    ("mode", "active", "passive", "scored"),
+    [
+        ("source-layer", {"splitnn.epoch"}, {"splitnn.sums"}, {"splitnn_scoring.sums"}),
+        ("split", {"split_learning.gradients", "split_learning.epoch"}, {"split_learning.outputs"}, SCORED),
+    ],
+)
+def test_networks_tell_by_their_mode(mode: str, active: set[str], passive: set[str], scored: set[str]) -> None:
+    job = network_job(mode)
+    told = {role: names(consent.disclosures_of(job, role, "active")) for role in (Active, Passive)}
+    around = {name for name in told[Active] | told[Passive] if "." in name and not name.startswith("split")}
+    assert told[Active] - around == active
+    assert told[Passive] - around == passive | scored
+    unscored = names(consent.disclosures_of(network_job(mode, split=Split(test_fraction=0)), Passive, "active"))
+    assert unscored - around == passive
+
+
+@pytest.mark.parametrize(("mode", "scored"), [("source-layer", "splitnn_scoring.sums"), ("split", *SCORED)])
+def test_scoring_by_networks_asks_for_nothing_of_the_training(mode: str, scored: str) -> None:
+    around = ("align.*", "ecdh.*", "verdict.*")
+    consent.check_scoring(network_job(mode), make_spec(disclosures=(*around, scored)), strict())
+    with pytest.raises(PolicyError, match=rf"policy disclosures \({scored}\): party 'shop'"):
+        consent.check_scoring(network_job(mode), make_spec(disclosures=around), strict())
+    consent.check_scoring(network_job(mode), make_spec("bank", "active", disclosures=around), strict())
 
 
 def test_scoring_asks_for_the_alignment_too() -> None:
@@ -439,6 +483,102 @@ def test_terms_are_judged_again_once_they_are_agreed() -> None:
         check_consent_to_terms(make_terms("active", rows=500), make_spec(), strict(), 500)
 
 
+# networks
+
+
+def network_terms(columns: int = 3, consent: bool = False, **job: Any) -> Terms:
+    made = network_job(**job)
+    return Terms(made, "active", "", 9_000, 1, {party.name: columns for party in made.parties}, consent)
+
+
+@pytest.mark.parametrize("enforce", [True, False])
+@pytest.mark.parametrize("role", ["active", "passive"])
+def test_mode_split_takes_every_partys_consent_before_and_after_terms(role: str, enforce: bool) -> None:
+    name = "bank" if role == "active" else "shop"
+    refusing, consenting = make_spec(name, role), make_spec(name, role, embedding_gradients=True)
+    for ask in (
+        lambda spec, guards: check_consent_to_job(network_job("split"), spec, guards),
+        lambda spec, guards: check_consent_to_network(network_terms(mode="split"), spec, guards),
+    ):
+        guards = Guards(enforce=enforce, small_data=False)
+        with pytest.raises(PolicyError, match=f"^embedding gradients: party '{name}'"):
+            ask(refusing, guards)
+        ask(consenting, guards)
+        assert guards.warnings == []
+
+
+def test_consent_to_mode_split_is_no_matter_of_the_other_mode() -> None:
+    for spec in (make_spec(), make_spec("bank", "active")):
+        check_consent_to_job(network_job(), spec, strict())
+        check_consent_to_network(network_terms(columns=4), spec, strict())
+
+
+def test_without_a_key_nobody_is_asked_for_one() -> None:
+    spec = make_spec(key_bits=4096, key_holder=("coordinator",), embedding_gradients=True)
+    check_consent_to_job(network_job("split"), spec, strict())
+    check_key_holder_consent(network_terms(mode="split"), spec, strict())
+    refused(network_job(), spec, "policy key_bits")
+    with pytest.raises(PolicyError, match="policy key_bits"):
+        check_key_holder_consent(network_terms(), spec, strict())
+
+
+def test_epochs_are_the_rounds_of_a_network() -> None:
+    refused(network_job(), make_spec(max_rounds=1), "policy max_rounds", "up to 2 rounds")
+    refused(network_job(), make_spec(models=("boosting",)), "policy models", "'splitnn'")
+
+
+def test_the_only_passive_party_of_a_network_must_consent() -> None:
+    refused(network_job(parties=2), make_spec(), "single passive party: party 'shop'", "first-layer outputs")
+    check_consent_to_job(network_job(parties=2), make_spec(partial_scores=True), strict())
+    check_consent_to_job(network_job("split", parties=2), make_spec(embedding_gradients=True), strict())
+    for spec in (make_spec(), make_spec("bank", "active")):
+        with pytest.raises(PolicyError, match="single passive party: party 'shop'"):
+            check_consent_to_network(network_terms(parties=2, columns=99), spec, strict())
+
+
+@pytest.mark.parametrize("spec", [make_spec(), make_spec("bank", "active")])
+def test_views_of_all_passive_columns_take_every_passive_partys_consent(spec: PartySpec) -> None:
+    with pytest.raises(PolicyError, match=r"first-layer views: party 'bank' .* 6 views of 6 passive columns"):
+        check_consent_to_network(network_terms(), spec, strict())
+    guards = strict()
+    check_consent_to_network(network_terms(consent=True), spec, guards)
+    assert ["6 views of 6" in line for line in guards.warnings] == [True]
+    guards = strict()
+    check_consent_to_network(network_terms(columns=6), spec, guards)
+    assert guards.warnings == []
+
+
+def kept(path: Path, run: str) -> Guards:
+    budget = Budget.open(path, run)
+    budget.bind("ab" * 32)
+    return Guards(enforce=True, small_data=False, budget=budget)
+
+
+def test_epochs_of_earlier_runs_on_the_same_rows_count(tmp_path: Path) -> None:
+    terms, path, share = network_terms(columns=6), tmp_path / "budgets.json", np.arange(18, dtype=np.uint64)
+    first = kept(path, "first")
+    check_consent_to_network(terms, make_spec(), first)
+    for epoch in (1, 2):
+        spend_epoch(terms, first, epoch, share.reshape(6, 3) + np.uint64(epoch))
+    again = kept(path, "first")  # after a crash: the same run, the same shares
+    check_consent_to_network(terms, make_spec(), again)
+    spend_epoch(terms, again, 2, share.reshape(6, 3) + np.uint64(2))
+    with pytest.raises(PolicyError, match="12 views of 12 passive columns .4 epochs of 3 units"):
+        check_consent_to_network(terms, make_spec(), kept(path, "second"))
+    third = kept(path, "third")
+    spend_epoch(terms, third, 1, share.reshape(6, 3))
+    with pytest.raises(PolicyError, match="12 views of 12 passive columns"):
+        spend_epoch(terms, third, 2, share.reshape(6, 3))
+    assert kept(path, "last").budget.evaluations(1, 3) == 4, "a refused epoch is not counted"
+
+
+def test_the_active_party_counts_without_a_share(tmp_path: Path) -> None:
+    guards = kept(tmp_path / "budgets.json", "first")
+    for epoch in (1, 2, 2):
+        spend_epoch(network_terms(columns=6), guards, epoch)
+    assert guards.budget.evaluations(3, 3) == 3
+
+
 # at the moment of sending
 
 
@@ -491,7 +631,7 @@ def test_rounds_beyond_the_job_are_refused_at_their_message() -> None:
 
 def test_messages_of_masked_words_are_listed_with_who_opens_them() -> None:
     """Masks are there to cancel in a sum, and somebody reads that sum."""
-    for table in WIRES + [boosting_scoring.Wire]:
+    for table in [*WIRES, boosting_scoring.Wire, splitnn.Wire, splitnn_scoring.Wire]:
         for message in vars(table).values():
             if isinstance(message, Message) and message.payload is Masked and not issubclass(message.dst, Active):
                 assert message.discloses or message in consent.OPENED_BY, message
