@@ -36,6 +36,8 @@ KeyHolder = Literal["active", "coordinator"]
 SCORE_BITS = 8
 """Fraction bits that are left of opened scores once the score budget is spent with every passive party's consent."""
 
+_WORKED_OUT = "which tell it their column space, and over several epochs the columns but for a rotation"
+
 Level = Literal["warn", "drop", "round", "stop", "refuse", "forbid"]
 """How grave: "forbid" refuses wherever guards are asked, all others refuse or act where guards are enforced."""
 _WOULD = {
@@ -248,8 +250,8 @@ def first_layer_views(
     """The active party's views of the passive columns through a network's first layer, epochs * units / columns.
 
     In every epoch it opens, for each unit, the sum over the passive parties of its outputs for all rows: one more
-    linear view of their columns. Unlike the rounds of a GLM the epochs are known before training, and so is the
-    verdict.
+    linear view of their columns. It knows its own steps between them, so that from as many views as columns inner
+    products of rows follow too. Unlike the rounds of a GLM the epochs are known before training, and so is the verdict.
 
     Parameters
     ----------
@@ -276,9 +278,9 @@ def first_layer_views(
     if views < columns:
         return Verdict("first-layer views", party, "warn", f"{because}, more than half of its budget")
     if consent:
-        return Verdict("first-layer views", party, "warn", f"{because}, which tell it their column space")
+        return Verdict("first-layer views", party, "warn", f"{because}, {_WORKED_OUT}")
     because += (
-        ", which tell it their column space; expected fewer views than columns: lower training.units or "
-        "training.epochs, bring more columns, or set partial_scores = true in every passive party's policy"
+        f", {_WORKED_OUT}; expected fewer views than columns: lower training.units or training.epochs, bring more "
+        "columns, or set partial_scores = true in every passive party's policy"
     )
     return Verdict("first-layer views", party, "refuse", because)

@@ -180,8 +180,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     score_bits: Annotated[
         Annotated[int, Meta(ge=0, le=32)] | None,
         Meta(
-            description="Passive party of a linear model: fraction bits left of its scores where rows are scored "
-            "jointly, test rows too; none: all."
+            description="Passive party of a linear model, or of splitnn in mode split: fraction bits left of its "
+            "scores (outputs) where rows are scored jointly, test rows too; none: all."
         ),
     ] = None
     min_prediction_rows: Annotated[

@@ -24,7 +24,7 @@ from itertools import product
 
 from parties.errors import RemoteProtocolError
 from parties.link import COORDINATOR
-from parties.policy import Guards, KeyHolder, Verdict, disclosure, protocol_use
+from parties.policy import Guards, KeyHolder, Verdict, disclosure, embedding_exchange, protocol_use
 from parties.spec import PartySpec
 from parties.wire import Active, Coordinator, DataParty, Message, Passive, Role
 from psi.settings import Protocol
@@ -65,6 +65,13 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
 }
 """For what a party sends: the messages of others by which its receivers learn of it."""
 
+_SINGLE_ROWS: tuple[AnyMessage, ...] = (
+    split_learning.Wire.outputs,
+    split_learning.Wire.gradients,
+    split_learning.Wire.scored,
+)
+"""What never leaves a party without its policy's ``embedding_gradients``, whoever asks and wherever it runs."""
+
 _WHOM: Mapping[type[Role], str] = {
     Active: "the active party",
     Passive: "the passive parties",
@@ -86,6 +93,8 @@ def of(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) 
     most = {glm_quadratic.Wire.scalars.name: job.training.newton_steps + 1 + 2 * job.training.max_iter}
 
     def consent(message: AnyMessage) -> None:
+        if message in _SINGLE_ROWS:
+            guards.heed(embedding_exchange(party=spec.name, consent=spec.policy.embedding_gradients))
         if message in aligned_by:
             guards.heed(protocol_use(spec.policy, party=spec.name, protocols=[aligned_by[message]]))
         for told in _told(message, role):
@@ -167,6 +176,8 @@ def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
         As `check_disclosures`.
     """
     check_alignment(job, spec, guards)
+    if not job.encrypted and spec.role == "passive":
+        guards.heed(embedding_exchange(party=spec.name, consent=spec.policy.embedding_gradients))
     # the one table of mode split has the messages of training too
     messages = _messages(_scoring_table(job)) if job.encrypted else [split_learning.Wire.scored]
     _heed(spec, guards, [_told_by(messages, _role(spec))])

@@ -44,7 +44,7 @@ def test_views_that_all_consent_to_are_told_and_not_refused() -> None:
     verdict = first_layer_views(epochs=20, units=16, passive_columns=[9, 9], party="bank", consent=True)
     assert str(verdict) == (
         "first-layer views: party 'bank' would open up to 320 views of 18 passive columns (20 epochs of 16 units), "
-        "which tell it their column space"
+        "which tell it their column space, and over several epochs the columns but for a rotation"
     )
 
 

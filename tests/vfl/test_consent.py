@@ -298,9 +298,10 @@ def test_networks_tell_by_their_mode(mode: str, active: set[str], passive: set[s
 @pytest.mark.parametrize(("mode", "scored"), [("source-layer", "splitnn_scoring.sums"), ("split", *SCORED)])
 def test_scoring_by_networks_asks_for_nothing_of_the_training(mode: str, scored: str) -> None:
     around = ("align.*", "ecdh.*", "verdict.*")
-    consent.check_scoring(network_job(mode), make_spec(disclosures=(*around, scored)), strict())
+    clear: dict[str, Any] = {"embedding_gradients": mode == "split"}
+    consent.check_scoring(network_job(mode), make_spec(disclosures=(*around, scored), **clear), strict())
     with pytest.raises(PolicyError, match=rf"policy disclosures \({scored}\): party 'shop'"):
-        consent.check_scoring(network_job(mode), make_spec(disclosures=around), strict())
+        consent.check_scoring(network_job(mode), make_spec(disclosures=around, **clear), strict())
     consent.check_scoring(network_job(mode), make_spec("bank", "active", disclosures=around), strict())
 
 
@@ -505,6 +506,23 @@ def test_mode_split_takes_every_partys_consent_before_and_after_terms(role: str,
             ask(refusing, guards)
         ask(consenting, guards)
         assert guards.warnings == []
+
+
+def test_single_rows_leave_nobody_who_has_not_consented() -> None:
+    """Nor in a prediction with a model of former days, nor where guards only warn."""
+    job, here = network_job("split"), Guards(enforce=False, small_data=False)
+    for name, role, messages in (
+        ("shop", "passive", (split_learning.Wire.outputs, split_learning.Wire.scored)),
+        ("bank", "active", (split_learning.Wire.gradients,)),
+    ):
+        for message in messages:
+            with pytest.raises(PolicyError, match=f"^embedding gradients: party '{name}'"):
+                consent.of(job, make_spec(name, role), here)(message)
+            consent.of(job, make_spec(name, role, embedding_gradients=True), here)(message)
+    with pytest.raises(PolicyError, match="^embedding gradients: party 'shop'"):
+        consent.check_scoring(job, make_spec(), here)
+    consent.check_scoring(job, make_spec("bank", "active"), here)
+    assert here.warnings == []
 
 
 def test_consent_to_mode_split_is_no_matter_of_the_other_mode() -> None:
