@@ -19,6 +19,7 @@ from vfl.network_columns import NetworkColumns, to_fixed
 from vfl.optim import Vector
 from vfl.shard import Arrays
 from vfl.source_layer import WEIGHT_BITS, initial_weights
+from vfl.split_learning import dropout_seed
 from vfl.terms import Integers
 from vfl.trained import Aligned
 
@@ -82,8 +83,6 @@ class PlainBottoms:
 
     def forward(self, rows: Integers, *, training: bool) -> Vector:
         """Outputs of the rows, in training with the parties' own dropout."""
-        from vfl.split_learning import dropout_seed
-
         z = np.zeros((len(rows), self.job.splitnn.units))
         for name, (X, bottom) in self.blocks.items():
             seed = dropout_seed(self.job, name, self._epoch, self._batch) if training else None
