@@ -104,14 +104,16 @@ class _State:
 
 
 def draw_batches(rows: int, size: int, seed: int, epoch: int) -> list[Integers]:
-    """Cut the training rows, in an order drawn from the job's public seed, into batches; the last may be shorter.
+    """Cut the training rows, in an order drawn from the job's public seed, into as few batches as they can be.
 
-    >>> [batch.tolist() for batch in draw_batches(5, 2, seed=0, epoch=0)]
-    [[1, 3], [0, 4], [2]]
+    They are as long as each other, but for a row: no last one of few rows outweighs the others.
+
+    >>> [batch.tolist() for batch in draw_batches(7, 3, seed=0, epoch=0)]
+    [[4, 3, 1], [5, 0], [6, 2]]
     """
     drawn = int.from_bytes(hashlib.sha256(b"batches").digest()[:8])
     order = np.random.default_rng([drawn, seed, epoch]).permutation(rows).astype(np.int64)
-    return [order[start : start + size] for start in range(0, rows, size)]
+    return np.array_split(order, -(-rows // size))
 
 
 def run_epochs(

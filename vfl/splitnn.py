@@ -61,6 +61,7 @@ import numpy as np
 from parties.checkpoint import Snapshot
 from parties.errors import DataError, RemoteProtocolError
 from parties.link import Endpoint, Link
+from parties.policy import Guards
 from parties.wire import (
     Active,
     Control,
@@ -85,6 +86,7 @@ from vfl.forward_pass import (
     take_key,
 )
 from vfl.masking import check_words
+from vfl.network_consent import spend_epoch
 from vfl.optim import Vector
 from vfl.shard import Arrays
 from vfl.source_layer import (
@@ -157,7 +159,9 @@ class PassiveFit:
     epochs: int
 
 
-def active(endpoint: Endpoint, terms: Terms, network: Network, rows: Rows, progress: Progress) -> ActiveFit:
+def active(
+    endpoint: Endpoint, terms: Terms, network: Network, rows: Rows, guards: Guards, progress: Progress
+) -> ActiveFit:
     """Play the active party: open the first layer's outputs, train the layers above, send the steps.
 
     Parameters
@@ -173,7 +177,8 @@ def active(endpoint: Endpoint, terms: Terms, network: Network, rows: Rows, progr
             link.send(Wire.key, send_key(forward.key.public))
         forward.hub.send(Wire.key_copy, send_key(forward.key.public))
         kept = endpoint.keeper.trained()
-        source = _ActiveSource(forward, Steps(terms.job.splitnn.source_step, clipped=_kept_clipped(kept)))
+        steps = Steps(terms.job.splitnn.source_step, clipped=_kept_clipped(kept))
+        source = _ActiveSource(forward, terms, guards, steps, endpoint.keeper.rounds)
         source.shares, source.best = _receive_shares(forward.passives, terms) if kept is None else _restore(kept, terms)
         course = run_epochs(terms.job, network, source, rows, progress, endpoint.keeper)
     return ActiveFit(course, source.best, _warn_of_clipped(source.steps.clipped))
@@ -195,13 +200,20 @@ class _ActiveSource:
     """The first layer as `vfl.epochs` sees it."""
 
     forward_pass: ActiveForward
+    terms: Terms
+    guards: Guards
     steps: Steps
+    epoch: int
     shares: dict[str, Words] = field(default_factory=dict, repr=False)
     best: dict[str, Words] = field(default_factory=dict, repr=False)
     _changed: bool = field(default=True, init=False)
+    _counted: int = field(default=0, init=False)
 
     def forward(self, rows: Integers, *, training: bool) -> Vector:
         """Outputs of the rows, summed over the passive parties; ``training`` or not, the protocol is the same."""
+        if self._counted <= self.epoch:
+            self._counted = self.epoch + 1
+            spend_epoch(self.terms, self.guards, self._counted)
         if self._changed:
             self.forward_pass.send_weights(self.shares)
             self._changed = False
@@ -228,6 +240,7 @@ class _ActiveSource:
             link.send(Wire.epoch, Revealed({"best": best, "go": go_on}, np.zeros(0)))
         self.forward_pass.hub.send(Wire.proceed, Control({"go": go_on}))
         self._changed = True  # the next pass's weights are sent again: passive parties keep none behind an epoch
+        self.epoch += 1
 
     def state(self) -> Arrays:
         """The shares, those of the best epoch, and how much was cut off steps."""
@@ -236,13 +249,18 @@ class _ActiveSource:
         return kept | {"source.clipped": np.array([self.steps.clipped], dtype=np.int64)}
 
 
-def passive(endpoint: Endpoint, terms: Terms, X: Integers) -> PassiveFit:
+def passive(endpoint: Endpoint, terms: Terms, X: Integers, guards: Guards) -> PassiveFit:
     """Play a passive party: multiply what it cannot read, and add up its masks.
 
     Parameters
     ----------
     X : ndarray of shape (n, d), int64
         Own cells in fixed point, the training rows' first and then the validation part's.
+
+    Raises
+    ------
+    PolicyError
+        The active party would open more views of the columns than the budget allows, and guards are enforced.
     """
     lead = endpoint.link(Passive, Active, terms.job.active)
     key = take_key(lead.recv(Wire.key), lead.peer, terms.job)
@@ -252,6 +270,7 @@ def passive(endpoint: Endpoint, terms: Terms, X: Integers) -> PassiveFit:
     epoch = keeper.rounds
     with forward.pool:
         while go:
+            spend_epoch(terms, guards, epoch + 1, share)
             for batch in draw_batches(terms.rows, settings.batch_size, terms.job.seed, epoch):
                 forward.answer(forward.receive_weights(X.shape[1]), X[batch], share)
                 share = share + _step(forward, X[batch])

@@ -61,7 +61,7 @@ def _train_share(
 ) -> Trained:
     """Play a passive party in mode source-layer."""
     X = to_fixed(columns.X)
-    fit = splitnn.passive(endpoint, terms, X[: data.n_fit])
+    fit = splitnn.passive(endpoint, terms, X[: data.n_fit], data.guards)
     shard = SplitShard(columns.preprocessor, share=fit.share)
 
     def score(endpoint: Endpoint) -> None:
@@ -127,7 +127,7 @@ def _train_active(
         shares, outputs = {}, split_learning.score_as_active
         inferred, epsilon = fit.label_inference, fit.gradient_epsilon
     else:
-        fit = splitnn.active(endpoint, terms, network, rows, progress)
+        fit = splitnn.active(endpoint, terms, network, rows, data.guards, progress)
         shares, outputs = fit.shares, partial(splitnn_scoring.score_as_active, shares=fit.shares)
         inferred, epsilon = (), None
     course = fit.course

@@ -99,6 +99,9 @@ class Layers:
     def width(self):
         return sum(self.terms.columns.values())
 
+    def guards(self, name):
+        return Guards(enforce=False, small_data=True)
+
     def plays(self):
         terms = self.terms
 
@@ -107,14 +110,14 @@ class Layers:
             network = make_network(self.job, self.blocks[0].shape[1], self.outputs, self.y[: terms.rows])
             self.spy = Spy(network)
             rows = Rows(self.blocks[0][: self.fitted], self.y[: self.fitted], None, terms.rows)
-            fit = splitnn.active(endpoint, terms, self.spy, rows, lambda *_: None)
+            fit = splitnn.active(endpoint, terms, self.spy, rows, self.guards(endpoint.name), lambda *_: None)
             scores = splitnn_scoring.score_as_active(endpoint, terms, fit.shares, self.test) if self.test else None
             return fit, scores
 
         def passive(endpoint):
             endpoint.keeper = self.keepers.get(endpoint.name, Keeper())
             X = self.fixed(endpoint.name)
-            fit = splitnn.passive(endpoint, terms, X[: self.fitted])
+            fit = splitnn.passive(endpoint, terms, X[: self.fitted], self.guards(endpoint.name))
             if self.test:
                 guards = Guards(enforce=False, small_data=True)
                 splitnn_scoring.score_as_passive(endpoint, terms, fit.share, X[self.fitted :], guards, Policy())

@@ -35,7 +35,7 @@ SHAPES = {
     "label-only active party": {"columns": (0, 4)},
     "more units than slots": {"columns": (1, 2), "settings": {"units": 9}},
     "one unit": {"columns": (1, 2), "settings": {"units": 1, "hidden": ()}},
-    "a last batch of one row": {"columns": (1, 2), "rows": 65},
+    "batches of unlike length": {"columns": (1, 2), "rows": 65},
     "a batch of all rows": {"columns": (1, 2), "settings": {"batch_size": 1000}},
     "validation and test rows": {"columns": (2, 3), "validation": 21, "test": 13},
     "early stopping": {
