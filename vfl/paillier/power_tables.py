@@ -10,7 +10,7 @@ The width w of each base's digits is the one that costs least.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from vfl.paillier.kernels import Index, Kernel, Values
 _WITHIN_SEGMENT = 0.7  # what a product within a segment costs, in units of one that is kept; measured on both kernels
 _WIDEST = 10
 _SIZE_BITS = 40  # of an exponent's magnitude; the rest of a word numbers the bases
-_REPEATED = 3  # uses on average from which on powers are made once each
+_REPEATED = 2  # uses on average from which on powers are made once each
 _LANES = 512  # products at once are worth a call
 
 Flags = NDArray[np.bool_]
@@ -55,7 +55,8 @@ class _Bases:
 
     def rest(self, left: Integers) -> Integers:
         """Return what the largest exponents leave to the digits after the lowest one."""
-        return (left + np.where(self.kept, 0, self.halves - 1)) >> self.widths
+        rest = (left + np.where(self.kept, 0, self.halves - 1)) >> self.widths
+        return np.where(left >> self.widths > 0, rest, 0)
 
     def limits(self, left: Integers) -> Integers:
         """Return the largest digit, if the largest exponents are ``left``."""
@@ -65,10 +66,11 @@ class _Bases:
 
 @dataclass(frozen=True)
 class _Level:
-    """Powers 1, 2, ... of base j lie at ``places[first[j]]`` and after it."""
+    """Powers 1, 2, ... of base j lie at ``places[first[j]]`` and after it; digits are negative too where ``signed``."""
 
     places: Index
     first: Index
+    signed: Flags
 
     def at(self, base: Index, exponent: Integers) -> Index:
         """Return where base[i]^exponent[i] lies."""
@@ -109,15 +111,9 @@ def factors_of_powers(kernel: Kernel, bases: Values, base: Index, exponent: Inte
 def rough_cost(uses: Integers, tops: Integers) -> float:
     """Return about how many products powers cost with their use, from how many and how large they are for each base."""
     nobody, signed = np.empty(0, dtype=np.int64), np.zeros(len(tops), dtype=bool)
-    least = np.full(len(tops), np.inf)
-    for width in range(1, _WIDEST + 1):
-        bases = _Bases(nobody, nobody, tops, np.full(len(tops), width), signed)
-        cost, left = np.zeros(len(tops)), tops
-        while left.any():
-            cost += bases.limits(left) + _WITHIN_SEGMENT * uses * (left > 0)
-            left = bases.rest(left)
-        least = np.minimum(cost, least)
-    return float(least.sum())
+    asked = _Bases(nobody, nobody, tops, tops, signed)
+    per_digit = np.repeat(_WITHIN_SEGMENT * uses[:, None], _SIZE_BITS + 2, axis=1)
+    return float(np.min([_cost(asked, per_digit, width) for width in range(1, _WIDEST + 1)], axis=0).sum())
 
 
 def _asked(base: Index, size: Integers, uses: Index, count: int) -> _Bases:
@@ -125,29 +121,39 @@ def _asked(base: Index, size: Integers, uses: Index, count: int) -> _Bases:
     tops = np.zeros(count, dtype=np.int64)
     tops[base] = size  # the last of a base, hence its largest
     used, different = np.bincount(uses, minlength=count), np.bincount(base, minlength=count)
-    kept = used >= _REPEATED * different
-    of_a_digit = np.where(kept, 1.0, _WITHIN_SEGMENT * used / np.maximum(different, 1))[base]
-    histogram = np.bincount(base * 64 + lengths(size), of_a_digit, 64 * count).reshape(-1, 64)
+    asked = _Bases(base, size, tops, tops, used >= _REPEATED * different)
+    return replace(asked, widths=_choose(asked, used / np.maximum(different, 1)))
+
+
+def _choose(asked: _Bases, uses: NDArray[np.float64]) -> Integers:
+    """Return the width that costs least for every base, from how many use each of its powers on average."""
+    of_a_digit = np.where(asked.kept, 1.0, _WITHIN_SEGMENT * uses)[asked.base]
+    bits, count = _SIZE_BITS + 2, len(asked.tops)
+    histogram = np.bincount(asked.base * bits + lengths(asked.size), of_a_digit, bits * count).reshape(count, bits)
     longer = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]  # longer[:, b]: powers with exponents of at least b bits
-    best, least = np.ones(count, dtype=np.int64), np.full(count, np.inf)
-    for width in range(1, _WIDEST + 1):
-        bases, cost, left, low = _Bases(base, size, tops, np.full(count, width), kept), np.zeros(count), tops, 0
-        while left.any():
-            cost += bases.limits(left) + longer[:, low + 1]
-            left, low = bases.rest(left), low + width
-        best[cost < least] = width
-        least = np.minimum(cost, least)
-    return _Bases(base, size, tops, best, kept)
+    costs = np.stack([_cost(asked, longer, width) for width in range(1, _WIDEST + 1)])
+    best: Integers = costs.argmin(axis=0) + 1
+    return best
+
+
+def _cost(asked: _Bases, longer: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Return what tables for digits of this width cost every base, and digits: longer[:, b] of those from bit b on."""
+    bases = replace(asked, widths=np.full(len(asked.tops), width))
+    cost, left, low = np.zeros(len(asked.tops)), asked.tops, 0
+    while left.any():
+        cost += bases.limits(left) + np.where(left > 0, longer[:, min(low + 1, _SIZE_BITS)], 0.0)
+        left, low = bases.rest(left), low + width
+    return cost
 
 
 def _digits(asked: _Bases, levels: list[_Level]) -> tuple[Index, Index, Flags]:
     """Return of all digits that are not zero: whose they are, where their entries lie, and whether negative."""
     owners, places, negative = [], [], []
     base, rest = asked.base, asked.size
-    widths, halves, signed = asked.widths[base], asked.halves[base], ~asked.kept[base]
+    widths, halves = asked.widths[base], asked.halves[base]
     for level in levels:
         digit = rest & ((1 << widths) - 1)
-        digit -= ((digit > halves) & signed) << widths
+        digit -= ((digit > halves) & level.signed[base]) << widths
         rest = (rest - digit) >> widths
         used = np.flatnonzero(digit)
         owners.append(used)
@@ -162,8 +168,12 @@ def _tables(kernel: Kernel, bases: Values, asked: _Bases, outputs: int) -> tuple
     left, of_base = asked.tops, np.arange(len(asked.tops), dtype=np.int64)
     while left.any():
         limits, rest = asked.limits(left), asked.rest(left)
-        table, level = _small_powers(kernel, kernel.take(bases, each(of_base, outputs)), limits, outputs)
-        levels.append(_Level(level.places + start, level.first))
+        own = kernel.take(bases, each(of_base, outputs))
+        level = _Level(
+            np.zeros(int(limits.sum()), dtype=np.int64), np.cumsum(limits) - limits, ~asked.kept & (rest > 0)
+        )
+        table = _small_powers(kernel, own, limits, level, outputs)
+        levels.append(replace(level, places=level.places + start))
         tables.append(table)
         start += len(table) // outputs
         further = np.flatnonzero(rest)
@@ -173,14 +183,13 @@ def _tables(kernel: Kernel, bases: Values, asked: _Bases, outputs: int) -> tuple
     return kernel.join(tables), levels
 
 
-def _small_powers(kernel: Kernel, bases: Values, limits: Integers, outputs: int) -> tuple[Values, _Level]:
-    """Return the powers 1 .. limits[j] of every base j, and their places.
+def _small_powers(kernel: Kernel, bases: Values, limits: Integers, level: _Level, outputs: int) -> Values:
+    """Return the powers 1 .. limits[j] of every base j, and write their places down.
 
     The powers known are doubled until that are enough products for a call; then so many are added at a time.
     """
-    some, first = np.flatnonzero(limits), np.cumsum(limits) - limits
-    level = _Level(np.zeros(int(limits.sum()), dtype=np.int64), first)
-    level.places[first[some]] = np.arange(len(some))
+    some = np.flatnonzero(limits)
+    level.places[level.first[some]] = np.arange(len(some))
     table = before = kernel.take(bases, each(some, outputs))
     parts, made, start, known, block = [table], len(some), 0, 1, 1
     while known < limits.max():
@@ -188,7 +197,7 @@ def _small_powers(kernel: Kernel, bases: Values, limits: Integers, outputs: int)
         j, step = np.repeat(np.arange(len(limits)), steps), _counting(steps) + 1
         low, high = level.at(j, known - block + step) - start, level.at(j, np.full(len(j), block))
         more = kernel.mul_pairs(before, each(low, outputs), table, each(high, outputs))
-        level.places[first[j] + known + step - 1] = made + np.arange(len(j))
+        level.places[level.first[j] + known + step - 1] = made + np.arange(len(j))
         known += block
         if known == 2 * block and len(table) < _LANES:
             table = before = kernel.join([table, more])
@@ -197,7 +206,7 @@ def _small_powers(kernel: Kernel, bases: Values, limits: Integers, outputs: int)
             parts.append(more)
             before, start = more, made
         made += len(j)
-    return kernel.join(parts), level
+    return kernel.join(parts)
 
 
 def _counting(lengths: Integers) -> Index:

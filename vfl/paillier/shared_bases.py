@@ -12,7 +12,7 @@ What the rows share is made once per ciphertext, so that a row pays one product 
 
 A divisor that more columns have than there are rows is left to the end: the rows' products are raised to it.
 
-Of 256 rows a column of normally distributed x of 12 bits takes about 570 products, one powering each 4,000. With few
+Of 256 rows a column of normally distributed x of 12 bits takes about 600 products, one powering each 4,000. With few
 rows for many ciphertexts buckets for every row (`vfl.paillier.pippenger`) take fewer, and do the work.
 
 Memory. Columns are taken in batches, by how many of their exponents are not zero.
@@ -165,9 +165,10 @@ def _by_buckets(X: Integers, small: Integers, costs: Costs) -> bool:
     """Return whether buckets for every row cost less than tables for every column; roughly, by rows' sizes."""
     divisors = np.maximum(np.gcd.reduce(X, axis=1), 1)
     nonzero, step = np.count_nonzero(X, axis=1), max(1, X.shape[1] // 16)
-    bits = lengths(np.abs(X).max(axis=1) // divisors)
+    largest = np.abs(X).max(axis=1)
+    bits = lengths(largest // divisors)
     buckets, _ = choose_windows(nonzero // step * step, (1 << bits) - 1, X.shape[1], 1, costs)
-    buckets += costs.squaring * float(bits.sum())
+    buckets += float((costs.squaring * lengths(largest) + lengths(divisors) - 1).sum())
     tables = rough_cost(np.count_nonzero(small, axis=0), np.abs(small).max(axis=0))
     return buckets < tables + 4 * len(X) * bool((small < 0).any())
 
