@@ -20,7 +20,7 @@ from parties.link import COORDINATOR, Endpoint, Link
 from parties.wire import Active, Coordinator, Encrypted, Masked, Message, PaillierKey, Passive
 from vfl.exchange import receive_ciphers, receive_key, send_ciphers
 from vfl.job import Job
-from vfl.masking import Masks, add_masked, pairwise_masks
+from vfl.masking import Masks, add_masked, check_words, pairwise_masks
 from vfl.optim import Vector
 from vfl.paillier import CipherVector, ObfuscatorPool, PrivateKey, PublicKey, add, generate_keypair, hand_on
 from vfl.source_layer import LayerPlan, Words, encrypt_weights, multiply, open_outputs, plan_layer
@@ -166,8 +166,11 @@ class CoordinatorForward:
         """Add the passive parties' parts of so many rows up, and send the sums to the active party."""
         products = {link.peer: link.recv(self.messages.products) for link in self.passives}
         rests = {link.peer: link.recv(self.messages.rests) for link in self.passives}
-        self.lead.send(self.messages.all_products, self._sum(products, rows))
-        self.lead.send(self.messages.sums, add_masked(rests, rows * self.units))
+        total = self._sum(products, rows)
+        for name, part in rests.items():
+            check_words(part, rows * self.units, 1, name)
+        self.lead.send(self.messages.all_products, total)
+        self.lead.send(self.messages.sums, add_masked(rests))
 
     def _sum(self, products: Mapping[str, Encrypted], rows: int) -> Encrypted:
         """One party's ciphertexts as they are, or the sum of several: all of them are fresh for their receiver."""
@@ -177,6 +180,9 @@ class CoordinatorForward:
             raise RemoteProtocolError(
                 f"{first} sent {count:,} ciphertexts for {rows:,} rows, expected as many for each, up to {self.units}"
             )
+        if any(len(products[name].body) != count for name in others):
+            counts = ", ".join(f"{name} sent {len(sent.body):,}" for name, sent in products.items())
+            raise RemoteProtocolError(f"{counts} ciphertexts for the same {rows:,} rows, expected as many of each")
         if not others:
             return products[first]
         total = receive_ciphers(self.key, products[first], count, first)
