@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -390,3 +392,16 @@ def test_a_search_tries_networks_and_modules() -> None:
     assert search.best_model_.n_iter_ == search.best_estimator_.epochs
     assert (search.best_model_.estimator.top is None) == (search.best_estimator_.top is None)
     assert len(search.predict(data())) > 100
+
+
+def test_the_example_in_scenarios_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(Path(__file__).parents[2] / "scenarios" / "splitnn_from_python.py"))["main"]
+    key = {"key_bits": 512, "insecure_test_mode": True}
+    monkeypatch.setitem(main.__globals__, "Federation", partial(Federation, privacy=key))
+    monkeypatch.setitem(main.__globals__, "SplitClassifier", lambda **given: SplitClassifier(**given | {"epochs": 2}))
+    with torch.random.fork_rng():
+        main()
+    out = capsys.readouterr().out
+    assert "2 epochs, loss from 1.4" in out
+    assert "1,140 weights" in out
+    assert "763 of 812 vehicles scored again" in out
