@@ -239,7 +239,9 @@ class SplitNN(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dropout: Annotated[
         float, Meta(ge=0, lt=1, description="Share of the activations left out in each step of the training.")
     ] = 0.0
-    batch_size: Annotated[int, Meta(ge=1, le=2**20, description="Rows of one step.")] = 256
+    batch_size: Annotated[
+        int, Meta(ge=1, le=2**20, description="Most rows of one step; an epoch's steps have as many but for one row.")
+    ] = 256
     epochs: Annotated[int, Meta(ge=1, le=10**5, description="Most passes over the training rows.")] = 20
     optimizer: Annotated[
         Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"],

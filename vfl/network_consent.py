@@ -53,7 +53,8 @@ def spend_epoch(terms: Terms, guards: Guards, epoch: int, share: NDArray[np.uint
     epoch : int
         Of this run, from 1.
     share : ndarray of shape (d, units), uint64, optional
-        A passive party's share of its weights as the epoch begins: an epoch that is repeated after a crash counts once.
+        A passive party's share of its weights as the epoch begins. An epoch that is repeated from the very same one,
+        after a crash, counts once; the first epoch, for which it is drawn anew, counts again.
 
     Raises
     ------

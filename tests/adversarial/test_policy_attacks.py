@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ from psi.exchange import exchange_as_coordinator, exchange_as_party
 from psi.settings import AlignmentSettings
 from psi.source import ElementArray
 from tests.glm.federations import Federation, make_federation, tamper
+from tests.splitnn.layers import Layers, make_layers
 from tests.trees.forests import Forests, make_frames, make_labels
 from vfl import boosting_scoring, consent, glm, scoring
 from vfl.glm import Fit
 from vfl.job import Job, Member
 from vfl.prepare import agree_terms, exchange_shapes_as_coordinator, exchange_shapes_as_party
+from vfl.terms import Terms
 
 Play = Callable[[Endpoint], Any]
 ALIGNMENT = "ab" * 32
@@ -269,6 +271,43 @@ def test_an_honest_resume_repeats_to_the_last_bit(tmp_path: Path) -> None:
     assert opened(3) == before[2:]
     exact = [glm.forward(block, w).ravel().tobytes() for w in story]
     assert [a == b for a, b in zip(before, exact, strict=True)] == [True] * 4 + [False] * 3
+
+
+@dataclass
+class Counted(Layers):
+    """A network whose active party minds no budget, and whose passive parties have not consented to its views."""
+
+    budgets: dict[str, Budget] = field(default_factory=dict)
+
+    @property
+    def terms(self) -> Terms:
+        return replace(super().terms, consent=False)
+
+    def guards(self, name: str) -> Guards:
+        if name == "bank":
+            return super().guards(name)
+        return Guards(enforce=True, small_data=True, budget=self.budgets.get(name, Budget()))
+
+
+def train_network(folder: Path, run: str, epochs: int, *, kept: bool = True) -> int:
+    """Train a network once more on the same rows; in how many epochs a passive party answered."""
+    made = make_layers(40, (1, 2, 3))
+    network = Counted(made.blocks, made.y, settings={"epochs": epochs, "units": 1, "batch_size": 40})
+    for name in network.names[1:] if kept else ():
+        network.budgets[name] = Budget.open(folder / name, run)
+        network.budgets[name].bind(ALIGNMENT)
+    return sent(play(network.plays()), "splitnn.rests", "shop-1")
+
+
+def test_retraining_a_network_adds_up_to_the_columns_too(tmp_path: Path) -> None:
+    """Five passive columns, one unit: every epoch is a view of them, and the fifth is refused."""
+    assert train_network(tmp_path, "", 3, kept=False) + train_network(tmp_path, "", 3, kept=False) > 5
+    assert train_network(tmp_path, "monday", 3) == 3
+    with pytest.raises(PolicyError, match="^first-layer views: party 'bank' would open up to 5 views of 5") as error:
+        train_network(tmp_path, "tuesday", 3)
+    assert sent(error.value.deliveries, "splitnn.rests", "shop-1") == 1  # type: ignore[attr-defined]
+    (account,) = left(tmp_path / "shop-1")
+    assert (account.equations, account.equations_left, account.runs) == (4, 0, 2)
 
 
 # 5. rows scored
