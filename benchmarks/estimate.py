@@ -27,6 +27,8 @@ SCENARIOS = (
     "credit_default/boosting.toml",
     "vehicle/boosting.toml",
     "diabetes/boosting.toml",
+    "digits/scenario.toml",
+    "digits/split.toml",
 )
 FACTOR = 1.5
 COLUMNS = (
@@ -85,14 +87,18 @@ def line(name: str, ours: dict[str, Any], truth: dict[str, Any]) -> str:
         _ratio(mine["aligning"], theirs["alignment"]),
         _ratio(ours["cpu_seconds"], truth["cpu_seconds"]),
         f"{ours['bytes'] / truth['bytes']:.4f}",
-        f"{ours['encryptions'] / truth['crypto']['encryptions']:.4f}",
-        f"{ours['decryptions'] / truth['crypto']['decryptions']:.4f}",
+        _share(ours["encryptions"], truth["crypto"]["encryptions"]),
+        _share(ours["decryptions"], truth["crypto"]["decryptions"]),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _ratio(mine: float, theirs: float) -> str:
     return f"{mine / theirs:.2f}" if theirs else "-"
+
+
+def _share(mine: int, theirs: int) -> str:
+    return f"{mine / theirs:.4f}" if theirs else "-"
 
 
 def _cpu() -> float:

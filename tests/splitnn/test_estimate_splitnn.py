@@ -22,7 +22,6 @@ from vfl.estimating import estimate as estimating
 from vfl.estimating.account import Account, Load, Sending, Stage
 from vfl.estimating.calibration import Speeds
 from vfl.estimating.estimate import Estimate, estimate
-from vfl.estimating.network import batches_of
 from vfl.estimating.table import show_estimate
 from vfl.job_file import load_scenario
 from vfl.report.summary import encode_report, summarise
@@ -226,11 +225,3 @@ def test_repeated_stages_are_booked_as_one_by_one(before: int, times: int, kinds
         assert at_once.flows[link].bytes == pytest.approx(flow.bytes, abs=1e-6)
     assert at_once.encryptions["bank"] == 2 * at_once.decryptions["bank"] == 2 * len(kinds) * times
     assert at_once.seconds["training"] >= 0.5 * len(kinds) * times
-
-
-@given(rows=st.integers(0, 10_000), size=st.integers(1, 3_000))
-def test_batches_are_those_that_are_drawn(rows: int, size: int) -> None:
-    from vfl.epochs import draw_batches
-
-    drawn = Counter(len(batch) for batch in draw_batches(rows, size, 0, 0)) if rows else Counter()
-    assert Counter(dict(batches_of(rows, size))) == drawn

@@ -77,12 +77,15 @@ class Trained:
         CPU seconds of a fit in plain: of the active party's columns (GLM), or of all columns (other models).
     how : str
         Where the rounds come from.
+    importing : float
+        CPU seconds that a process needs once, before it can fit at all.
     """
 
     rounds: int
     converged: bool
     fitting: float
     how: str
+    importing: float = 0.0
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ def ending(account: Account, survey: Survey, trained: Trained, *, baselines: boo
     if baselines and test:
         reading = sum(sum(part.seconds.values()) for part in survey.owns.values())
         without = [whole * (1 - own[name] / everything) for name in job.passive if len(job.passive) > 1]
-        fits = whole + sum(without) + judging
+        fits = trained.importing + whole + sum(without) + judging
         account.stage("comparing", {"launcher": Load(_ENGINE * speeds.start + speeds.learn + reading + fits)})
 
 

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
-from parties.link import COORDINATOR
-from parties.wire import Active, Control, Coordinator, Message, Passive, Revealed
 from vfl.epochs import draw_batches
-from vfl.estimating.account import Account, Sending, Stage, Trained
+from vfl.estimating.account import Account, Stage, Trained
 from vfl.estimating.survey import Survey
 from vfl.source_layer import LayerPlan
+from vfl.splitnn import validation_blocks
 from vfl.splitnn_part import rows_of
+from vfl.terms import Integers
 
 ASSUMED = "the parties' networks: a step on a batch, timed here with PyTorch on one thread, stands for all steps"
 
-_ALONE = 200  # epochs booked one by one, each number of a message as long as it will be; the others are like the last
+_ALONE = 300  # epochs booked one by one: by then numbers of messages and epochs are as long as they will be
 _REPEATS = 5
 
 Repeated = tuple[int, Sequence[Stage]]
 """How often stages follow each other, and the stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Rows that go through the network together, in one epoch.
+
+    Attributes
+    ----------
+    first : ndarray of shape (rows,), int64
+        The first batch, of which the others differ by a row at most.
+    batches, watched : list of int
+        Rows of each batch, and of each block of the validation part.
+    """
+
+    first: Integers
+    batches: list[int]
+    watched: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,48 +49,80 @@ class NetworkTimes:
 
     Attributes
     ----------
-    importing : float
-        To import torch; nothing where this process has done so before.
     begin : float
-        The same, and to make the network.
+        To import torch, where this process has not yet, and to make the network.
     step, loss : dict of rows to float
         A step on so many training rows; the loss of so many rows of the validation part.
     plain : dict of rows to float
         The first layer of so many training rows, forward and backward, with all columns in one place.
     """
 
-    importing: float
     begin: float
     step: dict[int, float]
     loss: dict[int, float]
     plain: dict[int, float]
 
 
-def time_network(survey: Survey) -> NetworkTimes:
+def blocks_of(survey: Survey) -> Blocks:
+    """The blocks of every epoch, as the first one has them."""
+    job, terms = survey.job, survey.terms
+    batches = draw_batches(terms.rows, job.splitnn.batch_size, job.seed, 0)
+    return Blocks(batches[0], [len(batch) for batch in batches], [len(block) for block in validation_blocks(terms)])
+
+
+def in_runs(lengths: Iterable[int]) -> list[tuple[int, int]]:
+    """Rows, and how many blocks of so many rows follow each other.
+
+    >>> in_runs([64, 64, 63, 63, 63])
+    [(64, 2), (63, 3)]
+    """
+    return [(rows, len(list(same))) for rows, same in groupby(lengths)]
+
+
+def cut(rows: int, size: int) -> list[int]:
+    """Rows of each block of ``size``; the last may be shorter.
+
+    >>> cut(1000, 400)
+    [400, 400, 200]
+    """
+    return [min(size, rows - start) for start in range(0, rows, size)]
+
+
+def time_network(survey: Survey, blocks: Blocks) -> NetworkTimes:
     """Take steps with the columns of the active party, on a network that is thrown away."""
     start = time.thread_time()
     from vfl.network import make_network
 
-    importing = time.thread_time() - start
     job, terms, parts = survey.job, survey.terms, survey.parts
     own, settings = survey.networks[job.active], job.splitnn
     rows = rows_of(survey.data[job.active], terms, own, survey.keeper)
     fitted = slice(0, parts.train)
     weights = None if rows.weights is None else rows.weights[fitted]
-    network = make_network(job, own.X.shape[1], terms.outputs, rows.y[fitted], weights=weights)
+    width, fan_in = own.X.shape[1], sum(terms.columns.values())
+    network = make_network(job, width, terms.outputs, rows.y[fitted], weights=weights, fan_in=fan_in)
     begin = time.thread_time() - start
-    drawn = draw_batches(parts.train, settings.batch_size, job.seed, 0)[0]
-    step, loss, plain = {}, {}, {}
-    for count, _ in batches_of(parts.train, settings.batch_size):
-        batch, z = drawn[:count], np.zeros((count, settings.units))
-        X, y, w = own.X[batch], rows.y[batch], None if rows.weights is None else rows.weights[batch]
-        step[count] = least(lambda: network.step(z, X, y, w, seed=0, steps=settings.local_steps))  # noqa: B023
-        others = np.zeros((count, sum(terms.passive_columns)))
-        plain[count] = least(lambda: others.T @ (others @ np.zeros((others.shape[1], settings.units))))  # noqa: B023
-    for count, _ in batches_of(parts.validation, settings.batch_size):
-        block, z = slice(parts.train, parts.train + count), np.zeros((count, settings.units))
-        loss[count] = least(lambda: network.losses(z, own.X[block], rows.y[block]))  # noqa: B023
-    return NetworkTimes(importing, begin, step, loss, plain)
+    others = np.zeros((len(blocks.first), sum(terms.passive_columns)))
+    W = np.zeros((others.shape[1], settings.units))
+
+    def step(count: int) -> None:
+        batch, z = blocks.first[:count], np.zeros((count, settings.units))
+        drawn = None if rows.weights is None else rows.weights[batch]
+        network.step(z, own.X[batch], rows.y[batch], drawn, seed=0, steps=settings.local_steps)
+
+    def loss(count: int) -> None:
+        block = slice(parts.train, parts.train + count)
+        network.losses(np.zeros((count, settings.units)), own.X[block], rows.y[block])
+
+    def plain(count: int) -> None:
+        others[:count].T @ (others[:count] @ W)
+
+    batches, watched = set(blocks.batches), set(blocks.watched)
+    return NetworkTimes(
+        begin,
+        {count: least(lambda count=count: step(count)) for count in batches},
+        {count: least(lambda count=count: loss(count)) for count in watched},
+        {count: least(lambda count=count: plain(count)) for count in batches},
+    )
 
 
 def least(work: Callable[[], object]) -> float:
@@ -85,43 +135,23 @@ def least(work: Callable[[], object]) -> float:
     return min(taken)
 
 
-def batches_of(rows: int, size: int) -> list[tuple[int, int]]:
-    """Rows of a batch, and how many batches there are of so many rows.
-
-    >>> batches_of(1000, 256), batches_of(512, 256), batches_of(100, 256), batches_of(0, 256)
-    ([(256, 3), (232, 1)], [(256, 2)], [(100, 1)], [])
-    """
-    whole, rest = divmod(rows, size)
-    return [(size, whole)] * bool(whole) + [(rest, 1)] * bool(rest)
-
-
-def book_epochs(account: Account, epochs: int, epoch: Sequence[Repeated]) -> None:
-    """Book so many epochs, each of which plays its stages in turn."""
+def book_epochs(account: Account, epochs: int, played: Callable[[int], Sequence[Repeated]]) -> None:
+    """Book so many epochs; ``played`` says what happens in the epoch of a number from 0 on."""
     for number in range(min(epochs, _ALONE)):
         together = epochs - number if number + 1 == _ALONE else 1
-        for times, stages in epoch:
+        for times, stages in played(number):
             account.repeat("training", stages, times * together)
 
 
-def ends(
-    survey: Survey, epoch: Message[Active, Passive, Revealed], proceed: Message[Active, Coordinator, Control]
-) -> Repeated:
-    """How an epoch ends: everybody is told whether training goes on."""
-    lead, facts = survey.job.active, {"best": True, "go": True}
-    told = [Sending(epoch, lead, name, Revealed({**facts}, np.zeros(0))) for name in survey.job.passive]
-    return 1, [Stage({}, [*told, Sending(proceed, lead, COORDINATOR, Control({"go": True}))])]
-
-
-def trained(survey: Survey, network: NetworkTimes) -> Trained:
+def trained(survey: Survey, blocks: Blocks, network: NetworkTimes) -> Trained:
     """The rounds, and what a training in one place takes."""
-    settings, parts = survey.job.splitnn, survey.parts
-    batches = batches_of(parts.train, settings.batch_size)
-    epoch = sum(times * (network.step[rows] + network.plain[rows]) for rows, times in batches)
-    epoch += sum(times * network.loss[rows] for rows, times in batches_of(parts.validation, settings.batch_size))
+    settings = survey.job.splitnn
+    epoch = sum(network.step[rows] + network.plain[rows] for rows in blocks.batches)
+    epoch += sum(network.loss[rows] for rows in blocks.watched)
     how = "the job's epochs"
     if settings.early_stopping_rounds is not None:
         how += "; at most, for early stopping may end them sooner"
-    return Trained(settings.epochs, True, settings.epochs * epoch, how)
+    return Trained(settings.epochs, True, settings.epochs * epoch, how, network.begin)
 
 
 def hints(survey: Survey, plan: LayerPlan | None) -> list[str]:

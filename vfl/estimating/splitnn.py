@@ -1,7 +1,7 @@
 """What `vfl.splitnn` and `vfl.splitnn_scoring` will take.
 
-All batches of a training cost the same, but for the shorter one that ends an epoch: one of each is counted through the
-run's own code with the parties' columns, the active party's step is timed, and both stand for all. Early stopping is
+All batches of a training cost the same, but for a row more or less: one of each length is counted through the run's own
+code with the parties' columns, the active party's step is timed, and both stand for all. Early stopping is
 not foreseen: all epochs are counted.
 """
 
@@ -15,11 +15,19 @@ from functools import partial
 import numpy as np
 
 from parties.link import COORDINATOR
-from parties.wire import Active, Coordinator, Encrypted, Masked, Message, PaillierKey, Passive
-from vfl.epochs import draw_batches
+from parties.wire import Active, Control, Coordinator, Encrypted, Masked, Message, PaillierKey, Passive, Revealed
 from vfl.estimating.account import Account, Load, Sending, Stage, Trained, shape
 from vfl.estimating.counting import CountedKey, Numbers, Work, counted_key
-from vfl.estimating.network import NetworkTimes, Repeated, batches_of, book_epochs, ends, time_network, trained
+from vfl.estimating.network import (
+    NetworkTimes,
+    Repeated,
+    blocks_of,
+    book_epochs,
+    cut,
+    in_runs,
+    time_network,
+    trained,
+)
 from vfl.estimating.survey import Survey
 from vfl.forward_pass import ForwardPass
 from vfl.network_columns import to_fixed
@@ -118,25 +126,29 @@ class _Layer:
 
 def training(account: Account, survey: Survey) -> Trained:
     """Book the training and the scoring."""
-    job, parts = survey.job, survey.parts
-    layer, size, network = _layer(account, survey), job.splitnn.batch_size, time_network(survey)
-    account.stage("training", {layer.lead: Load(network.begin)})
+    job, lead, parts = survey.job, survey.job.active, survey.parts
+    layer, blocks = _layer(account, survey), blocks_of(survey)
+    network = time_network(survey, blocks)
+    account.stage("training", {lead: Load(network.begin)})
     _book_keys(layer, "training", Wire.key, Wire.key_copy)
-    shares = [Sending(Wire.share, name, layer.lead, layer.words(layer.columns(name))) for name in job.passive]
+    shares = [Sending(Wire.share, name, lead, layer.words(layer.columns(name))) for name in job.passive]
     account.repeat("training", [Stage({}, shares)], 1)
-    drawn = draw_batches(parts.train, size, job.seed, 0)[0]
-    steps: list[Repeated] = []
-    for rows, times in batches_of(parts.train, size):
-        batch = drawn[:rows]
-        forward = [*_weights(layer, TRAINING), *_forward(layer, TRAINING, batch)]
-        steps.append((times, [*forward, *_backward(layer, batch, network)]))
-    watched: list[Repeated] = [(1, _weights(layer, TRAINING))] if parts.validation else []
-    for rows, times in batches_of(parts.validation, size):
+    weights = _weights(layer, TRAINING)
+    epoch: list[Repeated] = []
+    for rows, times in in_runs(blocks.batches):
+        batch = blocks.first[:rows]
+        epoch.append((times, [*weights, *_forward(layer, TRAINING, batch), *_backward(layer, batch, network)]))
+    if blocks.watched:
+        epoch.append((1, weights))
+    for rows, times in in_runs(blocks.watched):
         block = np.arange(parts.train, parts.train + rows)
-        watched.append((times, [*_forward(layer, TRAINING, block), Stage({layer.lead: Load(network.loss[rows])})]))
-    book_epochs(account, job.splitnn.epochs, [*steps, *watched, ends(survey, Wire.epoch, Wire.proceed)])
+        epoch.append((times, [*_forward(layer, TRAINING, block), Stage({lead: Load(network.loss[rows])})]))
+    told = [Sending(Wire.epoch, lead, name, Revealed({"best": True, "go": True}, np.zeros(0))) for name in job.passive]
+    told.append(Sending(Wire.proceed, lead, COORDINATOR, Control({"go": True})))
+    epoch.append((1, [Stage({}, told)]))
+    book_epochs(account, job.splitnn.epochs, lambda number: epoch)
     _book_scoring(layer)
-    return trained(survey, network)
+    return trained(survey, blocks, network)
 
 
 def _layer(account: Account, survey: Survey) -> _Layer:
@@ -157,8 +169,7 @@ def _book_keys(
     public = PaillierKey(bytes((bits + 7) // 8), bytes((2 * bits + 7) // 8), layer.key.exponent_bits)
     sent = [Sending(key, layer.lead, name, public) for name in passive]
     sent.append(Sending(key_copy, layer.lead, COORDINATOR, public))
-    making = [*passive, *([COORDINATOR] if len(passive) > 1 else [])]
-    tables = {layer.lead: Load(0.0, speeds.owner_tables)} | {name: Load(0.0, speeds.long_tables) for name in making}
+    tables = {layer.lead: Load(0.0, speeds.owner_tables)} | {name: Load(0.0, speeds.long_tables) for name in passive}
     layer.account.repeat(phase, [Stage({layer.lead: Load(speeds.key_seconds)}, sent), Stage(tables)], 1)
 
 
@@ -176,7 +187,7 @@ def _weights(layer: _Layer, messages: ForwardPass) -> list[Stage]:
 
 def _forward(layer: _Layer, messages: ForwardPass, rows: Integers) -> list[Stage]:
     """Products and rests of some rows, from every passive party over the coordinator to the active one."""
-    plan, speeds, passive = layer.plan, layer.account.speeds, layer.survey.job.passive
+    plan, passive = layer.plan, layer.survey.job.passive
     count, width = layer.in_rows(plan.forward, len(rows)), plan.per_row(plan.forward)
     loads, sent = {}, []
     for name in passive:
@@ -191,7 +202,6 @@ def _forward(layer: _Layer, messages: ForwardPass, rows: Integers) -> list[Stage
     if len(passive) > 1:
         added += layer.account.received(len(passive) * count)
         added += layer.account.on_ciphers(Work(products=(len(passive) - 1) * count))
-        added += Load(0.0, count * speeds.rerandomise)
     sums = [
         Sending(messages.all_products, COORDINATOR, layer.lead, layer.encrypted(count)),
         Sending(messages.sums, COORDINATOR, layer.lead, layer.words(len(rows))),
@@ -230,5 +240,5 @@ def _book_scoring(layer: _Layer) -> None:
     _book_keys(layer, "evaluating", ScoringWire.key, ScoringWire.key_copy)
     layer.account.repeat("evaluating", _weights(layer, SCORING), 1)
     first = parts.train + parts.validation
-    for rows, times in batches_of(parts.test, BLOCK):
+    for rows, times in in_runs(cut(parts.test, BLOCK)):
         layer.account.repeat("evaluating", _forward(layer, SCORING, np.arange(first, first + rows)), times)
