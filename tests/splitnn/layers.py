@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from parties.checkpoint import Keeper
 from parties.ledger import Ledger
 from parties.link import COORDINATOR
 from parties.local import run_local
@@ -106,7 +105,7 @@ class Layers:
         terms = self.terms
 
         def active(endpoint):
-            endpoint.keeper = self.keepers.get(endpoint.name, Keeper())
+            endpoint.keeper = self.keepers.get(endpoint.name, endpoint.keeper)
             network = make_network(self.job, self.blocks[0].shape[1], self.outputs, self.y[: terms.rows])
             self.spy = Spy(network)
             rows = Rows(self.blocks[0][: self.fitted], self.y[: self.fitted], None, terms.rows)
@@ -115,7 +114,7 @@ class Layers:
             return fit, scores
 
         def passive(endpoint):
-            endpoint.keeper = self.keepers.get(endpoint.name, Keeper())
+            endpoint.keeper = self.keepers.get(endpoint.name, endpoint.keeper)
             X = self.fixed(endpoint.name)
             fit = splitnn.passive(endpoint, terms, X[: self.fitted], self.guards(endpoint.name))
             if self.test:
@@ -124,7 +123,7 @@ class Layers:
             return fit
 
         def coordinator(endpoint):
-            endpoint.keeper = self.keepers.get(endpoint.name, Keeper())
+            endpoint.keeper = self.keepers.get(endpoint.name, endpoint.keeper)
             epochs = splitnn.coordinator(endpoint, terms)
             if self.test:
                 splitnn_scoring.score_as_coordinator(endpoint, terms, self.test)
