@@ -13,6 +13,7 @@ from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Control, Coordinator, Passive, Revealed
 from tests.splitnn.split_networks import SplitNetworks
 from vfl import split_learning
+from vfl.epochs import draw_batches
 from vfl.split_learning import Wire
 
 ROWS, UNITS, EPOCHS = 20, 4, 2
@@ -245,3 +246,26 @@ def test_a_block_of_scores_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         scored([payload, payload])
     honest = [payload, Revealed({"block": 1}, payload.values)]
     np.testing.assert_array_equal(scored(honest), np.concatenate([payload.values] * 2))
+
+
+# what follows from the messages of parties that follow the protocol
+
+
+def test_outputs_of_a_linear_bottom_give_the_products_of_rows_with_rows() -> None:
+    """The docstring's warning: from its own gradients and two epochs' outputs A has X X', so X up to a rotation."""
+    rate, width = 0.1, 3
+    settings = {"units": 5, "batch_size": 40, "epochs": 2, "optimizer": "sgd", "learning_rate": rate}
+    networks = SplitNetworks(rows=40, widths=(2, width), settings=settings)
+    networks.fit()
+    seen = {
+        name: [d.payload.values for d in networks.deliveries if d.message == f"split_learning.{name}"]
+        for name in ("outputs", "gradients")
+    }
+    order = [draw_batches(40, 40, 0, epoch)[0] for epoch in range(2)]
+    first, second = (values[np.argsort(rows)] for values, rows in zip(seen["outputs"], order, strict=True))
+    gradients = seen["gradients"][0][np.argsort(order[0])]
+    moved = (first - second) / rate  # (X X' + 1 1') times the gradients
+    products = moved @ np.linalg.pinv(gradients.T @ moved, rcond=1e-4) @ moved.T - 1
+    X = networks.blocks[1]
+    np.testing.assert_allclose(products, X @ X.T, atol=0.05)
+    assert np.abs(X @ X.T).max() > 5
