@@ -5,7 +5,8 @@ Networks are rebuilt from a shard's weights; where a party trained a torch modul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,7 +147,8 @@ def network_of(model: Model) -> Network:
 
     shard, job = _split_shard(model), model.kept.job
     columns = len(shard.preprocessor.names)
-    return load_network(job, columns, model.kept.outputs, shard.network, module=model.module)
+    with _naming(model):
+        return load_network(job, columns, model.kept.outputs, shard.network, module=model.module)
 
 
 def bottom_of(model: Model) -> Bottom:
@@ -155,7 +157,17 @@ def bottom_of(model: Model) -> Bottom:
     from vfl.bottom import load_bottom  # torch takes seconds to import
 
     shard, job = _split_shard(model), model.kept.job
-    return load_bottom(job, model.name, len(shard.preprocessor.names), shard.network, module=model.module)
+    with _naming(model):
+        return load_bottom(job, model.name, len(shard.preprocessor.names), shard.network, module=model.module)
+
+
+@contextmanager
+def _naming(model: Model) -> Iterator[None]:
+    """Say whose weights do not fit."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"model shard of party '{model.name}': {error}") from None
 
 
 def _split_shard(model: Model) -> SplitShard:

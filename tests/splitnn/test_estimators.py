@@ -8,6 +8,7 @@ import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from vfl import (
 )
 from vfl.federation import prepare
 from vfl.job import Job, SplitNN
+from vfl.kept_model import network_of
 
 ROWS = 300
 UNITS = 3
@@ -244,7 +246,7 @@ def test_the_command_line_says_that_it_cannot_build_modules(vfl: Command, kept: 
         ({"shop": own_bottom()}, ConfigError, "modules, got one for 'shop', expected one for .* 'bank'"),
         ({"nobody": own_top()}, ConfigError, "modules, got one for 'nobody'"),
         ({"bank": 7}, ConfigError, "top, got int, expected a torch.nn.Module"),
-        ({"bank": torch.nn.Linear(UNITS, 1)}, DataError, "top.* is not among|top.* is missing"),
+        ({"bank": torch.nn.Linear(UNITS, 1)}, DataError, "of party 'bank': .* top.* is (not among|missing)"),
         ({"bank": own_top(2)}, ConfigError, r"top, got \(2, 2\) .* expected a tensor of shape \(rows, 1\)"),
         ([own_top()], ConfigError, "modules, got list, expected a mapping of party to torch.nn.Module"),
     ],
@@ -344,6 +346,27 @@ def test_a_module_that_cannot_be_copied_is_refused() -> None:
     top.register_buffer("found", torch.zeros(1, requires_grad=True) * 2)
     with pytest.raises(ConfigError, match="top, got a module that cannot be copied") as caught:
         federation().fit(SplitClassifier(top=top, **QUICK))
+    assert_one_line(caught)
+
+
+@pytest.mark.parametrize("kind", ["lazy", "double"])
+def test_a_top_may_find_its_widths_itself_and_be_of_another_precision(kind: str, tmp_path: Path) -> None:
+    def make() -> torch.nn.Module:
+        layers = torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.Tanh(), torch.nn.LazyLinear(1))
+        return layers if kind == "lazy" else own_top().double()
+
+    model = federation().fit(SplitClassifier(top=make(), **QUICK), baselines=False, out=tmp_path / "run")
+    assert_test_scores_come_again(model)
+    again = load_model(tmp_path / "run", modules={"bank": make()})
+    np.testing.assert_array_equal(again.predictions(data()).scores, model.predictions(data()).scores)
+    assert next(again.network_.parameters()).dtype == (torch.float32 if kind == "lazy" else torch.float64)
+
+
+def test_weights_of_another_shape_are_refused(fitted: JointModel, tmp_path: Path) -> None:
+    bank = fitted.models["bank"]
+    network = {name: array[:1] if name == "own.bias" else array for name, array in bank.shard.network.items()}
+    with pytest.raises(DataError, match="model shard of party 'bank': .* own.bias is .* of shape .1,.") as caught:
+        network_of(replace(bank, shard=replace(bank.shard, network=network)))
     assert_one_line(caught)
 
 
