@@ -7,7 +7,9 @@ Outputs of a row, with z the sum over the passive parties of their parts of the 
 or, instead of what stands behind the first arrow, the user's own module. An output o is a score m + s o, m and s being
 mean and standard deviation of the training labels where these are numbers, and log m + o where they are counts; else
 it is o. Losses and predictions of scores are those of `vfl.losses`. What is minimised is the loss divided by s^2 for
-numbers and by m for counts, so that step widths do not depend on the label's unit.
+numbers and by m for counts, so that step widths do not depend on the label's unit. For counts e^o goes on as a straight
+line where it exceeds both 100 and twice the largest training count, in units of m: otherwise one row far out, with a
+slope that grows as its loss, throws the training off its course.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from vfl.torch_parts import (
 
 _BLOCK = 512  # rows judged at once, never fewer: a product's sums may be added in another order for other sizes
 _LEAST_MEAN = 1e-12  # of counts, as in vfl.losses
+_STEEPEST = 100.0  # slope from which on e^o is a straight line, at least
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,15 @@ class Step:
 class LabelScale:
     """How the training labels are scaled for the network.
 
+    Parameters
+    ----------
+    mean, deviation : float
+        Of numbers; of counts the mean.
+    steepest : float
+        Of counts: largest slope of e^o; only training needs it.
+
+    Examples
+    --------
     >>> LabelScale("regression", 10.0, 2.0).to_scores(np.array([0.5])).tolist()
     [11.0]
     """
@@ -70,6 +82,7 @@ class LabelScale:
     task: Task
     mean: float = 0.0
     deviation: float = 1.0
+    steepest: float = _STEEPEST
 
     @property
     def family(self) -> Family:
@@ -182,7 +195,7 @@ class Network:
         """One step; the outputs before it."""
         self.optimizer.zero_grad()
         outputs = _called(self.top, summed + self.own(self._tensor(X)), self.outputs)
-        losses = _row_losses(self.label.task, outputs, self._target(y))
+        losses = _row_losses(self.label, outputs, self._target(y))
         torch.autograd.backward((losses if weights is None else losses * self._tensor(weights)).mean())
         self.optimizer.step()
         return outputs.detach().double().numpy()
@@ -355,17 +368,19 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'without a text'}"
 
 
-def _row_losses(task: Task, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _row_losses(label: LabelScale, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """What is minimised, of shape (rows,); classes may be estimates, outside 0 and 1."""
-    if task == "multiclass":
+    if label.task == "multiclass":
         if targets.ndim == 1:
             return functional.cross_entropy(outputs, targets, reduction="none")
         return -(targets * functional.log_softmax(outputs, dim=1)).sum(dim=1)
     scores = outputs[:, 0]
-    if task == "regression":
+    if label.task == "regression":
         return (scores - targets) ** 2 / 2
-    if task == "count":
-        return torch.exp(scores) - targets * scores
+    if label.task == "count":
+        bend = math.log(label.steepest)
+        beyond = functional.relu(scores - bend)
+        return torch.exp(scores - beyond) + label.steepest * beyond - targets * scores
     return functional.softplus(scores, threshold=50) - targets * scores
 
 
@@ -378,6 +393,7 @@ def _fit_label(task: Task, y: Labels, weights: Vector | None) -> LabelScale:
     relative = np.ones(len(y)) if weights is None else normalise_weights(weights)
     mean = math.fsum((y * relative).tolist()) / len(y)
     if task == "count":
-        return LabelScale(task, max(mean, _LEAST_MEAN))
+        mean = max(mean, _LEAST_MEAN)
+        return LabelScale(task, mean, steepest=max(_STEEPEST, 2 * float(y.max()) / mean))
     variance = math.fsum(((y - mean) ** 2 * relative).tolist()) / len(y)
     return LabelScale(task, mean, math.sqrt(variance) or 1.0)

@@ -120,7 +120,7 @@ def test_the_scale_is_that_of_the_weighted_labels() -> None:
     label = make_network(job, 1, 1, y, weights=weights).label
     assert label.mean == pytest.approx(3.75) and label.deviation == pytest.approx(np.sqrt(5.1875))
     assert make_network(job, 1, 1, np.full(3, 4.0)).label == LabelScale("regression", 4.0, 1.0)
-    assert make_network(make_job("count"), 1, 1, np.zeros(3)).label.mean > 0
+    assert 0 < make_network(make_job("count"), 1, 1, np.zeros(3)).label.mean < 1e-6
     assert make_network(make_job("binary"), 1, 1, y).label == LabelScale("binary")
 
 
@@ -339,3 +339,40 @@ class TestOwnTop:
             ConfigError, match="top, got an error for 1 rows of 5 units: ValueError: Expected more than"
         ):
             network.step(z_of(1), np.zeros((1, 3)), np.ones(1), None, seed=1)
+
+
+class TestCounts:
+    """e^o goes on as a straight line far beyond the counts that there are."""
+
+    def network(self, y: Labels) -> Network:
+        return make_network(make_job("count", units=1), 0, 1, y, module=torch.nn.Identity())
+
+    def slopes(self, network: Network, outputs: list[float], y: float) -> list[float]:
+        """dL/do of rows with these outputs and the same count."""
+        bias = float(network.weights()["own.bias"][0])
+        z = np.array(outputs)[:, None] - bias
+        step = network.step(z, np.zeros((len(z), 0)), np.full(len(z), y), None, seed=1)
+        return (step.gradient[:, 0] * len(z)).tolist()
+
+    def test_slopes_are_those_of_the_poisson_loss_below_and_constant_above(self) -> None:
+        y = np.array([1.0, 3.0])
+        assert self.network(y).label.steepest == 100.0
+        outputs = [-3.0, 0.0, 2.0, 4.6, 4.7, 50.0, 6e4]
+        expected = [*(np.exp(o) - 1.5 for o in outputs[:4]), *[100 - 1.5] * 3]
+        np.testing.assert_allclose(self.slopes(self.network(y), outputs, 3.0), expected, rtol=2e-3)
+
+    def test_the_line_is_steeper_than_any_training_count(self) -> None:
+        y = np.array([*[0.0] * 999, 1000.0])
+        network = self.network(y)
+        assert network.label.steepest == 2000.0
+        assert self.slopes(network, [20.0], 1000.0)[0] == pytest.approx(1000.0)  # it still falls towards the count
+
+    def test_losses_are_told_without_the_line(self) -> None:
+        network = self.network(np.array([1.0, 3.0]))
+        z = np.array([[6.0]]) - float(network.weights()["own.bias"][0])
+        score = 6.0 + np.log(2.0)
+        expected = np.exp(score) - 3 * score
+        assert network.losses(z, np.zeros((1, 0)), np.array([3.0]))[0] == pytest.approx(expected, rel=1e-5)
+        assert network.step(z, np.zeros((1, 0)), np.array([3.0]), None, seed=1).loss == pytest.approx(
+            expected, rel=1e-5
+        )
