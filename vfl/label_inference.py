@@ -1,6 +1,6 @@
 """How well a passive party could guess binary labels from the gradients that it is sent, tried on what really was sent.
 
-Source: O. Li et al., *Label Leakage and Protection in Two-party Split Learning*, ICLR 2022, section 3. The gradient of
+Source: O. Li et al., *Label Leakage and Protection in Two-party Split Learning*, ICLR 2022. The gradient of
 a row's loss by the outputs below the top network is (p - y) times a direction that the top network gives:
 
 norm       rows of the rarer class are further from their prediction, so that their gradients are longer
