@@ -32,6 +32,8 @@ def between_companies(run: Path, role: str, folder: Path) -> Path:
     if role != active:
         report["metrics"] = {"joint": {}}
         report["training"]["loss"] = []
+        for name in ("validation_loss", "label_inference", "gradient_noise"):
+            report["training"].pop(name, None)
         for name in ("confidence", "comparison", "without"):
             report.pop(name, None)
         if "feature_importance" in report:

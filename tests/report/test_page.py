@@ -17,6 +17,7 @@ from tests.runs.companies import make_companies
 from vfl import cli
 from vfl.report.evidence import Evidence, load_evidence, save_evidence
 from vfl.report.page import write_page
+from vfl.report.words import significant
 
 Runs = Callable[[str], Path]
 ALWAYS = ["Training", "Rows", "Messages", "Time", "Who learnt what", "What stayed hidden", "Reproduce"]
@@ -55,15 +56,27 @@ SECTIONS = {
     ],
     "regression": [*METRICS, "Predicted and actual", "Residuals", "Size of the misses", "Are the misses normal?"],
     "count": [*METRICS, "Rootogram: observed and expected counts", "Calibration", "Deviance", "Residuals"],
+    "network": [*METRICS, "Worth of each party", "ROC curve", "Loss per epoch", "Guards and warnings"],
+    "network regression": [*METRICS, "Residuals", "Loss per epoch"],
+    "network split": [*METRICS, "ROC curve", "Loss per epoch", "What gradients tell"],
+    "network split attacked": [*METRICS, "What gradients tell"],
     "label alone": [*METRICS, "Worth of each party", "Coefficients", "Residuals"],
     "no baselines": [*METRICS, "ROC curve", "Coefficients"],
     "no test rows": ["Coefficients", "Guards and warnings"],
     "binary of bank": [*METRICS, "ROC curve", "Coefficients", "Loss per round"],
     "binary of biller": ["Coefficients"],
     "boosting of card-network": ["Importance of columns"],
+    "network of bank": [*METRICS, "ROC curve", "Loss per epoch"],
+    "network of biller": [],
+    "network split attacked of biller": ["What gradients tell"],
+    "network split of coordinator": ["What gradients tell"],
     "binary of coordinator": [],
 }
 ABSENT = {
+    "network": ["Coefficients", "Importance of columns", "What gradients tell"],
+    "network split": ["Coefficients"],
+    "network of biller": [*METRICS, "ROC curve", "Worth of each party", "Loss per epoch", "Coefficients"],
+    "network split of coordinator": [*METRICS, "ROC curve", "Loss per epoch"],
     "no baselines": ["Worth of each party"],
     "no test rows": [*METRICS, "Worth of each party", "ROC curve"],
     "binary of biller": [*METRICS, "ROC curve", "Worth of each party", "Loss per round"],
@@ -83,7 +96,9 @@ def test_every_kind_of_run_has_its_sections_and_no_others(runs: Runs, kind: str)
     assert ("metrics" in titles) == ("Metrics" in headings) and "reproduce" in titles
 
 
-@pytest.mark.parametrize("kind", ["binary", "boosting", "multiclass", "regression", "count", "binary of biller"])
+@pytest.mark.parametrize(
+    "kind", ["binary", "boosting", "multiclass", "regression", "count", "network", "network split", "binary of biller"]
+)
 def test_no_person_stands_on_the_page(runs: Runs, kind: str) -> None:
     run = runs(kind)
     page = Page(write_page(run))
@@ -259,6 +274,78 @@ def test_an_evaluation_has_the_new_rows_and_no_training(runs: Runs, tmp_path: Pa
     assert not {"Training", "Worth of each party", "Loss per round"} & set(page.headings)
     assert page.says("The joint model reaches AUC") and page.says("An evaluation on new rows of the model of run")
     assert not page.says("nobody trained on")
+
+
+def test_a_network_says_how_it_was_held_and_what_was_kept(runs: Runs) -> None:
+    run = runs("network")
+    training = json.loads((run / "report.json").read_text())["training"]
+    losses = training["validation_loss"]
+    assert training["mode"] == "source-layer" and len(training["loss"]) == 4 and len(losses) == 3
+    page = Page(write_page(run))
+    for text in (
+        "trained one split neural network to tell two classes apart",
+        "no row left its owner",
+        "Training took 3 epochs; the active party held the Paillier key",
+        "source-layer: one first layer held by all parties in shares, computed under encryption",
+        "3 units, to which all parties add, then 4; relu",
+        f"the weights of epoch {losses.index(min(losses)) + 1}, of least validation loss",
+        "The rows' first-layer outputs, summed over the passive parties, in every epoch",
+        "bank, who holds the key, and finds masked numbers",
+        "Nobody: it is one half of a sum, random without the other",
+        "training.units = 3",
+        "training.learning_rate = 0.01",
+    ):
+        assert page.says(text), text
+    assert not page.says("training.n_estimators")
+
+
+def test_keys_of_the_model_are_not_hidden_by_another_models(runs: Runs) -> None:
+    page = Page(write_page(runs("boosting")))
+    assert page.says("training.n_estimators = 3") and not page.says("training.units")
+
+
+def test_mode_split_says_what_crossed_in_the_clear(runs: Runs) -> None:
+    page = Page(write_page(runs("network split")))
+    for text in (
+        "readable to bank, and so did the gradients that came back",
+        "nothing was encrypted with Paillier",
+        "The job did not ask for it to be tried (label_inference).",
+        "No noise was added to the gradients.",
+        "passes on what it cannot read",
+        "Its bottom network's outputs for every row, in every epoch",
+        "none but the sealing of what goes from party to party",
+    ):
+        assert page.says(text), text
+    assert not page.says("nobody saw anybody's rows") and not page.says("no row left its owner")
+
+
+def test_the_attack_and_the_noise_stand_on_the_active_partys_page_alone(runs: Runs) -> None:
+    run = runs("network split attacked")
+    training = json.loads((run / "report.json").read_text())["training"]
+    best = max(max(attack["norm_auc"], attack["direction_auc"]) for attack in training["label_inference"])
+    noise = training["gradient_noise"]
+    assert 0.5 <= best <= 1 and noise["epsilon"] > 0 and noise["delta"] == 1e-5
+    page = Page(write_page(run))
+    assert page.says(f"The best AUC is {significant(best)}; 0.5 is guessing")
+    assert page.says(f"ε = {significant(noise['epsilon'])} at δ = 1e−5")
+    own = Page(write_page(runs("network split attacked of biller")))
+    assert own.says("The active party's report says how well.") and own.says("had Gaussian noise added.")
+    assert not own.says("The best AUC") and not own.says("ε =")
+
+
+@pytest.mark.parametrize(
+    ("auc", "said"),
+    [(0.53, "hardly do better than guess"), (0.8, "tell many labels"), (0.97, "tell almost all labels")],
+)
+def test_the_attack_is_judged_by_its_best_figure(runs: Runs, tmp_path: Path, auc: float, said: str) -> None:
+    run = shutil.copytree(runs("network split attacked"), tmp_path / "run")
+    lines = json.loads((run / "report.json").read_text())
+    lines["training"]["label_inference"] = [{"norm_auc": 0.5, "direction_auc": auc, "epoch": 1}]
+    lines["training"]["gradient_noise"] = {"epsilon": None, "delta": 1e-5}
+    (run / "report.json").write_text(json.dumps(lines))
+    page = Page(write_page(run))
+    assert page.says(f"a passive party could {said}.") and page.says("with no bound at δ")
+    check_alone(page)
 
 
 def test_template_and_style_are_installed() -> None:
