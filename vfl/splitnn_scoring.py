@@ -95,12 +95,13 @@ def score_as_passive(
     PolicyError
         More rows than ``scored_rows`` of the policy allows, and guards are enforced; nothing was sent.
     """
-    spend_rows(guards, policy, party=endpoint.name, rows=len(X), content=[share.tobytes(), X.tobytes()])
     lead = endpoint.link(Passive, Active, terms.job.active)
     key = take_key(lead.recv(Wire.key), lead.peer, terms.job)
     forward = answer_forward(endpoint, terms, key, SCORING, "splitnn scoring")
     with forward.pool:
         weights = forward.receive_weights(X.shape[1])
+        # not earlier: a last epoch repeated after a crash ends with another share, whose rows would count anew
+        spend_rows(guards, policy, party=endpoint.name, rows=len(X), content=[share.tobytes(), X.tobytes()])
         for block in _blocks(len(X)):
             forward.answer(weights, X[block], share)
 
