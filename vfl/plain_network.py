@@ -15,7 +15,7 @@ import numpy as np
 from parties.checkpoint import Keeper
 from vfl.epochs import Rows, run_epochs
 from vfl.job import Job
-from vfl.network_columns import NetworkColumns, to_fixed
+from vfl.network_columns import FIXED_BITS, NetworkColumns, to_fixed
 from vfl.optim import Vector
 from vfl.shard import Arrays
 from vfl.source_layer import WEIGHT_BITS, initial_weights
@@ -148,6 +148,9 @@ def make_source(
 ) -> PlainSource | PlainBottoms:
     """The first layer over passive parties' columns, with the weights that the parties begin with.
 
+    In mode source-layer cells are taken as the joint run takes them, rounded to 2^-FIXED_BITS standard deviations once
+    and for all: on few rows a training enlarges such differences until single rows fall on the other side.
+
     Parameters
     ----------
     columns : int
@@ -159,9 +162,11 @@ def make_source(
 
         made = {name: (X, make_bottom(job, name, X[:n], module=modules.get(name))) for name, X in blocks.items()}
         return PlainBottoms(job, made)
-    fixed = [initial_weights(job, to_fixed(X[:n]), units, columns) for X in blocks.values()]
-    weights = np.vstack([np.zeros((0, units)), *(np.ldexp(W.astype(np.float64), -WEIGHT_BITS) for W in fixed)])
-    return PlainSource(np.hstack([np.zeros((len(data.rows), 0)), *blocks.values()]), weights, job.splitnn.source_step)
+    fixed = [to_fixed(X) for X in blocks.values()]
+    first = [initial_weights(job, X[:n], units, columns) for X in fixed]
+    weights = np.vstack([np.zeros((0, units)), *(np.ldexp(W.astype(np.float64), -WEIGHT_BITS) for W in first)])
+    cells = np.hstack([np.zeros((len(data.rows), 0)), *(np.ldexp(X.astype(np.float64), -FIXED_BITS) for X in fixed)])
+    return PlainSource(cells, weights, job.splitnn.source_step)
 
 
 def _mean_prediction(data: Aligned, outputs: int) -> Vector:
