@@ -128,7 +128,7 @@ def clip_rows(gradients: Vector, clip: float) -> Vector:
     [[0.6, 0.8], [0.3, 0.4]]
     """
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
-    return np.asarray(gradients * np.minimum(1.0, clip * _BELOW / np.maximum(norms, np.finfo(np.float64).tiny)))
+    return np.asarray(gradients * (clip * _BELOW / np.maximum(norms, clip * _BELOW)))
 
 
 def draw_normal(key: bytes, count: int) -> Vector:

@@ -42,6 +42,11 @@ def test_short_rows_stay_as_they_are_to_the_last_bit() -> None:
     np.testing.assert_array_equal(clip_rows(short, 1.0), short)
 
 
+@pytest.mark.parametrize("clip", [1e-9, 1.0, 1e300])
+def test_rows_of_zeros_stay_zeros(clip: float) -> None:
+    np.testing.assert_array_equal(clip_rows(np.zeros((2, 3)), clip), np.zeros((2, 3)))
+
+
 def test_nothing_is_done_unless_asked_for() -> None:
     plain = rows()
     np.testing.assert_array_equal(GradientNoise(None).release(plain, 0, 0), plain)
