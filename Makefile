@@ -1,4 +1,4 @@
-# Two commands: `make demo` (install and run the first scenario) and `make test` (install with [dev], check, test).
+# Two commands: `make demo` (install and run the first scenario) and `make test` (install for tests, check, test).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,11 @@ KERNEL := $(BIN)/python -c 'from vfl.paillier import kernel_name; print(kernel_n
 
 # Another implementation that alignments are held against; it pins a protobuf that others here do not, and does without.
 ORACLE := OpenMined's package is not to be had for this Python: its test is left out
+
+# torch for the tests of networks. Its CPU builds have an index of their own; what pip finds first brings gigabytes for
+# GPUs on Linux. An index that does not answer is left out.
+TORCH := torch==2.13.0
+TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 20
 
 # What is tested once more on gmpy2 where a test takes the C kernel otherwise.
 GMPY2_TESTS := tests/paillier tests/glm tests/trees/test_lossless.py tests/trees/test_histograms.py tests/adversarial \
@@ -50,8 +55,9 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
-	@echo "Installing vfl with [dev] into $(VENV)"
-	@$(PIP) install --quiet --editable '.[dev]'
+	@echo "Installing vfl with [dev] and [nn] into $(VENV)"
+	@$(PIP) install --quiet $(TORCH_INDEX) $(TORCH) || echo "$(TORCH) is not to be had: taking what pip finds"
+	@$(PIP) install --quiet --editable '.[dev,nn]'
 	@$(PIP) install --quiet --no-deps openmined-psi 2>/dev/null || echo "$(ORACLE)"
 	@echo "Paillier kernel: $$($(KERNEL))"
 	@touch $@ $(VENV)/.installed
