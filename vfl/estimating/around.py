@@ -21,6 +21,7 @@ Facts = dict[str, bool | int | float | str | None]
 _RUN_ID = "0" * 32
 _LAUNCH = 0.05  # CPU seconds to make an identity and start a process
 _ENGINE = 0.8  # of a role's start: what the launcher imports of the engine to fit models for comparison
+_LEAVE = 0.4  # of `Trained.importing`: what a process pays once more to end
 _SAVE = 3e-6  # CPU seconds to write a row of a party's ids and scores
 
 
@@ -83,7 +84,9 @@ def ending(account: Account, survey: Survey, trained: Trained, *, baselines: boo
         again = alone + judging if baselines else 0.0
         account.stage("evaluating", {lead: Load(judging + again + speeds.learn * trees)})
     common = survey.parts.train + survey.parts.validation + test
-    account.stage("saving", {name: Load(_SAVE * common) for name in survey.owns})
+    importers = (lead,) if job.encrypted else survey.owns
+    saving = {name: Load(_SAVE * common + _LEAVE * trained.importing * (name in importers)) for name in survey.owns}
+    account.stage("saving", saving)
     if baselines and test:
         reading = sum(sum(part.seconds.values()) for part in survey.owns.values())
         without = [whole * (1 - own[name] / everything) for name in job.passive if len(job.passive) > 1]
