@@ -272,8 +272,11 @@ class SplitNN(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = 1
     gradient_clip: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
-        Meta(description="Mode split: largest norm of a row's gradient that leaves the active party; none: no limit."),
+        Annotated[float, Meta(ge=1e-9)] | None,
+        Meta(
+            description="Mode split: largest norm of the gradient of a row's own loss (times its weight) that leaves "
+            "the active party; none: no limit."
+        ),
     ] = None
     gradient_noise: Annotated[
         float,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -196,3 +198,10 @@ def test_a_party_without_a_usable_column_is_refused(vfl: Command, tmp_path: Path
     companies = make_split(tmp_path / "files", rows=130, columns=1)
     companies.tables["biller"]["x0"] = "1.5"
     refused(vfl, companies, tmp_path, "party 'biller' has no usable feature column")
+
+
+def test_a_passive_party_of_mode_source_layer_never_loads_torch() -> None:
+    """All that joining, coordinating, checking and estimating import, and what a party's own process does."""
+    modules = "vfl.check, vfl.company, vfl.company_file, vfl.consent, vfl.launch, vfl.network_consent, vfl.prediction"
+    code = f"import sys, {modules}, vfl.role, vfl.session, vfl.splitnn_part; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
