@@ -33,11 +33,12 @@ active : the rows' first-layer outputs, summed over the passive parties, in ever
     very outputs)
 passive : which epochs were the best so far, and when training ends
 coordinator : sizes and timing; it holds no key, and adds up what it cannot read
-Every epoch shows A ``units`` more linear views of the passive columns, of every row, and A knows its own steps between
-them: from two epochs with as many units as passive columns A can work out the inner products of all rows, that is
-the columns but for a rotation, and with as many rows that it knows otherwise the columns themselves. So A is to be
-trusted with them wherever epochs and units are many; `parties.policy` counts the views, and asks for
-``partial_scores``. A does not learn the weights, nor P the outputs, the gradients or a label. Each mask hides its value
+Every epoch shows A ``units`` more linear views of the passive columns, of every row. From one epoch with as many units as
+passive columns A has the space that these span, and can tell independent columns apart in it (independent component
+analysis); since A knows its own steps, two epochs give it the inner products of all rows, that is the columns but for a
+rotation, and with as many rows that it knows otherwise the columns themselves. So A is to be trusted with them wherever
+epochs times units are as many as they are; `parties.guards` counts these views, and asks for ``partial_scores``.
+A does not learn the weights, nor P the outputs, the gradients or a label. Each mask hides its value
 but for a statistical distance of 2^-40.
 C with A: what A learns. C with A and all passive parties but one: that one's outputs. C with P: what P learns.
 
