@@ -33,8 +33,8 @@ active : the rows' first-layer outputs, summed over the passive parties, in ever
     very outputs)
 passive : which epochs were the best so far, and when training ends
 coordinator : sizes and timing; it holds no key, and adds up what it cannot read
-Every epoch shows A ``units`` more linear views of the passive columns, of every row. From one epoch with as many units as
-passive columns A has the space that these span, and can tell independent columns apart in it (independent component
+Every epoch shows A ``units`` more linear views of the passive columns, of every row. From one epoch with as many units
+as passive columns A has the space that these span, and can tell independent columns apart in it (independent component
 analysis); since A knows its own steps, two epochs give it the inner products of all rows, that is the columns but for a
 rotation, and with as many rows that it knows otherwise the columns themselves. So A is to be trusted with them wherever
 epochs times units are as many as they are; `parties.guards` counts these views, and asks for ``partial_scores``.
