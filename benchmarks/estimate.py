@@ -27,6 +27,7 @@ SCENARIOS = (
     "credit_default/boosting.toml",
     "vehicle/boosting.toml",
     "diabetes/boosting.toml",
+    "credit_default/splitnn.toml",
     "digits/scenario.toml",
     "digits/split.toml",
 )

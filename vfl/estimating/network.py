@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -120,9 +121,9 @@ def time_network(survey: Survey, blocks: Blocks) -> NetworkTimes:
     batches, watched = set(blocks.batches), set(blocks.watched)
     return NetworkTimes(
         begin,
-        {count: least(lambda count=count: step(count)) for count in batches},
-        {count: least(lambda count=count: loss(count)) for count in watched},
-        {count: least(lambda count=count: plain(count)) for count in batches},
+        {count: least(partial(step, count)) for count in batches},
+        {count: least(partial(loss, count)) for count in watched},
+        {count: least(partial(plain, count)) for count in batches},
     )
 
 
@@ -136,7 +137,7 @@ def least(work: Callable[[], object]) -> float:
     return min(taken)
 
 
-def book_epochs(account: Account, epochs: int, played: Callable[[int], Sequence[Repeated]]) -> None:
+def book_epochs(account: Account, epochs: int, played: Callable[[int], Iterable[Repeated]]) -> None:
     """Book so many epochs; ``played`` says what happens in the epoch of a number from 0 on."""
     for number in range(min(epochs, _ALONE)):
         together = epochs - number if number + 1 == _ALONE else 1
@@ -166,5 +167,6 @@ def hints(survey: Survey, plan: LayerPlan | None) -> list[str]:
         )
     if plan is not None and sum(survey.terms.passive_columns) > settings.batch_size / 4:
         found.append("training.batch_size: every batch encrypts the weights of all columns anew, whatever its rows")
-    found.append("training.epochs: seconds and bytes of the training grow in proportion to it")
+    grow = "bytes" if plan is None else "seconds and bytes"  # split learning: most seconds go to importing torch
+    found.append(f"training.epochs: {grow} of the training grow in proportion to it")
     return found
