@@ -35,7 +35,7 @@ def key(monkeypatch):
 
 
 def layers_of(shape=TWO, **settings) -> Layers:
-    settings = {"batch_size": 10, "epochs": 2} | settings
+    settings = {"batch_size": 10, "epochs": 1} | settings
     return make_layers(rows=31, validation=4, test=3, settings=settings, **shape)
 
 
@@ -49,7 +49,7 @@ def refused(match, layers=None):
 def test_the_federation_of_these_tests_is_fine(shape):
     layers = layers_of(shape)
     fits = layers.fit()
-    assert fits["bank"][0].course.rounds == fits[COORDINATOR] == fits["shop-1"].epochs == 2
+    assert fits["bank"][0].course.rounds == fits[COORDINATOR] == fits["shop-1"].epochs == 1
     assert np.isfinite(fits["bank"][1]).all()
 
 
@@ -130,7 +130,7 @@ def test_of_one_passive_party_the_active_one_checks_what_the_coordinator_hands_o
 def test_the_coordinator_hands_no_more_on_than_rows_of_units_can_take(monkeypatch):
     """It does not know the columns; what no plan for so many rows and units can have goes no further."""
     tamper(monkeypatch, "shop-1", "splitnn.products", with_body(lambda body: np.concatenate([body] * 4)))
-    refused("shop-1 sent 40 ciphertexts for 10 rows, expected as many for each, up to 3", layers_of(ONE))
+    refused("shop-1 sent 32 ciphertexts for 8 rows, expected as many for each, up to 3", layers_of(ONE))
 
 
 # plaintexts
@@ -302,12 +302,12 @@ def test_the_coordinator_is_told_whether_training_goes_on(name, monkeypatch):
 
 def test_epochs_beyond_the_jobs(monkeypatch):
     tamper(monkeypatch, "bank", "splitnn.epoch", lambda _: Revealed({"best": True, "go": True}, np.zeros(0)))
-    refused("bank goes on beyond the job's 2 epochs")
+    refused("bank goes on beyond the job's 2 epochs", layers_of(epochs=2))
 
 
 def test_the_coordinator_ends_with_the_jobs_epochs_whatever_it_is_told(monkeypatch):
     tamper(monkeypatch, "bank", "splitnn.proceed", lambda _: Control({"go": True}))
-    assert layers_of().fit()[COORDINATOR] == 2
+    assert layers_of(epochs=2).fit()[COORDINATOR] == 2
 
 
 @pytest.mark.parametrize(("told", "payload"), [("epoch", Revealed), ("proceed", Control)])
@@ -317,7 +317,7 @@ def test_roles_that_are_told_different_ends_wait_or_refuse_and_break_on_nothing(
     instead = Revealed(facts, np.zeros(0)) if payload is Revealed else Control(facts)
     tamper(monkeypatch, "bank", f"splitnn.{told}", lambda _: instead)
     with pytest.raises((RemoteProtocolError, LocalProtocolError), match="bank sent|coordinator sent|deadlock: .* from"):
-        layers_of().fit()
+        layers_of(epochs=2).fit()
 
 
 # frames: cut, prolonged, repeated, left out, in another order
