@@ -10,6 +10,12 @@ it is o. Losses and predictions of scores are those of `vfl.losses`. What is min
 numbers and by m for counts, so that step widths do not depend on the label's unit. For counts e^o goes on as a straight
 line where it exceeds both 100 and twice the largest training count, in units of m: otherwise one row far out, with a
 slope that grows as its loss, throws the training off its course.
+
+Randomised classes (`vfl.label_dp`) come as estimates, outside 0 and 1, and the loss that is linear in them has no lower
+bound: a network that knows its rows by heart drives it down without end. What is minimised instead is minus the log of
+the probability that the randomised class has under the network's (G. Patrini et al., *Making deep neural networks
+robust to label noise*, CVPR 2017, theorem 2: the same network is best for it). Losses told are the linear ones,
+unbiased and perhaps negative.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,7 +32,7 @@ from torch.nn import functional
 
 from parties.errors import ConfigError, DataError, LocalProtocolError
 from vfl.job import Job, SplitNN, Task
-from vfl.losses import FAMILIES, Family, Labels, normalise_weights
+from vfl.losses import FAMILIES, Family, Labels, are_estimated, normalise_weights
 from vfl.optim import Vector
 from vfl.shard import Arrays
 from vfl.torch_parts import (
@@ -72,6 +78,8 @@ class LabelScale:
         Of numbers; of counts the mean.
     steepest : float
         Of counts: largest slope of e^o; only training needs it.
+    epsilon : float or None
+        Of the randomised response that classes went through, where they are its estimates; only training needs it.
 
     Examples
     --------
@@ -83,6 +91,7 @@ class LabelScale:
     mean: float = 0.0
     deviation: float = 1.0
     steepest: float = _STEEPEST
+    epsilon: float | None = None
 
     @property
     def family(self) -> Family:
@@ -257,7 +266,7 @@ def make_network(
     ConfigError
         The module is none, or does not do that.
     """
-    label = _fit_label(job.task, y, weights)
+    label = _fit_label(job, y, weights)
     return _build(job, columns, outputs, label, module, fan_in or columns)
 
 
@@ -370,6 +379,8 @@ def _first_line(error: Exception) -> str:
 
 def _row_losses(label: LabelScale, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """What is minimised, of shape (rows,); classes may be estimates, outside 0 and 1."""
+    if label.epsilon is not None:
+        return _response_losses(label.epsilon, outputs, targets)
     if label.task == "multiclass":
         if targets.ndim == 1:
             return functional.cross_entropy(outputs, targets, reduction="none")
@@ -384,10 +395,24 @@ def _row_losses(label: LabelScale, outputs: torch.Tensor, targets: torch.Tensor)
     return functional.softplus(scores, threshold=50) - targets * scores
 
 
-def _fit_label(task: Task, y: Labels, weights: Vector | None) -> LabelScale:
-    """Mean and standard deviation of numbers, and the mean of counts."""
+def _response_losses(epsilon: float, outputs: torch.Tensor, estimates: torch.Tensor) -> torch.Tensor:
+    """-log of the probability of the randomised class, (p_c + a) / (1 + K a) with a = 1 / (e^epsilon - 1)."""
+    if estimates.ndim == 1:
+        outputs = torch.column_stack([torch.zeros_like(outputs), outputs])
+        estimates = torch.column_stack([1 - estimates, estimates])
+    base = 1 / math.expm1(epsilon)
+    whole = 1 + outputs.shape[1] * base
+    chosen = (estimates + base) / whole  # 1 for the randomised class, 0 for the others
+    logs = functional.log_softmax(outputs, dim=1)
+    return math.log(whole) - (chosen * torch.logaddexp(logs, torch.full_like(logs, math.log(base)))).sum(dim=1)
+
+
+def _fit_label(job: Job, y: Labels, weights: Vector | None) -> LabelScale:
+    """Mean and standard deviation of numbers, the mean of counts, whether classes are estimates."""
+    task = job.task
     if task not in ("regression", "count"):
-        return LabelScale(task)
+        label = LabelScale(task)
+        return replace(label, epsilon=job.privacy.label_dp_epsilon) if are_estimated(label.family, y) else label
     if not len(y):
         raise LocalProtocolError("labels of no rows have no scale")
     relative = np.ones(len(y)) if weights is None else normalise_weights(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.nn import functional
 
 from parties.errors import ConfigError, DataError
 from tests.splitnn.networks import CLASSES, TASKS, make_job, make_table, outputs_of
-from vfl.job import Task
+from vfl import label_dp
+from vfl.job import Privacy, Task
 from vfl.losses import Labels
 from vfl.network import LabelScale, Network, load_network, make_network
 from vfl.optim import Vector
@@ -376,3 +378,55 @@ class TestCounts:
         assert network.step(z, np.zeros((1, 0)), np.array([3.0]), None, seed=1).loss == pytest.approx(
             expected, rel=1e-5
         )
+
+
+class TestRandomisedClasses:
+    """Estimates of classes are judged by the probability of the class that was drawn."""
+
+    def network(self, task: Task, y: Labels, epsilon: float) -> Network:
+        job = msgspec.structs.replace(make_job(task, units=outputs_of(task)), privacy=Privacy(label_dp_epsilon=epsilon))
+        return make_network(job, 0, outputs_of(task), y, module=torch.nn.Identity())
+
+    @pytest.mark.parametrize("epsilon", [0.1, 1.0, 5.0, 50.0], ids=str)
+    @pytest.mark.parametrize("task", ["binary", "multiclass"])
+    def test_gradient_is_that_of_the_drawn_classes_probability(self, task: Task, epsilon: float) -> None:
+        classes = max(2, outputs_of(task))
+        drawn = np.random.default_rng(1).integers(0, classes, 30)
+        absent, present = label_dp.estimates(classes, epsilon)
+        shown = np.where(drawn[:, None] == np.arange(classes), present, absent)
+        y = shown if task == "multiclass" else shown[:, 1]
+        network = self.network(task, y, epsilon)
+        outputs = np.random.default_rng(2).normal(size=(30, outputs_of(task))) * 3
+        leaf = torch.tensor(outputs, requires_grad=True)
+        scores = leaf if task == "multiclass" else torch.cat([torch.zeros((30, 1)), leaf], dim=1)
+        keep, other = (value / (np.expm1(epsilon) + classes) for value in (np.exp(epsilon), 1.0))
+        chances = scores.softmax(1) @ torch.tensor((keep - other) * np.eye(classes) + other)
+        torch.autograd.backward(-chances[torch.arange(30), torch.tensor(drawn)].log().mean())
+        assert leaf.grad is not None
+        step = network.step(outputs - network.weights()["own.bias"], np.zeros((30, 0)), y, None, seed=1)
+        np.testing.assert_allclose(step.gradient, leaf.grad.numpy(), rtol=1e-3, atol=1e-7)
+
+    def test_losses_told_are_the_unbiased_ones(self) -> None:
+        y = np.where(np.arange(20) % 2, 1.5, -0.5)
+        network, z = self.network("binary", y, float(np.log(3))), np.random.default_rng(1).normal(size=(20, 1))
+        o = (z + network.weights()["own.bias"])[:, 0]
+        expected = np.logaddexp(0, o) - y * o
+        np.testing.assert_allclose(network.losses(z, np.zeros((20, 0)), y), expected, rtol=1e-5, atol=1e-6)
+        assert network.step(z, np.zeros((20, 0)), y, None, seed=1).loss == pytest.approx(expected.mean(), rel=1e-5)
+
+    def test_true_labels_are_taken_as_they_are(self) -> None:
+        assert self.network("binary", np.array([0.0, 1.0]), 1.0).label.epsilon is None
+        assert self.network("multiclass", np.array([0, 1, 2]), 1.0).label.epsilon is None
+        assert self.network("binary", np.array([-0.5, 1.5]), 1.0).label.epsilon == 1.0
+
+    def test_learnt_by_heart_they_do_not_run_away(self) -> None:
+        drawn = np.random.default_rng(1).integers(0, CLASSES, 40)
+        absent, present = label_dp.estimates(CLASSES, 1.0)
+        y = np.where(drawn[:, None] == np.arange(CLASSES), present, absent)
+        job = msgspec.structs.replace(
+            make_job("multiclass", units=UNITS, learning_rate=0.05), privacy=Privacy(label_dp_epsilon=1.0)
+        )
+        network, z = make_network(job, 0, CLASSES, y), z_of(40)
+        steps = [network.step(z, np.zeros((40, 0)), y, None, seed=number) for number in range(300)]
+        assert np.abs(steps[-1].gradient).max() < 1 / 40  # of the linear loss they stay at up to present / 40 each
+        assert network.losses(z, np.zeros((40, 0)), y).mean() > -100
