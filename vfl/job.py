@@ -242,19 +242,19 @@ class SplitNN(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     batch_size: Annotated[
         int, Meta(ge=1, le=2**20, description="Most rows of one step; an epoch's steps have as many but for one row.")
     ] = 256
-    epochs: Annotated[int, Meta(ge=1, le=10**5, description="Most passes over the training rows.")] = 20
+    epochs: Annotated[int, Meta(ge=1, le=10**5, description="Most passes over the training rows.")] = 10
     optimizer: Annotated[
         Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"],
         Meta(description="Of the active party's layers; in mode split of every party's own. PyTorch's, by name."),
     ] = "adam"
-    learning_rate: Annotated[float, Meta(gt=0, le=100, description="Of that optimizer.")] = 0.001
+    learning_rate: Annotated[float, Meta(gt=0, le=100, description="Of that optimizer.")] = 0.01
     weight_decay: Annotated[float, Meta(ge=0, le=100, description="Of that optimizer.")] = 0.0
     momentum: Annotated[float, Meta(ge=0, lt=1, description="Of optimizer sgd.")] = 0.0
     source_learning_rate: Annotated[
         Annotated[float, Meta(gt=0, le=100)] | None,
         Meta(
             description="Mode source-layer: of the passive parties' weights, which take plain steps of stochastic "
-            "gradient descent; none: learning_rate with optimizer sgd, else 0.1."
+            "gradient descent; none: learning_rate with optimizer sgd, else 0.3."
         ),
     ] = None
     early_stopping_rounds: Annotated[
@@ -300,7 +300,7 @@ class SplitNN(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Learning rate of the passive parties' weights in mode source-layer."""
         if self.source_learning_rate is not None:
             return self.source_learning_rate
-        return self.learning_rate if self.optimizer == "sgd" else 0.1
+        return self.learning_rate if self.optimizer == "sgd" else 0.3
 
 
 class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -37,9 +37,9 @@ class _Network(BaseEstimator):  # type: ignore[misc]
     activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     dropout: float = 0.0
     batch_size: int = 256
-    epochs: int = 20
+    epochs: int = 10
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"] = "adam"
-    learning_rate: float = 0.001
+    learning_rate: float = 0.01
     weight_decay: float = 0.0
     momentum: float = 0.0
     source_learning_rate: float | None = None
@@ -76,8 +76,8 @@ class SplitClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         Width of the first layer; time, bytes and what the active party learns grow with it.
     hidden : tuple of int, default (64, 32)
         Widths of the layers above it.
-    batch_size, epochs : int, default 256, 20
-    optimizer, learning_rate : str, float, default "adam", 0.001
+    batch_size, epochs : int, default 256, 10
+    optimizer, learning_rate : str, float, default "adam", 0.01
         Of the active party's layers.
     source_learning_rate : float, optional
         Of the passive parties' weights, which take plain steps of gradient descent.

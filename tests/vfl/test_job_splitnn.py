@@ -101,8 +101,8 @@ def test_the_default_shows_no_single_row_to_anybody() -> None:
 @pytest.mark.parametrize(
     ("keys", "step"),
     [
-        ({}, 0.1),
-        ({"learning_rate": 0.02}, 0.1),
+        ({}, 0.3),
+        ({"learning_rate": 0.02}, 0.3),
         ({"optimizer": "sgd", "learning_rate": 0.02}, 0.02),
         ({"optimizer": "sgd", "learning_rate": 0.02, "source_learning_rate": 0.5}, 0.5),
     ],
