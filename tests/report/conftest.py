@@ -47,7 +47,7 @@ def _play(kind: str, folder: Path) -> Path:
 def make_network(folder: Path, kind: str) -> Companies:
     """Companies for a small network: "watched" by validation rows, "regression", "split", "split attacked"."""
     task = "regression" if kind == "regression" else "binary"
-    training: dict[str, object] = {"units": 3, "hidden": [4], "batch_size": 64, "epochs": 3, "learning_rate": 0.01}
+    training: dict[str, object] = {"units": 3, "hidden": [4], "batch_size": 64, "epochs": 3, "learning_rate": 0.02}
     if kind.startswith("split"):
         training |= {"mode": "split", "bottom_hidden": [4]}
     if kind == "split attacked":

@@ -293,7 +293,7 @@ def test_a_network_says_how_it_was_held_and_what_was_kept(runs: Runs) -> None:
         "bank, who holds the key, and finds masked numbers",
         "Nobody: it is one half of a sum, random without the other",
         "training.units = 3",
-        "training.learning_rate = 0.01",
+        "training.learning_rate = 0.02",
     ):
         assert page.says(text), text
     assert not page.says("training.n_estimators")
