@@ -75,7 +75,8 @@ def test_scores_are_those_of_the_weights() -> None:
     layers = make_layers(columns=(2, 3, 2), validation=10, test=17)
     fits = layers.fit()
     weights = layers.weights(fits)
-    expected = sum(layers.fixed(name)[layers.fitted :].astype(object) @ weights[name].astype(object) for name in weights)
+    test = {name: layers.fixed(name)[layers.fitted :].astype(object) for name in weights}
+    expected = sum(test[name] @ weights[name].astype(object) for name in weights)
     assert np.array_equal(fits["bank"][1], np.ldexp(expected.astype(np.float64), -OUTPUT_BITS))
 
 

@@ -41,8 +41,8 @@ def _verdict(run: RunDirectory, attacks: list[LabelInference]) -> str:
     able = "tell almost all labels" if best >= 0.9 else "tell many labels"
     able = able if best >= 0.6 else "hardly do better than guess"
     return (
-        "Tried on the gradients as they were sent, ranking rows by their size and by their direction: a passive party could "
-        f"{able}. The best AUC is {significant(best)}; {_GUESS} is guessing, 1 knows every label."
+        "Tried on the gradients as they were sent, ranking rows by their size and by their direction: a passive party "
+        f"could {able}. The best AUC is {significant(best)}; {_GUESS} is guessing, 1 knows every label."
     )
 
 
