@@ -23,6 +23,7 @@ from parties.ledger_check import Agreement
 from parties.link import COORDINATOR
 from tests.chaos.between_companies import PATIENT, Job, Running, write_job
 from tests.runs.companies import Companies, make_boosted, make_companies
+from tests.splitnn.trials import make_split
 from vfl.audit import verify_run
 
 KILLS = int(os.environ.get("VFL_CHAOS_KILLS", "20"))
@@ -32,6 +33,9 @@ END_SECONDS = 180
 FEW_ROUNDS: dict[str, object] = {"max_iter": 6}
 
 JOBS: dict[str, Callable[[Path], Companies]] = {
+    "splitnn": lambda folder: make_split(
+        folder, rows=300, columns=2, training={"epochs": 5, "dropout": 0.2, "units": 2}, seed=8
+    ),
     "glm_exact": lambda folder: make_companies(
         folder, rows=400, columns=2, key_holder="active", training=FEW_ROUNDS, seed=5
     ),
