@@ -116,6 +116,16 @@ def draw_batches(rows: int, size: int, seed: int, epoch: int) -> list[Integers]:
     return np.array_split(order, -(-rows // size))
 
 
+def cut_validation(rows: int, validation: int, size: int) -> list[Integers]:
+    """Cut the validation part, which follows the training rows, into blocks of a batch's size; the last may be shorter.
+
+    >>> [block.tolist() for block in cut_validation(7, 4, 3)]
+    [[7, 8, 9], [10]]
+    """
+    stop = rows + validation
+    return [np.arange(start, min(start + size, stop)) for start in range(rows, stop, size)]
+
+
 def run_epochs(
     job: Job,
     network: Network,
@@ -189,8 +199,7 @@ def _diverged(what: str, epoch: int) -> DataError:
 def _watch(settings: SplitNN, network: Network, source: Source, rows: Rows, epochs: int) -> float:
     """Mean loss of the validation part, in blocks of a batch's size."""
     total, n = 0.0, len(rows.y)
-    for start in range(rows.n_train, n, settings.batch_size):
-        block = np.arange(start, min(start + settings.batch_size, n))
+    for block in cut_validation(rows.n_train, n - rows.n_train, settings.batch_size):
         z = _forward(source, block, epochs - 1, training=False)
         losses = network.losses(z, rows.X[block], rows.y[block])
         total += math.fsum((losses if rows.weights is None else losses * rows.weights[block]).tolist())

@@ -67,14 +67,13 @@ from parties.errors import DataError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.policy import Guards, Policy, rounding, spend_rows
 from parties.wire import Active, Control, Coordinator, Message, Passive, Revealed
-from vfl.epochs import Course, Rows, draw_batches, run_epochs
+from vfl.epochs import Course, Rows, cut_validation, draw_batches, run_epochs
 from vfl.events import LabelInference
 from vfl.gradient_noise import GradientNoise, epsilon, make_noise, note
 from vfl.job import Job
 from vfl.label_inference import LabelAttack
 from vfl.optim import Vector
 from vfl.shard import Arrays
-from vfl.splitnn import validation_blocks
 from vfl.terms import Integers, Terms
 from vfl.torch_parts import seed_of
 from vfl.trained import Progress
@@ -265,7 +264,8 @@ def _train(lead: Link[Passive, Active], terms: Terms, bottom: Bottom, X: Vector,
         lead.send(Wire.outputs, Revealed({**place}, _sendable(outputs, "outputs")))
         gradients = _read_rows(lead.recv(Wire.gradients), place, outputs.shape, "gradients", lead.peer)
         bottom.step(gradients, steps=job.splitnn.local_steps)
-    for number, block in enumerate(validation_blocks(terms), len(batches)):
+    validation = cut_validation(terms.rows, terms.validation, job.splitnn.batch_size)
+    for number, block in enumerate(validation, len(batches)):
         outputs = _sendable(bottom.forward(X[block]), "outputs")
         lead.send(Wire.outputs, Revealed({"epoch": epoch, "block": number}, outputs))
 

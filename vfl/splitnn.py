@@ -74,7 +74,7 @@ from parties.wire import (
     Passive,
     Revealed,
 )
-from vfl.epochs import Course, Rows, draw_batches, run_epochs
+from vfl.epochs import Course, Rows, cut_validation, draw_batches, run_epochs
 from vfl.exchange import receive_ciphers, send_ciphers, send_key
 from vfl.forward_pass import (
     ActiveForward,
@@ -304,17 +304,11 @@ def _step(forward: PassiveForward, X: Integers) -> Words:
 
 def _answer_validation(forward: PassiveForward, terms: Terms, X: Integers, share: Words) -> None:
     """The validation part's rows, in blocks of a batch's size, all with the same weights."""
-    blocks = validation_blocks(terms)
+    blocks = cut_validation(terms.rows, terms.validation, terms.job.splitnn.batch_size)
     weights = forward.receive_weights(X.shape[1]) if blocks else None
     for block in blocks:
         if weights is not None:
             forward.answer(weights, X[block], share)
-
-
-def validation_blocks(terms: Terms) -> list[Integers]:
-    """Rows of the validation part, in blocks of a batch's size."""
-    stop, size = terms.rows + terms.validation, terms.job.splitnn.batch_size
-    return [np.arange(start, min(start + size, stop)) for start in range(terms.rows, stop, size)]
 
 
 def coordinator(endpoint: Endpoint, terms: Terms) -> int:
@@ -325,7 +319,7 @@ def coordinator(endpoint: Endpoint, terms: Terms) -> int:
     keeper, settings = endpoint.keeper, terms.job.splitnn
     kept, epoch = keeper.trained(), keeper.rounds
     go = True if kept is None else kept.fact("go", bool)
-    blocks = [len(block) for block in validation_blocks(terms)]
+    blocks = [len(block) for block in cut_validation(terms.rows, terms.validation, settings.batch_size)]
     while go:
         for batch in draw_batches(terms.rows, settings.batch_size, terms.job.seed, epoch):
             forward.add_up(len(batch))

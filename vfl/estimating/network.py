@@ -10,11 +10,10 @@ from itertools import groupby
 
 import numpy as np
 
-from vfl.epochs import draw_batches
+from vfl.epochs import cut_validation, draw_batches
 from vfl.estimating.account import Account, Stage, Trained
 from vfl.estimating.survey import Survey
 from vfl.source_layer import LayerPlan
-from vfl.splitnn import validation_blocks
 from vfl.splitnn_part import rows_of
 from vfl.terms import Integers
 
@@ -68,7 +67,8 @@ def blocks_of(survey: Survey) -> Blocks:
     """The blocks of every epoch, as the first one has them."""
     job, terms = survey.job, survey.terms
     batches = draw_batches(terms.rows, job.splitnn.batch_size, job.seed, 0)
-    return Blocks(batches[0], [len(batch) for batch in batches], [len(block) for block in validation_blocks(terms)])
+    validation = cut_validation(terms.rows, terms.validation, job.splitnn.batch_size)
+    return Blocks(batches[0], [len(batch) for batch in batches], [len(block) for block in validation])
 
 
 def in_runs(lengths: Iterable[int]) -> list[tuple[int, int]]:
