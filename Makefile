@@ -18,7 +18,7 @@ TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --retries 
 
 # What is tested once more on gmpy2 where a test takes the C kernel otherwise.
 GMPY2_TESTS := tests/paillier tests/glm tests/trees/test_lossless.py tests/trees/test_histograms.py tests/adversarial \
-	tests/runs/test_processes.py tests/psi/test_ecdh.py tests/psi/test_align.py --ignore-glob='*test_ifma*'
+	tests/runs/test_processes.py tests/splitnn/test_source_layer.py tests/psi/test_ecdh.py tests/psi/test_align.py --ignore-glob='*test_ifma*'
 
 # Files of tests side by side, a process per core up to four; one after the other: make test TOGETHER=
 TOGETHER := -n auto --maxprocesses 4 --dist loadfile
