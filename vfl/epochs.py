@@ -19,7 +19,7 @@ from parties.checkpoint import Keeper, Snapshot
 from parties.errors import DataError
 from vfl.job import Job, SplitNN
 from vfl.optim import Vector
-from vfl.shard import Arrays
+from vfl.shard import Arrays, within
 from vfl.terms import Integers
 from vfl.torch_parts import seed_of
 
@@ -243,10 +243,5 @@ def _to_arrays(at: _State, network: Network, source: Source) -> Arrays:
 
 def _restore(kept: Snapshot, network: Network) -> _State:
     numbers = [kept.floats(name) for name in ("losses", "watched", "typical")]
-    network.restore(_within(kept, "network."))
-    return _State(numbers[0].tolist(), numbers[1].tolist(), numbers[2], _within(kept, "best."))
-
-
-def _within(kept: Snapshot, prefix: str) -> Arrays:
-    """Arrays whose names begin so, by the rest of their names."""
-    return {name.removeprefix(prefix): array for name, array in kept.arrays.items() if name.startswith(prefix)}
+    network.restore(within(kept.arrays, "network."))
+    return _State(numbers[0].tolist(), numbers[1].tolist(), numbers[2], within(kept.arrays, "best."))

@@ -283,7 +283,7 @@ class JointModel:
         lead = self.models[self._job.active]
         if not isinstance(lead.shard, SplitShard):
             raise AttributeError(f"{type(self.estimator).__name__} has no network_, expected a split neural network")
-        return network_of(lead).top.eval()
+        return network_of(lead).top.train(False)
 
     @cached_property
     def test_scores_(self) -> pd.DataFrame | None:

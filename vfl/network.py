@@ -213,7 +213,7 @@ class Network:
         """Outputs of shape (rows, outputs), float64; those of a row do not depend on how many others there are."""
         found = np.zeros((len(z), self.outputs))
         with calm(), torch.no_grad():
-            self.top.eval()
+            self.top.train(False)
             for start in range(0, len(z), _BLOCK):
                 part = slice(start, start + _BLOCK)
                 missing = ((0, _BLOCK - len(z[part])), (0, 0))
@@ -337,7 +337,7 @@ def own_top(module: object, units: int, outputs: int) -> torch.nn.Module:
         top = copy.deepcopy(module).to("cpu")
     except Exception as error:
         raise ConfigError(f"top, got a module that cannot be copied: {_first_line(error)}") from None
-    top.eval()
+    top.train(False)
     tried = _called(top, torch.zeros((2, units), dtype=_dtype(top), requires_grad=True), outputs)
     if not tried.requires_grad:
         raise ConfigError("top, got a module whose outputs have no gradient, expected one that backward() goes through")

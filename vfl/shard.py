@@ -185,6 +185,15 @@ def read_arrays(data: bytes) -> Arrays:
     return arrays
 
 
+def within(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    """Arrays whose names begin so, by the rest of their names.
+
+    >>> within({"best.w": np.zeros(1), "w": np.ones(1)}, "best.")
+    {'w': array([0.])}
+    """
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
 def _read_array(raw: bytes) -> NDArray[Any]:
     """One array in numpy's format."""
     stream = io.BytesIO(raw)

@@ -73,7 +73,7 @@ from vfl.gradient_noise import GradientNoise, epsilon, make_noise, note
 from vfl.job import Job
 from vfl.label_inference import LabelAttack
 from vfl.optim import Vector
-from vfl.shard import Arrays
+from vfl.shard import Arrays, within
 from vfl.terms import Integers, Terms
 from vfl.torch_parts import seed_of
 from vfl.trained import Progress
@@ -277,13 +277,8 @@ def dropout_seed(job: Job, party: str, epoch: int, batch: int) -> int:
 
 def _restore(kept: Snapshot, bottom: Bottom) -> tuple[Arrays, bool]:
     """Bring a bottom network back; the best epoch's weights, and whether training goes on."""
-    bottom.restore(_within(kept, "bottom."))
-    return _within(kept, "best."), kept.fact("go", bool)
-
-
-def _within(kept: Snapshot, prefix: str) -> Arrays:
-    """Arrays whose names begin so, by the rest of their names."""
-    return {name.removeprefix(prefix): array for name, array in kept.arrays.items() if name.startswith(prefix)}
+    bottom.restore(within(kept.arrays, "bottom."))
+    return within(kept.arrays, "best."), kept.fact("go", bool)
 
 
 def coordinator(endpoint: Endpoint, terms: Terms) -> int:

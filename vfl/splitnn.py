@@ -305,10 +305,11 @@ def _step(forward: PassiveForward, X: Integers) -> Words:
 def _answer_validation(forward: PassiveForward, terms: Terms, X: Integers, share: Words) -> None:
     """The validation part's rows, in blocks of a batch's size, all with the same weights."""
     blocks = cut_validation(terms.rows, terms.validation, terms.job.splitnn.batch_size)
-    weights = forward.receive_weights(X.shape[1]) if blocks else None
+    if not blocks:
+        return
+    weights = forward.receive_weights(X.shape[1])
     for block in blocks:
-        if weights is not None:
-            forward.answer(weights, X[block], share)
+        forward.answer(weights, X[block], share)
 
 
 def coordinator(endpoint: Endpoint, terms: Terms) -> int:

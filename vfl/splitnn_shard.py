@@ -20,7 +20,7 @@ from parties.spec import PartySpec
 from vfl.job import SplitNN
 from vfl.optim import Vector
 from vfl.preprocess import Preprocessor
-from vfl.shard import UNREADABLE, Arrays, read_shard, write_shard
+from vfl.shard import UNREADABLE, Arrays, read_shard, within, write_shard
 from vfl.terms import Terms
 
 Ring = NDArray[np.uint64]
@@ -106,8 +106,8 @@ def load_split_shard(folder: Path) -> SplitShard:
             preprocessor=Preprocessor.from_dict(kept.preprocessor),
             classes=kept.classes,
             share=arrays.get(_SHARE),
-            shares=_named(arrays, f"{_SHARE}."),
-            network=_named(arrays, _NETWORK),
+            shares=within(arrays, f"{_SHARE}."),
+            network=within(arrays, _NETWORK),
             typical=arrays.get(_TYPICAL),
             own_module=kept.own_module,
         )
@@ -133,11 +133,6 @@ def _to_arrays(shard: SplitShard) -> Arrays:
         | {f"{_SHARE}.{name}": array for name, array in shard.shares.items()}
         | {f"{_NETWORK}{name}": array for name, array in shard.network.items()}
     )
-
-
-def _named(arrays: Arrays, prefix: str) -> Arrays:
-    """Arrays whose names begin so, without that beginning."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _check(kept: _Kept, shard: SplitShard) -> None:

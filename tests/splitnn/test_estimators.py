@@ -168,7 +168,7 @@ def test_an_own_top_is_trained(fitted: JointModel) -> None:
 
 def test_a_users_module_stays_as_it_was() -> None:
     top, random = normed_top(), torch.get_rng_state()
-    top.eval()
+    top.train(False)
     before = copy.deepcopy(top.state_dict())
     federation().fit(SplitClassifier(top=top, **QUICK), baselines=False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in top.state_dict().items())
