@@ -130,7 +130,7 @@ def _named_columns(
 
 
 def _id_names(spec: PartySpec) -> list[str]:
-    return [spelled(name) for name in ([spec.id] if isinstance(spec.id, str) else spec.id)]
+    return [spelled(name) for name in spec.id_columns]
 
 
 def _table(
@@ -216,7 +216,7 @@ def _feature_names(spec: PartySpec, header: Sequence[str], source: str) -> list[
 def _labels(cells: Sequence[str], id_columns: list[list[str]], name: str, place: Place) -> list[str]:
     """Label texts; one is needed in every row that has an id, since any such row may be used."""
     labels = [cell.strip() for cell in cells]
-    has_id = [all(part.strip() for part in parts) for parts in zip(*id_columns, strict=True)]
+    has_id = [all(column[row].strip() for column in id_columns) for row in range(len(labels))]
     missing = [label in MISSING and there for label, there in zip(labels, has_id, strict=True)]
     if any(missing):
         raise DataError(

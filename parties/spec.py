@@ -10,11 +10,16 @@ from msgspec import Meta
 from parties.errors import ConfigError
 from parties.policy import Policy
 
+_WORD = r"[a-z0-9][a-z0-9_-]{0,63}"
+HolderName = Annotated[
+    str, Meta(pattern=rf"^{_WORD}\Z", description="Unique name of the party; 'coordinator' is taken.")
+]
+SiloName = Annotated[str, Meta(pattern=rf"^{_WORD}\Z", description="Name of the silo, unique in its party.")]
 PartyName = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z",
-        description="Unique name of the party; 'coordinator' is taken.",
+        pattern=rf"^{_WORD}(\.{_WORD})?\Z",
+        description="Unique name of the party; 'coordinator' is taken. A silo is called PARTY.SILO.",
     ),
 ]
 PartyRole = Literal["active", "passive"]
@@ -31,9 +36,12 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     role: Annotated[PartyRole, Meta(description="The active party has the label; passive parties have features only.")]
     data: Annotated[str, Meta(min_length=1, description="Its CSV, relative to this file.")]
     id: Annotated[
-        Column | Annotated[tuple[Column, ...], Meta(min_length=1)],
-        Meta(description="Id column, or a list of columns for a composite key."),
-    ]
+        Column | Annotated[tuple[Column, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Id column, or a list of columns for a composite key; none only where all parties are silos of "
+            "one holder, which align nothing."
+        ),
+    ] = None
     label: Annotated[Column | None, Meta(description="Label column; active party only, and needed there.")] = None
     positive: Annotated[
         str | int | float | bool | None,
@@ -63,11 +71,29 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             "Within a run the test rows' unknown categories are all zeros, with a warning."
         ),
     ] = "refuse"
+    categories: Annotated[
+        dict[Column, Annotated[tuple[str, ...], Meta(min_length=1)]],
+        Meta(
+            description='Silos: the categories of text columns, such as `{ sex = ["f", "m"] }`; of columns not listed '
+            "the silos of a holder tell each other theirs."
+        ),
+    ] = msgspec.field(default_factory=dict)
+    silo_weight: Annotated[
+        Annotated[float, Meta(gt=0, le=1e6)] | None,
+        Meta(description="Silos with aggregation 'weighted': how much the silo counts; none: as many rows as it has."),
+    ] = None
     policy: Annotated[Policy, Meta(description="What the party consents to.")] = msgspec.field(default_factory=Policy)
 
     @property
+    def holder(self) -> str:
+        """The party that a silo belongs to; of any other party its own name."""
+        return holder_of(self.name)
+
+    @property
     def id_columns(self) -> tuple[str, ...]:
-        """The id columns in order, one or several."""
+        """The id columns in order, one or several; none where nothing is aligned."""
+        if self.id is None:
+            return ()
         return (self.id,) if isinstance(self.id, str) else self.id
 
     @property
@@ -76,6 +102,15 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if isinstance(self.positive, bool):
             return "true" if self.positive else "false"
         return None if self.positive is None else str(self.positive)
+
+
+def holder_of(name: str) -> str:
+    """The party that a silo called PARTY.SILO belongs to; of any other party its own name.
+
+    >>> holder_of("hospitals.north"), holder_of("bank")
+    ('hospitals', 'bank')
+    """
+    return name.partition(".")[0]
 
 
 def check_spec(spec: PartySpec, file: str = "its file", *, labelled: bool = True) -> None:

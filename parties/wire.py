@@ -37,8 +37,12 @@ class Active(DataParty):
     """The party that holds the labels; it may hold features, or none."""
 
 
+class LabelSilo(DataParty):
+    """Another silo of the label holder than the first one, which is the active party: labels of its own rows, no key."""
+
+
 class Passive(DataParty):
-    """A party that holds features only."""
+    """A party that holds features only, or one silo of such a holder."""
 
 
 class Coordinator(Role):

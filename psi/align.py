@@ -77,6 +77,9 @@ class Alignment:
     digest : str
         SHA-256 (hex) of the set of common ids, whatever the seed: budgets are counted per digest. It stays at the
         party: who knows the range of the ids could test a guess of the whole set against it.
+    owned : ndarray of shape (own,), int64, or None
+        At a silo: parallel to ``rows``, which of the ``intersection`` common rows are its own, ascending. Of a holder
+        without silos all are.
     """
 
     rows: NDArray[np.int64]
@@ -85,6 +88,7 @@ class Alignment:
     protocol: str
     digest: str
     places: NDArray[np.int64] | None = None
+    owned: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from parties.policy import KeyHolder, Model
-from parties.spec import PartyName, PartyRole, PartySpec
+from parties.spec import PartyName, PartyRole, PartySpec, holder_of
 
 Task = Literal["binary", "multiclass", "regression", "count"]
 KeyHolderSetting = Literal["auto", "active", "coordinator"]
@@ -108,7 +108,69 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 0.0
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+Rule = Literal["fedavg", "weighted", "simple"]
+"""How the silos' weights are averaged: by rows, by declared weights, or each silo the same."""
+
+
+class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the silos of one holder train a model together where there is no passive party (horizontal learning).
+
+    Every other federation keeps the defaults.
+    """
+
+    aggregation: Annotated[
+        Literal["fedsgd", "fedavg", "weighted", "simple"],
+        Meta(
+            description="Silos without a passive party: fedsgd: their gradients are added, the same model as on pooled "
+            "rows; fedavg: local_epochs on each silo's own rows, then the mean of their weights by rows; weighted: by "
+            "silo_weight; simple: each silo the same."
+        ),
+    ] = "fedsgd"
+    aggregation_by_layer: Annotated[
+        dict[str, Rule],
+        Meta(
+            description="Other rules for some layers, by the beginning of their names (GLM: coefficients, intercept; "
+            "splitnn: own, top.0, ...); with fedavg, weighted and simple."
+        ),
+    ] = msgspec.field(default_factory=dict)
+    rounds: Annotated[
+        int,
+        Meta(ge=1, le=10**6, description="Most rounds of averaging (fedavg, weighted, simple), or of noisy fedsgd."),
+    ] = 50
+    local_epochs: Annotated[
+        int, Meta(ge=1, le=1000, description="Passes over its own rows that a silo makes in each round of averaging.")
+    ] = 1
+    client_fraction: Annotated[
+        float, Meta(gt=0, le=1, description="Share of the silos that take part in a round, drawn anew for each.")
+    ] = 1.0
+    server_optimizer: Annotated[
+        Literal["average", "momentum", "adam"],
+        Meta(
+            description="What the coordinator does with the mean update (FedOpt): takes it as it is, or as the gradient "
+            "of a momentum or Adam step."
+        ),
+    ] = "average"
+    server_learning_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=100)] | None,
+        Meta(description="Of server_optimizer; none: 1, with adam 0.01."),
+    ] = None
+    proximal: Annotated[
+        float,
+        Meta(ge=0, le=1e6, description="FedProx: weight of half the squared distance to the round's first weights."),
+    ] = 0.0
+    min_silos: Annotated[
+        Annotated[int, Meta(ge=2, le=4096)] | None,
+        Meta(
+            description="A round goes on without silos that are lost, late or send a malformed update as long as so "
+            "many are left; none: all must take part."
+        ),
+    ] = None
+    round_timeout: Annotated[
+        float, Meta(gt=0, le=86_400, description="With min_silos: seconds that a round waits for a silo.")
+    ] = 60.0
+
+
+class Training(Averaging, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a generalised linear model is fitted."""
 
     l2: Annotated[
@@ -135,6 +197,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "with sample weights always one per row."
         ),
     ] = "mean"
+    learning_rate: Annotated[
+        float,
+        Meta(gt=0, le=100, description="Silos: of local steps, and of noisy or server_optimizer steps of fedsgd."),
+    ] = 0.1
+    batch_size: Annotated[int, Meta(ge=1, le=2**20, description="Silos: most rows of a local step.")] = 32
 
 
 class Boosting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,8 +271,10 @@ class Boosting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
 
 
-class SplitNN(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SplitNN(Averaging, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a split neural network is trained: a first layer over all parties' columns, and the active party's own above.
+
+    Where there is no passive party nothing is split, and the silos of the one holder train the whole network.
 
     The network is one layer of ``units`` outputs that all parties hold together (each the weights of its columns), the
     activation, one layer for each of ``hidden``, and one output per score.
@@ -329,6 +398,27 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "none: the labels as they are."
         ),
     ] = None
+    dp: Annotated[
+        Literal["none", "central", "local"],
+        Meta(
+            description="Silos without a passive party: clipped gradients of rows with Gaussian noise; central: the "
+            "silos' shares of it add up in what the coordinator learns; local: each silo's own update has all of it."
+        ),
+    ] = "none"
+    dp_clip: Annotated[
+        float, Meta(gt=0, le=1e6, description="With dp: largest norm of the gradient of a row's loss.")
+    ] = 1.0
+    dp_epsilon: Annotated[
+        Annotated[float, Meta(ge=0.01, le=1000)] | None,
+        Meta(description="With dp: epsilon of the whole training, for which the noise is chosen; or dp_noise."),
+    ] = None
+    dp_noise: Annotated[
+        Annotated[float, Meta(gt=0, le=1e6)] | None,
+        Meta(
+            description="With dp: standard deviation of the noise in units of dp_clip; the report states the epsilon."
+        ),
+    ] = None
+    dp_delta: Annotated[float, Meta(gt=0, lt=1, description="With dp: delta of the guarantee.")] = 1e-5
     small_data: Annotated[
         bool, Meta(description="Ask for batches below max(16 columns, 512) rows; every policy must allow it too.")
     ] = False
@@ -376,6 +466,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: PartyName
     role: Annotated[PartyRole, Meta(description="Exactly one party is active, the holder of the labels.")]
 
+    @property
+    def holder(self) -> str:
+        """The party that a silo belongs to; of any other party its own name."""
+        return holder_of(self.name)
+
 
 class Job(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all parties agree on before they start.
@@ -397,25 +492,60 @@ class Job(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def active(self) -> str:
-        """Name of the active party."""
+        """Name of the active party; of several silos that hold the labels, of the first one."""
         return next(party.name for party in self.parties if party.role == "active")
 
     @property
     def passive(self) -> tuple[str, ...]:
-        """Names of the passive parties in the order of the file."""
+        """Names of the passive parties in the order of the file, each silo by itself."""
         return tuple(party.name for party in self.parties if party.role == "passive")
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """Who holds labels: the active party, or all silos of the label holder, the active one first."""
+        return tuple(party.name for party in self.parties if party.role == "active")
+
+    @property
+    def holders(self) -> dict[str, tuple[str, ...]]:
+        """Every holder of columns with its silos, in the order of the file; without silos it is its own only member."""
+        found: dict[str, tuple[str, ...]] = {}
+        for party in self.parties:
+            found[party.holder] = (*found.get(party.holder, ()), party.name)
+        return found
+
+    @property
+    def passive_holders(self) -> dict[str, tuple[str, ...]]:
+        """The holders of features only, with their silos."""
+        return {name: members for name, members in self.holders.items() if members[0] in self.passive}
+
+    @property
+    def has_silos(self) -> bool:
+        """Whether any holder is made of silos, be it of one."""
+        return any(party.name != party.holder for party in self.parties)
+
+    @property
+    def horizontal(self) -> bool:
+        """Whether all are silos of the label holder: every one has all columns, and nothing is aligned."""
+        return self.has_silos and not self.passive
+
+    @property
+    def averaging(self) -> Averaging:
+        """How silos train together where there is no passive party."""
+        return self.splitnn if self.model == "splitnn" else self.training
 
     @property
     def max_rounds(self) -> int:
         """The most rounds that training can take: iterations of a GLM, trees of boosting, epochs of splitnn."""
+        if self.horizontal and (self.averaging.aggregation != "fedsgd" or self.privacy.dp != "none"):
+            return self.averaging.rounds
         if self.model == "splitnn":
             return self.splitnn.epochs
         return self.boosting.n_estimators if self.model == "boosting" else self.training.max_iter
 
     @property
     def encrypted(self) -> bool:
-        """Whether training computes under encryption, so that somebody holds a key: always but in mode split."""
-        return self.model != "splitnn" or self.splitnn.mode == "source-layer"
+        """Whether training computes under encryption: not in mode split, nor where there is no passive party."""
+        return not self.horizontal and (self.model != "splitnn" or self.splitnn.mode == "source-layer")
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -435,6 +565,7 @@ def choose_key_holder(
     max_iter: int,
     *,
     encrypted: bool = True,
+    silos: bool = False,
 ) -> tuple[KeyHolder, str]:
     """Who holds the private key, and why, in words for the report.
 
@@ -454,11 +585,15 @@ def choose_key_holder(
         Most rounds of the job.
     encrypted : bool
         As `Job.encrypted` has it.
+    silos : bool
+        A party is made of silos: only the active party can hold the key then.
     """
     if not encrypted:
         return "active", "no key is made: mode 'split' exchanges outputs and gradients in the clear"
     if setting != "auto":
         return setting, "the job says so"
+    if silos:
+        return "active", "the protocol for parties made of silos has the key at the active party"
     if model not in COORDINATOR_MODELS:
         return "active", f"model '{model}' has no protocol with the key at the coordinator"
     if passive_parties < 2:

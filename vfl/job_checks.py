@@ -100,11 +100,11 @@ def check_key_holder(job: Job, holder: KeyHolder, reason: str = "", file: str = 
 
 
 def _check_members(members: tuple[Member, ...], file: str) -> None:
-    """Exactly one active party, one passive party or more, unique names."""
+    """One holder of labels, one passive party or more unless it has silos, unique names."""
     names = [member.name for member in members]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"party name in {file}, got '{twice[0]}' twice, expected unique names")
-    active = [member.name for member in members if member.role == "active"]
+    active = list(dict.fromkeys(member.holder for member in members if member.role == "active"))
     if len(active) > 1:
         raise ConfigError(
             f"role in {file}, got {len(active)} active parties ('{active[0]}', '{active[1]}'), expected one, "
@@ -113,7 +113,10 @@ def _check_members(members: tuple[Member, ...], file: str) -> None:
     if not active:
         raise ConfigError(f"role in {file}, got no active party, expected one, the holder of the labels")
     if len(members) < 2:
-        raise ConfigError(f"role in {file}, got no passive party, expected at least one beside '{active[0]}'")
+        raise ConfigError(
+            f"role in {file}, got no passive party, expected at least one beside '{active[0]}', or two [[party.silo]] "
+            "of it"
+        )
 
 
 def _check_one_sided(job: Job, file: str) -> None:

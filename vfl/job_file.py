@@ -32,6 +32,7 @@ from vfl.job import (
     Training,
 )
 from vfl.job_checks import check_alignment, check_job, resolve_task
+from vfl.silo_tables import expand_silos
 from vfl.tables import Source, Table, show
 
 L = TypeVar("L", bound=Lines)
@@ -90,6 +91,7 @@ def build_scenario(
     given = frozenset(place for override in overrides for place in _override(edited, override))
     if alone:
         imply_model(edited)
+    edited, given = expand_silos(edited, given, file)
     lines = read_lines(ScenarioFile, edited, file, given)
     members = [Member(name=spec.name, role=spec.role) for spec in lines.party]
     job = make_job(lines, lines.task, members, file, enforce=strict, alone=alone)
@@ -140,6 +142,10 @@ def imply_model(document: Table) -> None:
 def check_party(spec: PartySpec, job: Job, file: str, *, labelled: bool = True) -> None:
     """Check a party's lines by themselves, and refuse those that the job's model or task cannot heed."""
     check_spec(spec, file, labelled=labelled)
+    if spec.id is None and not job.horizontal:
+        raise ConfigError(
+            f"missing key 'id' in party '{spec.name}' of {file}, got none, expected the name of its id column or a list"
+        )
     if spec.positive is not None and job.task != "binary":
         raise ConfigError(
             f"positive of party '{spec.name}' in {file}, got {show(spec.positive)}, "

@@ -59,6 +59,11 @@ class Masks:
         """
         return Masked((fixed.view(np.uint64) + self._words(label, len(fixed)))[:, None])
 
+    def integers(self, label: str, values: Sequence[int]) -> Masked:
+        """Mask whole numbers below 2^255 in magnitude, in Z_2^256; `open_integers` opens the sum over all parties."""
+        masks = self._scalar_masks(label, len(values))
+        return Masked(_to_limbs([v + m for v, m in zip(values, masks, strict=True)]))
+
     def scalars(self, label: str, values: Sequence[float]) -> Masked:
         """Mask scalars, each exactly (times 2^128, in Z_2^256)."""
         masks = self._scalar_masks(label, len(values))
@@ -146,6 +151,12 @@ def add_masked(parts: Mapping[str, Masked], count: int | None = None) -> Masked:
 def open_sum(total: Masked) -> list[float]:
     """Scalars of a sum over ALL parties, in which the masks have cancelled."""
     return [_from_scalar(value) for value in _from_limbs(total.body)]
+
+
+def open_integers(total: Masked) -> list[int]:
+    """Whole numbers of a sum over ALL parties, in which the masks have cancelled."""
+    half = _SCALAR_MODULUS >> 1
+    return [value - _SCALAR_MODULUS if value >= half else value for value in _from_limbs(total.body)]
 
 
 def check_words(masked: Masked, count: int, limbs: int, sender: str) -> None:

@@ -23,7 +23,7 @@ from parties.link import COORDINATOR, Endpoint
 from parties.sealing import KeyPair
 from parties.spec import PartySpec
 from parties.stopwatch import Stopwatch
-from parties.wire import Active, Coordinator, Passive, Role
+from parties.wire import Active, Coordinator, LabelSilo, Passive, Role
 from vfl.events import Report, RoleResult
 from vfl.job import Job
 
@@ -113,7 +113,8 @@ class Part:
 
 def role_types(job: Job) -> dict[str, type[Role]]:
     """Every role by name, in job order, the coordinator first."""
-    return {COORDINATOR: Coordinator} | {party.name: ROLES[party.role] for party in job.parties}
+    roles = {party.name: ROLES[party.role] for party in job.parties}
+    return {COORDINATOR: Coordinator} | roles | dict.fromkeys(job.labelled[1:], LabelSilo)
 
 
 def play_party(

@@ -2,8 +2,8 @@
 
     D --> C   shape    columns after encoding; of the active party also scores per row; consent to opened scores
     C --> D   shapes   everybody's
-    P --> A   heard    SHA-256 of what it was told, sealed; every party also compares its own part
-    A --> P   agreed   all were told the same
+    D --> A   heard    SHA-256 of what it was told, sealed; every party also compares its own part
+    A --> D   agreed   all were told the same
 
 The last two are there because guards rest on these numbers: a party that was told too many columns of the others would
 let too many scores out.
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -48,12 +47,13 @@ from parties.policy import (
     tree_limits,
 )
 from parties.spec import PartySpec
-from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
+from parties.wire import Active, Control, Coordinator, DataParty, Message, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
 from psi.settings import AlignmentSettings
 from vfl.alignment_consent import protocols_of
 from vfl.job import COORDINATOR_MODELS, Job, choose_key_holder
 from vfl.job_checks import check_key_holder
+from vfl.parts import Parts as Parts
 from vfl.terms import Terms
 
 Facts = Mapping[str, bool | int | float | str | None]
@@ -73,8 +73,8 @@ class Wire:
     shapes = Message(
         Coordinator, DataParty, Revealed, discloses="columns after encoding, scores per row, consent to opened scores"
     )
-    heard = Message(Passive, Active, Control)
-    agreed = Message(Active, Passive, Control)
+    heard = Message(DataParty, Active, Control)
+    agreed = Message(Active, DataParty, Control)
 
 
 def id_rules(job: Job, spec: PartySpec) -> IdRules:
@@ -123,15 +123,6 @@ def alignment_settings(job: Job) -> AlignmentSettings:
         one_sided=lines.one_sided,
         bucket_ids=lines.bucket_ids,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """How many of the aligned rows are for what, in this order."""
-
-    train: int
-    validation: int
-    test: int
 
 
 def is_told(job: Job, spec: PartySpec) -> bool:
@@ -202,14 +193,14 @@ def exchange_shapes_as_party(
 
 
 def _agree_on_shapes(endpoint: Endpoint, facts: Facts) -> None:
-    """Every passive party tells the active one what it heard, past the coordinator."""
+    """Every other party tells the active one what it heard, past the coordinator."""
     own = hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
-    if issubclass(endpoint.roles[endpoint.name], Passive):
-        lead = endpoint.link(Passive, Active, endpoint.peers(Active)[0])
+    if not issubclass(endpoint.roles[endpoint.name], Active):
+        lead = endpoint.link(DataParty, Active, endpoint.peers(Active)[0])
         lead.send(Wire.heard, Control({"shapes": own}))
         same = lead.recv(Wire.agreed).facts.get("same")
     else:
-        links = [endpoint.link(Active, Passive, name) for name in endpoint.peers(Passive)]
+        links = [endpoint.link(Active, DataParty, name) for name in endpoint.peers(DataParty)]
         heard = [link.recv(Wire.heard).facts.get("shapes") for link in links]
         same = all(text == own for text in heard)
         for link in links:
@@ -266,7 +257,7 @@ def _check_consent_as_passive(job: Job, spec: PartySpec, guards: Guards) -> None
         for verdict in tree_limits(spec.policy, party=spec.name, min_node_rows=rows, min_bin_gap=gap):
             guards.heed(verdict)
         return
-    consent, passive = spec.policy.partial_scores, len(job.passive)
+    consent, passive = spec.policy.partial_scores, len(job.passive_holders)
     if job.model == "splitnn":
         if job.encrypted:
             guards.heed(single_first_layer(party=spec.name, passive_parties=passive, consent=consent))
@@ -314,18 +305,22 @@ def agree_terms(job: Job, facts: Facts, rows: int, validation: int = 0) -> Terms
         if type(width) is not int or not (party.role == "active") <= width + 1 <= MAX_COLUMNS:
             raise RemoteProtocolError(f"{party.name} announced no sensible number of columns")
         columns[party.name] = width
+    for holder, silos in job.holders.items():
+        if len({columns[name] for name in silos}) > 1:
+            raise RemoteProtocolError(f"the silos of {holder} announced different numbers of columns")
     outputs = facts.get(f"{job.active} outputs")
     if type(outputs) is not int or not 1 <= outputs <= MAX_COLUMNS:
         raise RemoteProtocolError(f"{job.active} announced no sensible number of scores per row")
-    passive_columns = sum(columns[name] for name in job.passive)
+    passive_columns = sum(columns[silos[0]] for silos in job.passive_holders.values())
     holder, reason = choose_key_holder(
         job.model,
         job.privacy.key_holder,
         passive_columns,
-        len(job.passive),
+        len(job.passive_holders),
         outputs,
         job.max_rounds,
         encrypted=job.encrypted,
+        silos=job.has_silos,
     )
     check_key_holder(job, holder, reason)
     consent = all(facts.get(f"{name} consent") is True for name in job.passive)

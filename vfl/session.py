@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -29,11 +30,18 @@ from vfl import (
     boosting,
     boosting_one_sided,
     boosting_part,
+    boosting_silos,
+    boosting_silos_part,
+    boosting_silos_scoring,
     consent,
     glm_exact,
     glm_part,
     glm_quadratic,
+    glm_silos,
+    glm_silos_part,
+    horizontal_session,
     scoring_one_sided,
+    scoring_silos,
     split_learning,
     splitnn,
     splitnn_part,
@@ -60,11 +68,20 @@ from vfl.report.evidence import ALONE, JOINT, Evidence, save_evidence
 from vfl.report.statistics import bootstrap_intervals, compare
 from vfl.scoring import score_as_coordinator
 from vfl.shard import save_ids, save_test_scores
+from vfl.siblings import Siblings, siblings_of
+from vfl.silo_labels import silo_labels
 from vfl.terms import Integers, Terms
-from vfl.trained import Aligned, Trained
+from vfl.trained import Aligned, Prepared, Trained
 
 _PARTS = {"boosting": boosting_part, "splitnn": splitnn_part}
 """What plays the models that are no generalised linear ones."""
+
+
+def _part_of(job: Job) -> ModuleType:
+    """What prepares and plays a party's part of the job's model."""
+    if job.has_silos:
+        return boosting_silos_part if job.model == "boosting" else glm_silos_part
+    return _PARTS.get(job.model, glm_part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +126,7 @@ def load_party(job: Job, spec: PartySpec, table: PartyTable) -> Loaded:
     """
     check_consent_to_job(job, spec, _guards(job, spec), table.features.columns)
     ids = read_ids(job, spec, table)
-    if table.labels is not None:
+    if table.labels is not None and not job.has_silos:
         encode_labels([table.labels[row] for row in ids.rows], job.task, spec.positive_text, spec.name)
     return Loaded(table, ids)
 
@@ -142,6 +159,10 @@ def play_party(
     module : torch.nn.Module, optional
         Model splitnn: the party's own network instead of the one that the job describes.
     """
+    if job.horizontal:
+        return horizontal_session.play_party(
+            endpoint, job, spec, loaded, folder, report, baseline=baseline, intervals=intervals, module=module
+        )
     table = loaded.table
     clock = Clock(endpoint.name, report)
     guards = _guards(job, spec, budget)
@@ -155,20 +176,26 @@ def play_party(
         told = is_told(job, spec)
         parts = split_rows(job, alignment.intersection) if told else whole_list(len(alignment.rows))
         check_consent_to_rows(job, parts, spec, guards)
+        owned = _owned(job, alignment)
+        own = parts if owned is None else parts.of(owned)
+        siblings = None if owned is None else siblings_of(endpoint, "silos")
         data = Aligned(
             job=job,
             spec=spec,
             table=table,
             rows=alignment.rows,
-            labels=aligned_labels(job, spec, table, alignment.rows, parts),
+            labels=aligned_labels(job, spec, table, alignment.rows, own, siblings),
             guards=guards,
-            n_train=parts.train,
-            n_validation=parts.validation,
+            n_train=own.train,
+            n_validation=own.validation,
             places=alignment.places,
             listed=listed_rows(job, alignment.sizes),
             module=module,
+            owned=owned,
+            whole=None if owned is None else parts,
+            siblings=siblings,
         )
-        prepared = _PARTS.get(job.model, glm_part).prepare(endpoint, data)
+        prepared: Prepared = _part_of(job).prepare(endpoint, data)
     with clock.phase("training"):
         trained = prepared.train(endpoint, clock.progress)
     with clock.phase("evaluating"):
@@ -177,7 +204,7 @@ def play_party(
     with clock.phase("saving"):
         trained.save(folder)
         save_kept_run(folder, endpoint.run, prepared.terms, spec, alignment.digest)
-        save_ids(folder, spec, table, alignment.rows, parts if told else None)
+        save_ids(folder, spec, table, alignment.rows, own if told else None)
         if predicted is not None:
             save_test_scores(folder, spec, table, alignment.rows[data.n_fit :], predicted, data.classes)
         if judged.evidence is not None:
@@ -218,8 +245,17 @@ def play_party(
     )
 
 
+def _owned(job: Job, alignment: Alignment) -> Integers | None:
+    """Where this party's rows stand among the common ones, in a federation with silos."""
+    if not job.has_silos:
+        return None
+    return np.arange(alignment.intersection) if alignment.owned is None else alignment.owned
+
+
 def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult:
     """Play the coordinator to its end."""
+    if job.horizontal:
+        return horizontal_session.play_coordinator(endpoint, job, report)
     clock = Clock(endpoint.name, report)
     endpoint.advanced = clock.part
     with clock.phase("aligning"):
@@ -265,12 +301,14 @@ def align(endpoint: Endpoint, job: Job, ids: PreparedIds | Ids, *, cardinality: 
     kept = endpoint.keeper.aligned()
     if kept is not None:
         known = msgspec.convert(kept.facts, _Sizes)
-        places = kept.integers("places") if "places" in kept.arrays else None
-        return Alignment(kept.arrays["rows"].astype(np.int64), **msgspec.structs.asdict(known), places=places)
+        places, owned = (kept.integers(name) if name in kept.arrays else None for name in ("places", "owned"))
+        rows = kept.arrays["rows"].astype(np.int64)
+        return Alignment(rows, **msgspec.structs.asdict(known), places=places, owned=owned)
     settings = replace(alignment_settings(job), cardinality=cardinality)
     alignment = align_party(endpoint, ids, settings, workers=_alignment_threads())
     known = _Sizes(alignment.sizes, alignment.intersection, alignment.protocol, alignment.digest)
-    arrays = {"rows": alignment.rows} | ({} if alignment.places is None else {"places": alignment.places})
+    arrays = {"rows": alignment.rows, "places": alignment.places, "owned": alignment.owned}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     endpoint.keeper.save_aligned(msgspec.structs.asdict(known), arrays)
     return alignment
 
@@ -289,6 +327,11 @@ def join(endpoint: Endpoint, job: Job, *, cardinality: bool = False) -> Joined:
 
 def _coordinate(endpoint: Endpoint, terms: Terms, clock: Clock) -> Fit:
     """The coordinator's part of the training."""
+    if terms.job.has_silos and terms.job.model == "boosting":
+        boosting_silos.coordinator(endpoint, terms)
+        return Fit(np.zeros((0, terms.outputs)), 0, (), 0, converged=True)
+    if terms.job.has_silos:
+        return glm_silos.coordinator(endpoint, terms)
     if terms.job.model == "boosting":
         (boosting_one_sided if terms.job.alignment.one_sided else boosting).coordinator(endpoint, terms)
         return Fit(np.zeros((0, terms.outputs)), 0, (), 0, converged=True)
@@ -303,7 +346,12 @@ def _coordinate(endpoint: Endpoint, terms: Terms, clock: Clock) -> Fit:
 def _coordinate_scoring(endpoint: Endpoint, terms: Terms, rows: int, *, one_sided: bool) -> None:
     """The coordinator's part in the scoring of the test rows; trees, and networks in mode split, need none."""
     job = terms.job
-    if job.model == "splitnn":
+    if job.has_silos:
+        if rows:
+            (boosting_silos_scoring if job.model == "boosting" else scoring_silos).score_as_coordinator(
+                endpoint, terms, rows
+            )
+    elif job.model == "splitnn":
         if rows and job.splitnn.mode == "source-layer":
             splitnn_scoring.score_as_coordinator(endpoint, terms, rows)
     elif job.model != "boosting":
@@ -354,10 +402,14 @@ def _alignment_threads() -> int:
     return min(os.cpu_count() or 1, 5)
 
 
-def aligned_labels(job: Job, spec: PartySpec, table: PartyTable, rows: Integers, parts: Parts) -> EncodedLabels | None:
+def aligned_labels(
+    job: Job, spec: PartySpec, table: PartyTable, rows: Integers, parts: Parts, siblings: Siblings | None = None
+) -> EncodedLabels | None:
     """Labels of the aligned rows; every class must be among the training rows and among the test rows."""
     if table.labels is None:
         return None
+    if siblings is not None:
+        return silo_labels([table.labels[row] for row in rows], parts, job.task, spec, siblings)
     labels = encode_labels([table.labels[row] for row in rows], job.task, spec.positive_text, spec.name)
     if labels.classes:
         judged = np.ones(len(rows), dtype=bool)

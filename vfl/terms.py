@@ -49,5 +49,5 @@ class Terms:
 
     @property
     def passive_columns(self) -> list[int]:
-        """Columns of each passive party, in job order."""
-        return [self.columns[name] for name in self.job.passive]
+        """Columns of each passive party, in job order; silos of one party have the same."""
+        return [self.columns[silos[0]] for silos in self.job.passive_holders.values()]

@@ -21,6 +21,8 @@ from parties.spec import PartySpec
 from vfl.events import FeatureImportance, LabelInference
 from vfl.job import Job
 from vfl.optim import Vector
+from vfl.parts import Parts
+from vfl.siblings import Siblings
 from vfl.terms import Integers, Terms
 
 Labels = NDArray[np.float64] | NDArray[np.int64]
@@ -44,6 +46,10 @@ class Aligned:
         whole list then, all of them training rows as far as it knows.
     module : torch.nn.Module or None
         Model splitnn from Python: the party's own network, instead of the one that the job describes.
+    owned : ndarray of shape (n,), int64, or None
+        In a federation with silos: where each row stands among all common rows, ascending. ``n_train`` and
+        ``n_validation`` then count this silo's own rows, and ``whole`` the common ones; ``siblings`` are the silos of
+        the same party, or the party alone.
     """
 
     job: Job
@@ -57,6 +63,9 @@ class Aligned:
     places: Integers | None = field(default=None, repr=False)
     listed: int = 0
     module: object = field(default=None, repr=False)
+    owned: Integers | None = field(default=None, repr=False)
+    whole: Parts | None = None
+    siblings: Siblings | None = field(default=None, repr=False)
 
     @property
     def n_fit(self) -> int:
@@ -66,6 +75,8 @@ class Aligned:
     @property
     def told(self) -> tuple[int, int]:
         """Training and validation rows as all roles know them: the whole list where membership is not told."""
+        if self.whole is not None:
+            return self.whole.train, self.whole.validation
         return (self.listed, 0) if self.listed else (self.n_train, self.n_validation)
 
     @property
