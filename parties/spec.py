@@ -74,7 +74,7 @@ class PartySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     categories: Annotated[
         dict[Column, Annotated[tuple[str, ...], Meta(min_length=1)]],
         Meta(
-            description='Silos: the categories of text columns, such as `{ sex = ["f", "m"] }`; of columns not listed '
+            description='Silos: categories of text columns, such as `{ sex = ["f", "m"] }`; of columns not listed '
             "the silos of a holder tell each other theirs."
         ),
     ] = msgspec.field(default_factory=dict)

@@ -38,7 +38,7 @@ class Active(DataParty):
 
 
 class LabelSilo(DataParty):
-    """Another silo of the label holder than the first one, which is the active party: labels of its own rows, no key."""
+    """A silo of the label holder but the first one, which is the active party: labels of its own rows, no key."""
 
 
 class Passive(DataParty):

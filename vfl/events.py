@@ -66,6 +66,14 @@ class LabelInference(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """A silo that a round of averaging went on without, and why: "lost", "late" or "malformed"; rounds from 1 on."""
+
+    silo: str
+    round: int
+    why: str
+
+
 class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a role knows at its end and may write into its own report.
 
@@ -77,6 +85,8 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     ``confidence`` and ``comparison`` are those of ``joint`` and ``active_only``, as in the report.
     ``label_inference`` and ``gradient_epsilon`` are the active party's in mode split, where the job asks for them: the
     epochs attacked, and the epsilon of the noise on all gradients of a row.
+    ``left_out`` is the coordinator's where silos average their models; ``dp_epsilon`` a silo's own epsilon, where its
+    gradients are noisy, for ``privacy.dp_delta``.
     """
 
     role: str
@@ -105,6 +115,8 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
     comparison: dict[str, Comparison] = {}
     label_inference: list[LabelInference] = []
     gradient_epsilon: float | None = None
+    left_out: list[LeftOut] = []
+    dp_epsilon: float | None = None
 
 
 class Played(msgspec.Struct, frozen=True):

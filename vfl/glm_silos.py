@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vfl.glm import Fit
 
-def coordinator(*_: Any, **__: Any) -> Any:
+
+def coordinator(*_: Any, **__: Any) -> Fit:
     """Being written."""
     raise NotImplementedError

@@ -135,7 +135,7 @@ class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = msgspec.field(default_factory=dict)
     rounds: Annotated[
         int,
-        Meta(ge=1, le=10**6, description="Most rounds of averaging (fedavg, weighted, simple), or of noisy fedsgd."),
+        Meta(ge=1, le=10**6, description="Most rounds of averaging (fedavg, weighted, simple), or with dp."),
     ] = 50
     local_epochs: Annotated[
         int, Meta(ge=1, le=1000, description="Passes over its own rows that a silo makes in each round of averaging.")
@@ -146,8 +146,8 @@ class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     server_optimizer: Annotated[
         Literal["average", "momentum", "adam"],
         Meta(
-            description="What the coordinator does with the mean update (FedOpt): takes it as it is, or as the gradient "
-            "of a momentum or Adam step."
+            description="What the coordinator does with the mean update (FedOpt): takes it as it is, or as the "
+            "gradient of a momentum or Adam step."
         ),
     ] = "average"
     server_learning_rate: Annotated[
@@ -156,7 +156,7 @@ class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = None
     proximal: Annotated[
         float,
-        Meta(ge=0, le=1e6, description="FedProx: weight of half the squared distance to the round's first weights."),
+        Meta(ge=0, le=1e6, description="FedProx: weight of half the squared distance to a round's first weights."),
     ] = 0.0
     min_silos: Annotated[
         Annotated[int, Meta(ge=2, le=4096)] | None,
@@ -414,9 +414,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     dp_noise: Annotated[
         Annotated[float, Meta(gt=0, le=1e6)] | None,
-        Meta(
-            description="With dp: standard deviation of the noise in units of dp_clip; the report states the epsilon."
-        ),
+        Meta(description="With dp: deviation of the noise in units of dp_clip; the report states the epsilon."),
     ] = None
     dp_delta: Annotated[float, Meta(gt=0, lt=1, description="With dp: delta of the guarantee.")] = 1e-5
     small_data: Annotated[

@@ -307,8 +307,8 @@ def align(endpoint: Endpoint, job: Job, ids: PreparedIds | Ids, *, cardinality: 
     settings = replace(alignment_settings(job), cardinality=cardinality)
     alignment = align_party(endpoint, ids, settings, workers=_alignment_threads())
     known = _Sizes(alignment.sizes, alignment.intersection, alignment.protocol, alignment.digest)
-    arrays = {"rows": alignment.rows, "places": alignment.places, "owned": alignment.owned}
-    arrays = {name: array for name, array in arrays.items() if array is not None}
+    lists = {"rows": alignment.rows, "places": alignment.places, "owned": alignment.owned}
+    arrays = {name: array for name, array in lists.items() if array is not None}
     endpoint.keeper.save_aligned(msgspec.structs.asdict(known), arrays)
     return alignment
 

@@ -1,4 +1,4 @@
-"""Labels that several silos hold: the same classes in the same order everywhere, though no silo may have all of them."""
+"""Labels that several silos hold: the same classes in the same order everywhere, though none may have all of them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def silo_labels(labels: Sequence[str], parts: Parts, task: str, spec: PartySpec,
         absent = int((counts == 0).sum())
         if absent and (part == "training" or counts.any()):
             raise DataError(
-                f"party {holder}: {absent} of {len(classes)} classes have no row among the {int(counts.sum()):,} {part} "
-                "rows; expected every class in both parts; change test_fraction or seed, or merge rare classes"
+                f"party {holder}: {absent} of {len(classes)} classes have no row among the {int(counts.sum()):,} "
+                f"{part} rows; expected every class in both parts; change test_fraction or seed, or merge rare classes"
             )
     return EncodedLabels(values, classes)
