@@ -28,6 +28,7 @@ from vfl.job import (
     Training,
 )
 from vfl.network_checks import network_at_odds
+from vfl.silo_checks import alignment_at_odds, members_at_odds, silos_at_odds
 
 
 def resolve_task(model: Model, task: Task | None, file: str = "the job") -> Task:
@@ -66,7 +67,7 @@ def check_job(job: Job, file: str = "the job") -> None:
     check_alignment(job, file)
     _check_one_sided(job, file)
     _check_key(job.privacy, file)
-    for place, got, expected in (*_parts_at_odds(job), *_training_at_odds(job)):
+    for place, got, expected in (*silos_at_odds(job), *_parts_at_odds(job), *_training_at_odds(job)):
         raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
     if job.privacy.key_holder == "coordinator" and job.model not in COORDINATOR_MODELS:
         raise ConfigError(
@@ -88,9 +89,27 @@ def check_alignment(job: Job, file: str = "the job") -> None:
         Two lines that contradict each other, or parties that cannot align.
     """
     _check_members(job.parties, file)
-    check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.parties), f"[alignment] of {file}")
+    for place, got, expected in alignment_at_odds(job):
+        raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
+    check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.holders), f"[alignment] of {file}")
     for place, got, expected in _padding_at_odds(job.alignment):
         raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
+
+
+def check_alignment_alone(job: Job, file: str = "the job") -> None:
+    """Check an alignment of which nothing is trained.
+
+    Raises
+    ------
+    ConfigError
+        As `check_alignment`; or there is nothing to align.
+    """
+    check_alignment(job, file)
+    if job.horizontal:
+        raise ConfigError(
+            f"role in {file}, got no passive party, expected at least one beside '{job.parties[0].holder}': silos of "
+            "one party have rows of their own, and nothing to align"
+        )
 
 
 def check_key_holder(job: Job, holder: KeyHolder, reason: str = "", file: str = "the job") -> None:
@@ -104,6 +123,8 @@ def _check_members(members: tuple[Member, ...], file: str) -> None:
     names = [member.name for member in members]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"party name in {file}, got '{twice[0]}' twice, expected unique names")
+    for place, got, expected in members_at_odds(members):
+        raise ConfigError(f"{place} in {file}, got {got}, expected {expected}")
     active = list(dict.fromkeys(member.holder for member in members if member.role == "active"))
     if len(active) > 1:
         raise ConfigError(

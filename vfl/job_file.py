@@ -31,7 +31,7 @@ from vfl.job import (
     Task,
     Training,
 )
-from vfl.job_checks import check_alignment, check_job, resolve_task
+from vfl.job_checks import check_alignment_alone, check_job, resolve_task
 from vfl.silo_tables import expand_silos
 from vfl.tables import Source, Table, show
 
@@ -129,7 +129,7 @@ def make_job(
         privacy=privacy,
         parties=tuple(members),
     )
-    (check_alignment if alone else check_job)(job, file)
+    (check_alignment_alone if alone else check_job)(job, file)
     return job
 
 
