@@ -55,9 +55,9 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
-	@echo "Installing vfl with [dev] and [nn] into $(VENV)"
+	@echo "Installing vfl with [dev], [nn] and [dp] into $(VENV)"
 	@$(PIP) install --quiet $(TORCH_INDEX) $(TORCH) || echo "$(TORCH) is not to be had: taking what pip finds"
-	@$(PIP) install --quiet --editable '.[dev,nn]'
+	@$(PIP) install --quiet --editable '.[dev,nn,dp]'
 	@$(PIP) install --quiet --no-deps openmined-psi 2>/dev/null || echo "$(ORACLE)"
 	@echo "Paillier kernel: $$($(KERNEL))"
 	@touch $@ $(VENV)/.installed
