@@ -8,6 +8,7 @@ noticed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,8 +41,10 @@ class KeptRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Scores per row.
     columns : dict of party to int
         Columns after encoding, in job order.
-    alignment : str
-        SHA-256 (hex) of the ids trained on, which stays with the party: rows scored count on that account.
+    key_holder, alignment : str or None
+        Who had the key, and the SHA-256 (hex) of the ids trained on, which stays with the party: rows scored count on
+        that account. None where silos alone have trained: they make no key, align nothing, and each has the whole
+        model.
     """
 
     format: Literal[1] = 1
@@ -49,15 +52,29 @@ class KeptRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     run: Annotated[str, Meta(min_length=1, max_length=64)]
     job: Job
     party: PartySpec
-    key_holder: KeyHolder
+    key_holder: KeyHolder | None
     outputs: Annotated[int, Meta(ge=1)]
     columns: dict[str, Annotated[int, Meta(ge=0)]]
-    alignment: _Sha256
+    alignment: _Sha256 | None
     model_sha256: _Sha256
 
+    def __post_init__(self) -> None:
+        alone = self.job.horizontal
+        if (self.key_holder is None) != alone or (self.alignment is None) != alone:
+            raise ValueError("a key and an alignment belong to a federation with a passive party, and to no other")
+
     def terms(self) -> Terms:
-        """What all roles knew, without rows of a training."""
+        """What all roles knew, without rows of a training; where there was a key."""
+        if self.key_holder is None:
+            raise TypeError("silos that train alone agree on no key")
         return Terms(self.job, self.key_holder, "", 0, self.outputs, self.columns, self.party.policy.partial_scores)
+
+    @property
+    def account(self) -> str:
+        """The ids trained on, where there are any; see ``alignment``."""
+        if self.alignment is None:
+            raise TypeError("silos that train alone align nothing")
+        return self.alignment
 
 
 class _Format(msgspec.Struct, frozen=True):
@@ -69,14 +86,40 @@ class _Format(msgspec.Struct, frozen=True):
 
 def save_kept_run(folder: Path, run: str, terms: Terms, spec: PartySpec, alignment: str) -> None:
     """Write ``run.json`` beside the shard that is there already."""
+    _save(folder, run, terms.job, spec, terms.outputs, terms.columns, terms.key_holder, alignment)
+
+
+def save_horizontal_run(folder: Path, run: str, job: Job, spec: PartySpec, outputs: int, columns: int) -> None:
+    """Write ``run.json`` of a silo where there is no passive party, beside the shard that is there already.
+
+    Parameters
+    ----------
+    outputs : int
+        Scores per row.
+    columns : int
+        Encoded columns, the same at all silos.
+    """
+    _save(folder, run, job, spec, outputs, dict.fromkeys(job.labelled, columns), None, None)
+
+
+def _save(
+    folder: Path,
+    run: str,
+    job: Job,
+    spec: PartySpec,
+    outputs: int,
+    columns: Mapping[str, int],
+    key_holder: KeyHolder | None,
+    alignment: str | None,
+) -> None:
     kept = KeptRun(
         version=__version__,
         run=run,
-        job=terms.job,
+        job=job,
         party=msgspec.structs.replace(spec, data=Path(spec.data).name),
-        key_holder=terms.key_holder,
-        outputs=terms.outputs,
-        columns=dict(terms.columns),
+        key_holder=key_holder,
+        outputs=outputs,
+        columns=dict(columns),
         alignment=alignment,
         model_sha256=_sha256(folder / "model.json"),
     )

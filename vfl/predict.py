@@ -125,7 +125,7 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
         told = is_told(job, new.spec)
         least = job.alignment.min_prediction_rows  # where guards are enforced the coordinator stops below it
         guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection if told else least))
-    guards.budget.bind(new.model.kept.alignment)
+    guards.budget.bind(new.model.kept.account)
     with clock.phase("scoring"):
         predicted = _score(endpoint, new, alignment)
     order = np.argsort(alignment.rows)

@@ -27,6 +27,7 @@ from parties.data import PartyTable
 from parties.errors import DataError
 from parties.spec import PartySpec
 from vfl import __version__
+from vfl.job import Job
 from vfl.optim import Vector
 from vfl.prepare import Parts
 from vfl.preprocess import Preprocessor
@@ -65,7 +66,11 @@ def save_shard(folder: Path, terms: Terms, spec: PartySpec, columns: Columns, fi
 
 def write_shard(folder: Path, terms: Terms, spec: PartySpec, lines: Mapping[str, object], arrays: Arrays) -> None:
     """Write ``model.json``, with whose part of which job it is, and ``model.npz``."""
-    job = terms.job
+    write_job_shard(folder, terms.job, spec, lines, arrays)
+
+
+def write_job_shard(folder: Path, job: Job, spec: PartySpec, lines: Mapping[str, object], arrays: Arrays) -> None:
+    """As `write_shard`, where nothing but the job was agreed on."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     (folder / "model.npz").write_bytes(buffer.getvalue())
@@ -219,9 +224,10 @@ def _unreadable(folder: Path, error: Exception) -> DataError:
 def save_ids(folder: Path, spec: PartySpec, table: PartyTable, rows: Integers, parts: Parts | None) -> None:
     """Write ``ids.csv``: this party's ids as in its CSV, in the agreed row order, with the part they fell into.
 
-    Without ``parts``, where the party is not told which rows take part: all its ids, in the order of its list.
+    A party without ids has a column ``row`` instead, the rows of its CSV from 1 on. Without ``parts``, where the party
+    is not told which rows take part: all its ids, in the order of its list.
     """
-    columns = _id_columns(spec, table, rows)
+    columns = id_cells(spec, table, rows)
     if parts is not None:
         part = "part" if "part" not in columns else "part of the run"
         columns[part] = ["train"] * parts.train + ["validation"] * parts.validation + ["test"] * parts.test
@@ -238,18 +244,22 @@ def save_test_scores(
 ) -> None:
     """Write ``test_scores.csv``: id and label as in the CSV, and the score or one score per class.
 
-    An id or label column that bears the name of a score is called "CSV score" there.
+    An id or label column that bears the name of a score is called "CSV score" there; of a party without ids a column
+    ``row`` numbers the rows of its CSV instead, from 1 on.
     """
     several = predicted.ndim == 2
     scores = {f"score_{n}": predicted[:, j] for j, n in enumerate(classes)} if several else {"score": predicted}
-    columns: dict[str, object] = dict(_id_columns(spec, table, rows))
+    columns: dict[str, object] = dict(id_cells(spec, table, rows))
     if table.labels is not None and spec.label is not None:
         columns[spec.label] = [table.labels[row] for row in rows]
     columns = {f"CSV {name}" if name in scores else name: cells for name, cells in columns.items()}
     pd.DataFrame(columns | scores).to_csv(folder / "test_scores.csv", index=False)
 
 
-def _id_columns(spec: PartySpec, table: PartyTable, rows: Integers) -> dict[str, list[str]]:
+def id_cells(spec: PartySpec, table: PartyTable, rows: Integers) -> dict[str, list[str]]:
+    """Ids of these rows by column, as in the CSV; of a party without ids the rows' numbers, from 1 on."""
+    if not spec.id_columns:
+        return {"row": [str(row + 1) for row in rows.tolist()]}
     cells = zip(spec.id_columns, table.id_columns, strict=True)
     return {name: [column[row] for row in rows] for name, column in cells}
 
