@@ -24,26 +24,28 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-from vfl.job import Job, Task
+from vfl.job import Averaging, Job, Task
 from vfl.network_estimators import Networks, SplitClassifier, SplitRegressor
 from vfl.own_modules import Modules
+from vfl.silo_parameters import SiloParameters
 from vfl.unfitted import refuse_unfitted
 
 
-class _LinearModel(BaseEstimator):  # type: ignore[misc]
-    """The parameters that all linear models share."""
+@dataclass(kw_only=True, eq=False, repr=False)
+class _LinearModel(SiloParameters):
+    """The parameters that all linear models share; as a dataclass, for its constructor shows each of them."""
+
+    l2: float = 0.001
+    tol: float = 1e-8
+    max_iter: int = 100
+    fit_intercept: bool = True
+    learning_rate: float = 0.1
+    batch_size: int = 32
 
     __getattr__ = refuse_unfitted
 
-    def __init__(
-        self, *, l2: float = 0.001, tol: float = 1e-8, max_iter: int = 100, fit_intercept: bool = True
-    ) -> None:
-        self.l2 = l2
-        self.tol = tol
-        self.max_iter = max_iter
-        self.fit_intercept = fit_intercept
 
-
+@dataclass(kw_only=True, eq=False, repr=False)
 class LogisticRegression(ClassifierMixin, _LinearModel):  # type: ignore[misc]
     """Binary classification with log-odds linear in all parties' columns.
 
@@ -58,6 +60,20 @@ class LogisticRegression(ClassifierMixin, _LinearModel):  # type: ignore[misc]
         With the key at the coordinator: how often the quadratic model moves to the scores reached.
     curvature : {"mean", "row"}, default "mean"
         With the key at the coordinator: curvature of the quadratic model, one mean or one per row.
+    aggregation : {"fedsgd", "fedavg", "weighted", "simple"}, default "fedsgd"
+        How the silos of a party train where there is no passive party: fedsgd adds up their gradients, which gives the
+        model of the pooled rows; the others average weights that each silo trains on its own rows, by its rows, by the
+        weights that silos declare, or each silo the same.
+    rounds : int, default 50
+        Most rounds of averaging.
+    local_epochs : int, default 1
+        Passes over its own rows that a silo makes in each of them.
+    learning_rate, batch_size : float, int, default 0.1, 32
+        Of these local steps.
+    others
+        Keys of the section ``[training]`` for silos, in docs/reference.md: ``aggregation_by_layer``,
+        ``client_fraction``, ``server_optimizer``, ``server_learning_rate``, ``proximal``, ``min_silos``,
+        ``round_timeout``.
 
     Examples
     --------
@@ -65,21 +81,10 @@ class LogisticRegression(ClassifierMixin, _LinearModel):  # type: ignore[misc]
     LogisticRegression(l2=0.01)
     """
 
-    model: ClassVar[str] = "logistic"
+    newton_steps: int = 0
+    curvature: Literal["mean", "row"] = "mean"
 
-    def __init__(
-        self,
-        *,
-        l2: float = 0.001,
-        tol: float = 1e-8,
-        max_iter: int = 100,
-        fit_intercept: bool = True,
-        newton_steps: int = 0,
-        curvature: Literal["mean", "row"] = "mean",
-    ) -> None:
-        super().__init__(l2=l2, tol=tol, max_iter=max_iter, fit_intercept=fit_intercept)
-        self.newton_steps = newton_steps
-        self.curvature = curvature
+    model: ClassVar[str] = "logistic"
 
 
 class LinearRegression(RegressorMixin, _LinearModel):  # type: ignore[misc]
@@ -99,8 +104,8 @@ class PoissonRegressor(RegressorMixin, _LinearModel):  # type: ignore[misc]
 
     Examples
     --------
-    >>> PoissonRegressor(l2=0.1).get_params()
-    {'fit_intercept': True, 'l2': 0.1, 'max_iter': 100, 'tol': 1e-08}
+    >>> PoissonRegressor(l2=0.1, aggregation="fedavg").get_params()["aggregation"]
+    'fedavg'
     """
 
     model: ClassVar[str] = "poisson"
@@ -120,7 +125,7 @@ class SoftmaxRegression(ClassifierMixin, _LinearModel):  # type: ignore[misc]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Trees(BaseEstimator):  # type: ignore[misc]
-    """The keys of [training] of model boosting; as a dataclass, for its constructor shows each of them."""
+    """The keys of [training] of model boosting; as a dataclass, as for linear models."""
 
     n_estimators: int = 100
     max_depth: int = 6
@@ -216,12 +221,18 @@ def estimator_of(job: Job, modules: Modules | None = None) -> Estimator:
         )
     if job.model == "splitnn":
         own = dict(modules or {})
-        lines = {"top": own.pop(job.active, None), "bottoms": own or None, **msgspec.structs.asdict(job.splitnn)}
+        lines = {"top": own.pop(job.active, None), "bottoms": own or None, **_of_layers(job.splitnn)}
         return _of_task(job, SplitClassifier, SplitRegressor, lines)
     kind = next(kind for kind in ESTIMATORS if kind.model == job.model)
-    lines = msgspec.structs.asdict(job.training)
+    lines = _of_layers(job.training)
     estimator: Estimator = kind(**{name: lines[name] for name in kind().get_params()})
     return estimator
+
+
+def _of_layers(training: Averaging) -> dict[str, object]:
+    """The keys of linear models and networks; no rule for any layer is None, as estimators have it."""
+    lines: dict[str, object] = msgspec.structs.asdict(training)
+    return lines | {"aggregation_by_layer": training.aggregation_by_layer or None}
 
 
 def _of_task(job: Job, classifier: Any, regressor: Any, lines: Mapping[str, object]) -> Estimator:

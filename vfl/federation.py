@@ -246,6 +246,8 @@ def _kind(value: object) -> str:
 def _scenario(federation: Federation, estimator: Estimator, lines: dict[str, object], task: Task | None) -> Scenario:
     given = estimator.get_params(deep=False)
     parameters = {key: plain(value) for key, value in given.items() if key not in ("objective", *MODULES)}
+    if parameters.get("aggregation_by_layer", ...) is None:
+        del parameters["aggregation_by_layer"]
     trained = {"model": estimator.model, **({} if task is None else {"task": task}), "training": parameters}
     return build_scenario(_document(federation, lines) | trained, Path.cwd(), file="the federation")
 

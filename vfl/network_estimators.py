@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 
+from vfl.silo_parameters import SiloParameters
 from vfl.unfitted import refuse_unfitted
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ MODULES = ("top", "bottoms")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class _Network(BaseEstimator):  # type: ignore[misc]
+class _Network(SiloParameters):
     """Own modules, and the keys of [training] of model splitnn; as a dataclass, as for trees."""
 
     top: torch.nn.Module | None = None
@@ -83,6 +84,8 @@ class SplitClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         Of the passive parties' weights, which take plain steps of gradient descent.
     early_stopping_rounds : int, optional
         Stop after so many epochs without a better loss on the validation part; see `Federation.fit`.
+    aggregation, rounds, local_epochs : str, int, int, default "fedsgd", 50, 1
+        As in `LogisticRegression`: how the silos of a party train the whole network where there is no passive party.
     others
         The keys of the section ``[training]`` of model splitnn, in docs/reference.md.
 

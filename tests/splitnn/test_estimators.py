@@ -112,7 +112,7 @@ def assert_test_scores_come_again(model: JointModel) -> None:
 @pytest.mark.parametrize("kind", [SplitClassifier, SplitRegressor])
 def test_estimators_have_the_keys_and_defaults_of_the_section(kind: type) -> None:
     own = {"top": None, "bottoms": None} | ({"objective": "squared_error"} if kind is SplitRegressor else {})
-    expected = msgspec.structs.asdict(SplitNN()) | own
+    expected = msgspec.structs.asdict(SplitNN()) | own | {"aggregation_by_layer": None}
     assert {name: given.default for name, given in inspect.signature(kind).parameters.items()} == expected
     assert kind().get_params() == expected
 
