@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vfl.model_selection import CrossValidation, cross_validate
     from vfl.network_estimators import SplitClassifier, SplitRegressor
     from vfl.parameter_search import GridSearch
-    from vfl.party import Party
+    from vfl.party import Party, Silo
     from vfl.predictions import Predictions
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "Party",
     "PoissonRegressor",
     "Predictions",
+    "Silo",
     "SoftmaxRegression",
     "SplitClassifier",
     "SplitRegressor",
@@ -57,6 +58,7 @@ _MODULES = {
     "JointModel": "vfl.joint_model",
     "Party": "vfl.party",
     "Predictions": "vfl.predictions",
+    "Silo": "vfl.party",
     "SplitClassifier": "vfl.network_estimators",
     "SplitRegressor": "vfl.network_estimators",
     "cross_validate": "vfl.model_selection",

@@ -22,7 +22,7 @@ from psi.source import Ids
 from vfl import consent, psi_session, session
 from vfl.id_file import read_id_file
 from vfl.job import Job, Scenario, job_fields
-from vfl.party import Party
+from vfl.party import Data
 from vfl.play import role_types
 from vfl.prepare import check_padding, read_ids
 from vfl.terms import Integers
@@ -37,7 +37,7 @@ class CommonRows:
     frames : dict of party name to DataFrame
         Every party's own data, only the common rows, in the agreed order: line by line the same people. A CSV's cells
         are text, as they stand there. Of a one-sided alignment the active party's alone; empty where only the number
-        was asked for.
+        was asked for. A silo's are its own of the common rows, in the agreed order: they stand beside nobody's.
     intersection : int
         How many ids all parties have.
     protocol : str
@@ -62,8 +62,12 @@ class _Own:
     warnings: tuple[str, ...] = ()
 
 
-def common_rows(scenario: Scenario, parties: Mapping[str, Party], *, cardinality: bool) -> CommonRows:
+def common_rows(scenario: Scenario, data: Mapping[str, Data], *, cardinality: bool) -> CommonRows:
     """Align, all roles in this process, taking turns.
+
+    Parameters
+    ----------
+    data : mapping of party name to path or DataFrame
 
     Raises
     ------
@@ -72,7 +76,7 @@ def common_rows(scenario: Scenario, parties: Mapping[str, Party], *, cardinality
     """
     job, specs = scenario.job, {spec.name: spec for spec in scenario.parties}
     with TemporaryDirectory(prefix="vfl-") as scratch:
-        ids = {name: _ids(job, spec, parties[name].data, Path(scratch) / name) for name, spec in specs.items()}
+        ids = {name: _ids(job, spec, data[name], Path(scratch) / name) for name, spec in specs.items()}
 
         def play(endpoint: Endpoint) -> _Own:
             if endpoint.name == COORDINATOR:
@@ -89,7 +93,7 @@ def common_rows(scenario: Scenario, parties: Mapping[str, Party], *, cardinality
         found = run_local(dict.fromkeys(roles, play), roles=roles, job=job_fields(job))
     told = [] if cardinality else [job.active] if job.alignment.one_sided else list(specs)
     return CommonRows(
-        frames={name: _in_order(specs[name], parties[name].data, found[name].rows) for name in told},
+        frames={name: _in_order(specs[name], data[name], found[name].rows) for name in told},
         intersection=found[COORDINATOR].intersection,
         protocol=found[COORDINATOR].protocol,
         warnings=tuple(dict.fromkeys(line for name in specs for line in found[name].warnings)),

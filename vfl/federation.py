@@ -5,7 +5,7 @@ The roles play the same protocols as between processes, on turn-taking threads o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import pandas as pd
 from parties.columns import MISSING, encode_labels
 from parties.data import PartyTable, read_party, table_from_frame
 from parties.errors import ConfigError
+from parties.spec import PartySpec
 from vfl.common_alignment import Begun
 from vfl.estimators import (
     ESTIMATORS,
@@ -30,7 +31,7 @@ from vfl.kept_directory import KeptDirectory
 from vfl.network_estimators import MODULES, SplitClassifier, SplitRegressor
 from vfl.notebook import watch
 from vfl.own_modules import Modules, modules_of
-from vfl.party import Party, plain
+from vfl.party import Data, Party, plain
 from vfl.run import run_scenario
 from vfl.tables import show
 from vfl.torch_parts import need_torch
@@ -47,7 +48,8 @@ class Federation:
     Parameters
     ----------
     *parties : Party
-        Exactly one with a label, and at least one without.
+        Exactly one with a label, and at least one without; or one alone that has silos, which then learn together
+        without any alignment or encryption (horizontal learning).
     alignment, privacy : mapping, optional
         Lines of the sections ``[alignment]`` and ``[privacy]`` of a scenario file.
 
@@ -171,7 +173,8 @@ GradientBoostingClassifier, GradientBoostingRegressor, SplitClassifier or SplitR
 
         document = _document(self, {"name": "federation", "seed": seed})
         scenario = build_scenario(document, Path.cwd(), file="the federation", alone=True)
-        return common_rows(scenario, {party.name: party for party in self.parties}, cardinality=cardinality)
+        data = {name: data for party in self.parties for name, data in party.sources.items()}
+        return common_rows(scenario, data, cardinality=cardinality)
 
 
 def train(
@@ -224,8 +227,8 @@ def prepare(
         return scenario, tables or _read(federation, scenario)
     scenario = _scenario(federation, type(estimator)(), lines, "binary")
     read = tables or _read(federation, scenario)
-    active = scenario.job.active
-    return _scenario(federation, estimator, lines, _task_of_labels(read[active], active)), read
+    tables_of = [read[name] for name in scenario.job.labelled]
+    return _scenario(federation, estimator, lines, _task_of_labels(tables_of, scenario.job.active)), read
 
 
 def check_kind(estimator: object) -> None:
@@ -264,17 +267,23 @@ def _document(federation: Federation, lines: dict[str, object]) -> dict[str, obj
 
 def _read(federation: Federation, scenario: Scenario) -> Tables:
     return {
-        spec.name: table_from_frame(party.data, spec) if isinstance(party.data, pd.DataFrame) else read_party(spec)
-        for party, spec in zip(federation.parties, scenario.parties, strict=True)
+        spec.name: table_from_frame(data, spec) if isinstance(data, pd.DataFrame) else read_party(spec)
+        for spec, data in _with_data(federation, scenario)
     }
 
 
 def _data(federation: Federation, scenario: Scenario) -> dict[str, Path | pd.DataFrame]:
     """Every party's data; CSVs by the path that they were read from."""
     return {
-        spec.name: party.data if isinstance(party.data, pd.DataFrame) else Path(spec.data)
-        for party, spec in zip(federation.parties, scenario.parties, strict=True)
+        spec.name: data if isinstance(data, pd.DataFrame) else Path(spec.data)
+        for spec, data in _with_data(federation, scenario)
     }
+
+
+def _with_data(federation: Federation, scenario: Scenario) -> list[tuple[PartySpec, Data]]:
+    """Every party or silo of the scenario, and what it was given."""
+    given = [data for party in federation.parties for data in party.sources.values()]
+    return list(zip(scenario.parties, given, strict=True))
 
 
 def _task(estimator: Estimator) -> Task | None:
@@ -287,7 +296,7 @@ def _task(estimator: Estimator) -> Task | None:
     return None
 
 
-def _task_of_labels(table: PartyTable, party: str) -> Task:
+def _task_of_labels(labelled: Sequence[PartyTable], party: str) -> Task:
     """Binary for labels of two values, multiclass for more."""
-    labels = [label for label in table.labels or () if label not in MISSING]
+    labels = [label for table in labelled for label in table.labels or () if label not in MISSING]
     return "binary" if len(encode_labels(labels, "multiclass", None, party).classes) == 2 else "multiclass"
