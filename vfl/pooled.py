@@ -20,13 +20,15 @@ from psi.align import row_order
 from psi.ids import PreparedIds
 from vfl.boosting_part import make_limits, own_part
 from vfl.boosting_part import plain_predictions as plain_trees
+from vfl.events import Metrics
 from vfl.glm_part import plain_predictions as plain_glm
 from vfl.job import Scenario
 from vfl.network_columns import encode_new
 from vfl.optim import Vector
 from vfl.plain_network import plain_predictions as plain_network
+from vfl.pooled_silos import frame_of, gather_rows, in_evidence_order, labelled_data
 from vfl.prepare import read_ids, split_rows
-from vfl.report.evidence import ALONE, POOLED, WITHOUT, Evidence, save_evidence
+from vfl.report.evidence import ALONE, JOINT, OWN, POOLED, WITHOUT, Evidence, save_evidence
 from vfl.report.summary import References
 from vfl.session import aligned_labels
 from vfl.shard import load_shard
@@ -38,6 +40,9 @@ from vfl.trees.bins import Codes, Feature
 from vfl.trees.grow import Listed, PlainPart
 from vfl.trees.shuffle import tie_key
 
+Frames = Mapping[str, pd.DataFrame]
+Predict = Callable[[Sequence[str]], Vector]
+
 
 def refer(
     scenario: Scenario,
@@ -45,45 +50,73 @@ def refer(
     evidence: Evidence,
     tables: Mapping[str, PartyTable] | None = None,
     modules: Mapping[str, object] | None = None,
+    *,
+    baselines: bool = True,
 ) -> References:
-    """Judge the models on columns in one place, and add what they say to the active party's ``evidence.npz``.
+    """Judge the models on columns in one place, and add what they say to the run's ``evidence.npz``.
 
     They take exactly the columns that the joint run used, encoded as the parties' shards in ``folder`` say.
 
     Parameters
     ----------
     evidence : Evidence
-        Of the joint model, and of the active party alone.
+        Of the joint model, and where one party has all labels, of the active party alone.
     modules : mapping of party name to torch.nn.Module, optional
         Model splitnn: the users' own networks, as they were before the training.
+    baselines : bool
+        False: the joint model alone, where it is the silos' parts that are put together.
     """
     from vfl.metrics import evaluate
     from vfl.report.statistics import bootstrap_intervals, compare
 
     job = scenario.job
-    whole = replace(
-        evidence, predicted=evidence.predicted | _predictions(scenario, folder, evidence, tables, modules or {})
-    )
-    save_evidence(folder / job.active, whole)
+    silos = len(job.labelled) > 1
+    made = _made(scenario, folder, evidence, tables, modules or {}) if baselines else {}
+    whole = replace(evidence, predicted=evidence.predicted | made)
+    save_evidence(folder if silos else folder / job.active, whole)
     metrics = {name: evaluate(whole.task, whole.y, scores, whole.classes) for name, scores in whole.predicted.items()}
+    parts = whole.of_silos()
+    judged = [name for name in metrics if not name.startswith(WITHOUT)] if silos else [POOLED]
     return References(
-        pooled=metrics[POOLED],
-        confidence=bootstrap_intervals(whole, job.seed, [POOLED]),
+        metrics={name: metrics[name] for name in (JOINT, ALONE, POOLED) if name in (metrics if silos else judged)},
+        confidence=bootstrap_intervals(whole, job.seed, judged),
         comparison=compare(whole, job.seed),
-        without={name: metrics[WITHOUT + name] for name in job.passive},
+        without=_named(metrics, WITHOUT),
+        alone=_named(metrics, OWN),
+        by_silo={name: evaluate(one.task, one.y, one.predicted[JOINT], one.classes) for name, one in parts.items()},
     )
 
 
-def _predictions(
+def _named(metrics: Mapping[str, Metrics], kind: str) -> dict[str, Metrics]:
+    """Metrics of models whose names begin so, by the rest of their names."""
+    return {name.removeprefix(kind): figures for name, figures in metrics.items() if name.startswith(kind)}
+
+
+def _made(
     scenario: Scenario,
     folder: Path,
     evidence: Evidence,
     tables: Mapping[str, PartyTable] | None,
     modules: Mapping[str, object],
 ) -> dict[str, Vector]:
+    """Predictions of the test rows by all models beside the joint one."""
+    if scenario.job.horizontal:
+        return _of_silos(scenario, folder, evidence, tables)
+    loaded = {spec.name: tables[spec.name] if tables else read_party(spec) for spec in scenario.parties}
+    if scenario.job.has_silos:
+        return _with_silos(scenario, folder, evidence, loaded)
+    return _predictions(scenario, folder, evidence, loaded, modules)
+
+
+def _predictions(
+    scenario: Scenario,
+    folder: Path,
+    evidence: Evidence,
+    loaded: Mapping[str, PartyTable],
+    modules: Mapping[str, object],
+) -> dict[str, Vector]:
     """Predictions of the test rows on all columns, and on all but each passive party's in turn."""
     job = scenario.job
-    loaded = {spec.name: tables[spec.name] if tables else read_party(spec) for spec in scenario.parties}
     ids = {s.name: read_ids(job, s, loaded[s.name]) for s in scenario.parties}
     rows = plain_alignment(ids, job.seed)
     spec = next(spec for spec in scenario.parties if spec.role == "active")
@@ -101,16 +134,49 @@ def _predictions(
         predict = _networks(folder, data, frames, modules)
     else:
         predict = _glm(folder, data, frames)
-    predicted = {POOLED: predict(list(loaded))}
-    for name in job.passive:
-        others = [other for other in loaded if other != name]
-        known = evidence.predicted[ALONE] if others == [job.active] else None
-        predicted[WITHOUT + name] = predict(others) if known is None else known
+    known = evidence.predicted.get(ALONE)
+    return _models(predict, job.active, job.passive, known)
+
+
+def _with_silos(
+    scenario: Scenario, folder: Path, evidence: Evidence, loaded: Mapping[str, PartyTable]
+) -> dict[str, Vector]:
+    """The same where parties are made of silos; also on the label holder's columns alone, over all its silos."""
+    job = scenario.job
+    ids = {s.name: read_ids(job, s, loaded[s.name]) for s in scenario.parties}
+    gathered = gather_rows(job, ids, folder, loaded)
+    data = labelled_data(scenario, gathered, loaded)
+    ordered = in_evidence_order(job, gathered, data, evidence, folder)
+    members = {silos[0]: frame_of(gathered.places[holder], loaded) for holder, silos in job.holders.items()}
+    predict = _trees(folder, data, members, {}) if job.model == "boosting" else _glm(folder, data, members)
+    holders = {silos[0]: holder for holder, silos in job.passive_holders.items()}
+    known = evidence.predicted.get(ALONE)
+    alone = {ALONE: ordered(predict([job.active])) if known is None else known}
+    found = _models(lambda names: ordered(predict(names)), job.active, tuple(holders), alone[ALONE])
+    named = {f"{WITHOUT}{first}": f"{WITHOUT}{holder}" for first, holder in holders.items()}
+    return alone | {named.get(name, name): predicted for name, predicted in found.items()}
+
+
+def _models(predict: Predict, active: str, passive: Sequence[str], alone: Vector | None) -> dict[str, Vector]:
+    """The pooled model, and those without one passive party each; ``alone`` is known of the active party's columns."""
+    predicted = {POOLED: predict([active, *passive])}
+    for name in passive:
+        others = [active, *(other for other in passive if other != name)]
+        predicted[WITHOUT + name] = predict(others) if alone is None or len(others) > 1 else alone
     return predicted
 
 
-Frames = Mapping[str, pd.DataFrame]
-Predict = Callable[[Sequence[str]], Vector]
+def _of_silos(
+    scenario: Scenario, folder: Path, evidence: Evidence, tables: Mapping[str, PartyTable] | None
+) -> dict[str, Vector]:
+    """Where there is no passive party: one model on all silos' rows, and each silo's own; all on all test rows."""
+    from vfl.horizontal_part import fit_alone, fit_pooled, gather
+
+    job, classes = scenario.job, evidence.classes
+    silos = gather(scenario, folder, tables)
+    X = np.vstack([silos[name].X[silos[name].n_fit :] for name in evidence.silos])
+    predicted = {POOLED: fit_pooled(job, list(silos.values()), classes)(X)}
+    return predicted | {f"{OWN}{name}": fit_alone(job, rows, classes)(X) for name, rows in silos.items()}
 
 
 def _glm(folder: Path, data: Aligned, frames: Frames) -> Predict:

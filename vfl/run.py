@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from parties.errors import ConfigError
-from parties.ledger import merge_sent, read_ledger, write_ledger
+from parties.errors import ConfigError, DataError
+from parties.ledger import Entry, merge_sent, read_ledger, write_ledger
 from parties.link import COORDINATOR
-from vfl.events import Event, Report
-from vfl.job import Scenario
+from vfl.events import Event, Played, Report
+from vfl.job import Job, Scenario
 from vfl.launch import play_in_processes
-from vfl.report.evidence import load_evidence
+from vfl.report.evidence import FILE as EVIDENCE
+from vfl.report.evidence import Evidence, load_evidence, merge_evidence
 from vfl.report.summary import RunReport, encode_report, summarise
 from vfl.report.wanted import page_wanted
 
@@ -85,13 +86,13 @@ def run_scenario(
             )
         else:
             played = play_in_processes(scenario, folder, report, baselines=baselines)
-        references = None
-        if baselines and (evidence := load_evidence(folder / scenario.job.active)) is not None:
+        references, evidence = None, evidence_of_run(scenario.job, folder)
+        if evidence is not None and (baselines or evidence.silos):
             from vfl.pooled import refer
 
             report(Event(COORDINATOR, "comparing"))
-            references = refer(scenario, folder, evidence, tables, modules)
-        ledger = merge_sent(read_ledger(folder / name / LEDGER) for name in played.results)
+            references = refer(scenario, folder, evidence, tables, modules, baselines=baselines)
+        ledger = merge_sent(_ledgers(scenario.job, folder, played))
         write_ledger(folder / LEDGER, ledger)
         summary = summarise(scenario, played, ledger, references, time.perf_counter() - start)
         (folder / REPORT).write_bytes(encode_report(summary))
@@ -101,6 +102,23 @@ def run_scenario(
             report(Event(COORDINATOR, "reporting"))
             write_page(folder)
     return summary
+
+
+def evidence_of_run(job: Job, folder: Path) -> Evidence | None:
+    """What the active party left of its test rows, or all silos that hold labels of theirs; None without test rows."""
+    if len(job.labelled) == 1:
+        return load_evidence(folder / job.active)
+    return merge_evidence({name: load_evidence(folder / name) for name in job.labelled})
+
+
+def _ledgers(job: Job, folder: Path, played: Played) -> Iterator[list[Entry]]:
+    """What every role wrote; of a silo that was lost, as far as it can be read."""
+    for name in (COORDINATOR, *(party.name for party in job.parties)):
+        try:
+            yield read_ledger(folder / name / LEDGER)
+        except DataError:
+            if name in played.results:
+                raise
 
 
 def default_out(name: str) -> Path:
@@ -122,7 +140,7 @@ def new_directory(out: Path, parties: list[str], *, overwrite: bool) -> Iterator
     ConfigError
         ``out`` cannot be written, or holds a run (save with ``overwrite``) or anything else.
     """
-    incoming = {REPORT, PAGE, LEDGER, COORDINATOR, *parties}
+    incoming = {REPORT, PAGE, LEDGER, EVIDENCE, COORDINATOR, *parties}
     _replaceable(out, incoming, overwrite=overwrite)
     made = [directory for directory in (out, *out.parents) if not os.path.lexists(directory)]
     try:
@@ -180,7 +198,7 @@ def _names_of_run(out: Path) -> set[str]:
         return set()
     except (msgspec.MsgspecError, UnicodeDecodeError):
         report = _OldReport()
-    return {REPORT, PAGE, LEDGER, COORDINATOR, *USES, *(party.name for party in report.parties)}
+    return {REPORT, PAGE, LEDGER, EVIDENCE, COORDINATOR, *USES, *(party.name for party in report.parties)}
 
 
 def _move_up(folder: Path, out: Path, old: set[str]) -> None:

@@ -164,8 +164,8 @@ def _tags(job: Job, report: RunReport, directory: Path) -> dict[str, str]:
     return {
         "vfl.version": report.version,
         "vfl.run": load_kept_run(directory / job.active).run,
-        "vfl.kernel": report.crypto.kernel,
-        "vfl.key_holder": report.training.key_holder,
+        "vfl.kernel": report.crypto.kernel or "none",
+        "vfl.key_holder": report.training.key_holder or "none",
     }
 
 

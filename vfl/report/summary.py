@@ -10,32 +10,64 @@ import msgspec
 
 from parties.ledger import Entry
 from parties.link import COORDINATOR
+from parties.spec import holder_of
 from vfl import __version__
 from vfl.events import Comparison, FeatureImportance, Intervals, LabelInference, Metrics, Played, RoleResult
 from vfl.job import Job, Scenario
+from vfl.report.averaged import AveragingPart, averaging_part
 
 if TYPE_CHECKING:
     from vfl.paillier import OperationCounts
 
-ALIGNMENT_PROTOCOLS = ("align", "base_ot", "ecdh", "kkrt", "mpsi", "oprf", "progress", "server_aided", "verdict")
-TRAINING_PROTOCOLS = ("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided", "splitnn", "split_learning")
-_SOME: dict[str, object] = {"validation_loss": [], "label_inference": [], "gradient_noise": None, "mode": ""}
+ALIGNMENT_PROTOCOLS = (
+    "align",
+    "base_ot",
+    "ecdh",
+    "kkrt",
+    "mpsi",
+    "oprf",
+    "progress",
+    "server_aided",
+    "silo_rows",
+    "silos",
+    "verdict",
+)
+TRAINING_PROTOCOLS = (
+    *("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided", "splitnn", "split_learning"),
+    *("glm_silos", "boosting_silos", "siblings", "horizontal", "secure_sum"),
+)
+NOTHING = "none"
+"""The scheme where nothing is encrypted with Paillier, and the protocol where nothing is aligned."""
+_SOME: dict[str, object] = {
+    "validation_loss": [],
+    "label_inference": [],
+    "gradient_noise": None,
+    "mode": "",
+    "aggregation": None,
+}
 """What ``training`` has of some runs only."""
+_LEFT_OUT = ("feature_importance", "confidence", "comparison", "without", "alone", "by_silo", "time", "evaluates")
+"""What the report has of some runs only."""
 
 
-class PartyPart(msgspec.Struct, frozen=True):
-    """A party: rows of its CSV, and columns used before encoding; null where whoever writes the report cannot know."""
+class PartyPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A party: rows of its CSV, and columns used before encoding; null where whoever writes the report cannot know.
+
+    ``holder`` is the party that a silo belongs to; other parties have none.
+    """
 
     name: str
     role: str
     rows: int | None
     features: int | None
+    holder: str = ""
 
 
 class AlignmentPart(msgspec.Struct, frozen=True):
     """The alignment; ``rows`` are distinct valid ids, or alignment.pad_to where whoever writes this is not to know.
 
-    ``intersection`` is null where a one-sided alignment did not tell it to whoever writes this.
+    ``intersection`` is null where a one-sided alignment did not tell it to whoever writes this, and where nothing was
+    aligned, for all silos have all columns.
     """
 
     protocol: str
@@ -60,9 +92,10 @@ class TrainingPart(msgspec.Struct, frozen=True):
 
     ``validation_loss`` likewise, of the validation part; empty without one. ``label_inference`` and ``gradient_noise``
     are of mode split, where the job asks for them; only the active party knows the first. ``mode`` is a network's.
+    ``aggregation`` is of silos without a passive party, which need no key: ``key_holder`` is None then.
     """
 
-    key_holder: str
+    key_holder: str | None
     key_holder_reason: str
     rounds: int
     converged: bool
@@ -74,14 +107,15 @@ class TrainingPart(msgspec.Struct, frozen=True):
     label_inference: list[LabelInference] = []
     gradient_noise: GradientNoise | None = None
     mode: str = ""
+    aggregation: AveragingPart | None = None
 
 
 class CryptoPart(msgspec.Struct, frozen=True):
-    """What the encryption was and how much of it there was, over all roles."""
+    """What the encryption was and how much of it there was, over all roles; scheme "none" has no key and no kernel."""
 
     scheme: str
-    key_bits: int
-    kernel: str
+    key_bits: int | None
+    kernel: str | None
     encryptions: int
     decryptions: int
 
@@ -108,6 +142,11 @@ class RunReport(msgspec.Struct, frozen=True):
         Of the joint model with "active_only" and "pooled".
     without : dict of party name to metrics
         The joint metrics without that passive party's columns, where all CSVs are on one machine.
+    alone : dict of silo to metrics
+        Of models that the silos fitted without each other, on all silos' test rows; where there is no passive party
+        and all CSVs are on one machine.
+    by_silo : dict of silo to metrics
+        Of the joint model on the test rows of each silo that holds labels, where all are on one machine.
     time : dict of role to dict of "kernel", "python", "wire", "waiting" to seconds
     evaluates : str
         Of an evaluation on new rows: the id of the run whose model it is. ``rows["test"]`` are the new rows then, and
@@ -132,17 +171,21 @@ class RunReport(msgspec.Struct, frozen=True):
     confidence: dict[str, Intervals] = {}
     comparison: dict[str, Comparison] = {}
     without: dict[str, Metrics] = {}
+    alone: dict[str, Metrics] = {}
+    by_silo: dict[str, Metrics] = {}
     time: dict[str, dict[str, float]] = {}
     evaluates: str = ""
 
 
 class References(msgspec.Struct, frozen=True):
-    """What only one machine with all CSVs knows; ``confidence`` is of ``pooled``, the rest as in the report."""
+    """What only one machine with all CSVs knows, as in the report; ``metrics`` and ``confidence`` add to the role's."""
 
-    pooled: Metrics
+    metrics: dict[str, Metrics]
     confidence: dict[str, Intervals]
     comparison: dict[str, Comparison]
-    without: dict[str, Metrics]
+    without: dict[str, Metrics] = {}
+    alone: dict[str, Metrics] = {}
+    by_silo: dict[str, Metrics] = {}
 
 
 def summarise(
@@ -153,49 +196,61 @@ def summarise(
     total_seconds: float,
 ) -> RunReport:
     """Build the report of a run on one machine from what its roles know, and from its references with baselines."""
-    job = scenario.job
-    lead, hub = played.results[job.active], played.results[COORDINATOR]
-    names = [COORDINATOR, *(spec.name for spec in scenario.parties)]  # processes end in any order
+    job, results = scenario.job, played.results
+    lead, hub = leading(job, results), results[COORDINATOR]
+    members = [party.name for party in job.parties]  # processes end in any order
+    names = [name for name in (COORDINATOR, *members) if name in results]
     report = _summarise(
         job,
         lead,
         ledger,
         total_seconds,
-        parties=[_party(spec.name, spec.role, played.results[spec.name]) for spec in scenario.parties],
-        rows={spec.name: played.results[spec.name].ids for spec in scenario.parties},
-        crypto=CryptoPart("paillier", job.privacy.key_bits, played.kernel, played.encryptions, played.decryptions),
-        warnings=[line for name in names for line in played.results[name].warnings],
-        alignment_seconds=hub.seconds["aligning"],
-        time={name: played.results[name].spent for name in names},
+        parties=[_party(member.name, member.role, results.get(member.name)) for member in job.parties],
+        rows={name: results[name].ids for name in names if name != COORDINATOR and not job.horizontal},
+        crypto=_crypto(job, played.kernel, played.encryptions, played.decryptions),
+        warnings=[line for name in names for line in results[name].warnings],
+        alignment_seconds=hub.seconds.get("aligning", 0.0),
+        time={name: results[name].spent for name in names},
+        averaging=averaging_part(job, results, hub.rounds),
     )
     if references is None:
         return report
+    whole = "joint" in references.metrics  # of all silos' test rows, where the leading role knows its own
     return msgspec.structs.replace(
         report,
-        metrics={**report.metrics, "pooled": references.pooled},
-        confidence={**report.confidence, **references.confidence},
+        metrics=references.metrics if whole else {**report.metrics, **references.metrics},
+        confidence=references.confidence if whole else {**report.confidence, **references.confidence},
         comparison=references.comparison,
         without=references.without,
+        alone=references.alone,
+        by_silo=references.by_silo,
     )
+
+
+def leading(job: Job, results: Mapping[str, RoleResult]) -> RoleResult:
+    """The active party's result; where it is a silo that was lost, that of the first label holder's silo left."""
+    return next(results[name] for name in job.labelled if name in results)
 
 
 def summarise_own(
     job: Job, result: RoleResult, ledger: Sequence[Entry], counts: OperationCounts, kernel: str, total_seconds: float
 ) -> RunReport:
     """Build the report of one role's run between companies: what that role knows, and nothing else."""
-    unknown = {party.name: PartyPart(party.name, party.role, None, None) for party in job.parties}
+    unknown = {party.name: _party(party.name, party.role, None) for party in job.parties}
     own = {name: _party(name, part.role, result) for name, part in unknown.items() if name == result.role}
+    sizes = {} if job.horizontal else result.sizes
     return _summarise(
         job,
         result,
         ledger,
         total_seconds,
         parties=list((unknown | own).values()),
-        rows={name: result.ids if name in own else size for name, size in result.sizes.items()},
-        crypto=CryptoPart("paillier", job.privacy.key_bits, kernel, counts.encryptions, counts.decryptions),
+        rows={name: result.ids if name in own else size for name, size in sizes.items()},
+        crypto=_crypto(job, kernel, counts.encryptions, counts.decryptions),
         warnings=result.warnings,
-        alignment_seconds=result.seconds["aligning"],
+        alignment_seconds=result.seconds.get("aligning", 0.0),
         time={result.role: result.spent},
+        averaging=averaging_part(job, {result.role: result}, result.rounds),
     )
 
 
@@ -211,6 +266,7 @@ def _summarise(
     warnings: Sequence[str],
     alignment_seconds: float,
     time: Mapping[str, Mapping[str, float]],
+    averaging: AveragingPart | None,
 ) -> RunReport:
     """Build a report as ``lead`` knows the run."""
     names = [COORDINATOR, *(party.name for party in job.parties)]
@@ -226,15 +282,15 @@ def _summarise(
         seed=job.seed,
         parties=parties,
         alignment=AlignmentPart(
-            protocol=lead.protocol,
+            protocol=NOTHING if job.horizontal else lead.protocol,
             rows=rows,
-            intersection=lead.intersection,
+            intersection=None if job.horizontal else lead.intersection,
             seconds=round(alignment_seconds, 3),
             bytes=_bytes(ledger, ALIGNMENT_PROTOCOLS),
         ),
         rows=parts | ({"validation": lead.n_validation} if lead.n_validation else {}),
         training=TrainingPart(
-            key_holder=lead.key_holder,
+            key_holder=None if job.horizontal else lead.key_holder,
             key_holder_reason=lead.key_holder_reason,
             rounds=lead.rounds,
             converged=lead.converged,
@@ -245,7 +301,8 @@ def _summarise(
             validation_loss=lead.validation_losses,
             label_inference=lead.label_inference,
             gradient_noise=_noise(lead),
-            mode=job.splitnn.mode if job.model == "splitnn" else "",
+            mode=job.splitnn.mode if job.model == "splitnn" and not job.horizontal else "",
+            aggregation=averaging,
         ),
         crypto=crypto,
         metrics=metrics,
@@ -267,7 +324,7 @@ def _summarise(
 def encode_report(report: RunReport) -> bytes:
     """JSON text of a report; what is not finite becomes null, and what only some models have is left out of others'."""
     lines = msgspec.to_builtins(report)
-    for name in ("feature_importance", "confidence", "comparison", "without", "time", "evaluates"):
+    for name in _LEFT_OUT:
         if not lines[name]:
             del lines[name]
     for name, nothing in _SOME.items():
@@ -298,8 +355,17 @@ def _noise(result: RoleResult) -> GradientNoise | None:
     return GradientNoise(bound if math.isfinite(bound) else None, DELTA)
 
 
-def _party(name: str, role: str, result: RoleResult) -> PartyPart:
-    return PartyPart(name, role, result.csv_rows, result.features)
+def _party(name: str, role: str, result: RoleResult | None) -> PartyPart:
+    """What is known of a party: nothing of a silo that was lost."""
+    holder = holder_of(name) if holder_of(name) != name else ""
+    rows, features = (None, None) if result is None else (result.csv_rows, result.features)
+    return PartyPart(name, role, rows, features, holder)
+
+
+def _crypto(job: Job, kernel: str, encryptions: int, decryptions: int) -> CryptoPart:
+    if job.horizontal:
+        return CryptoPart(NOTHING, None, None, encryptions, decryptions)
+    return CryptoPart("paillier", job.privacy.key_bits, kernel, encryptions, decryptions)
 
 
 def _of(ledger: Sequence[Entry], protocols: Sequence[str]) -> list[Entry]:
