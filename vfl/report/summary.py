@@ -20,17 +20,8 @@ if TYPE_CHECKING:
     from vfl.paillier import OperationCounts
 
 ALIGNMENT_PROTOCOLS = (
-    "align",
-    "base_ot",
-    "ecdh",
-    "kkrt",
-    "mpsi",
-    "oprf",
-    "progress",
-    "server_aided",
-    "silo_rows",
-    "silos",
-    "verdict",
+    *("align", "base_ot", "ecdh", "kkrt", "mpsi", "oprf", "progress", "server_aided", "verdict"),
+    *("silo_rows", "silos"),
 )
 TRAINING_PROTOCOLS = (
     *("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided", "splitnn", "split_learning"),
