@@ -179,6 +179,11 @@ class Network:
         """
         return self.label.family.mean(self.label.to_scores(self._judge(z, X)))
 
+    def minimised(self, summed: torch.Tensor, X: Vector, y: Labels) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs of shape (rows, outputs), and what is minimised of each row, for autograd to go through."""
+        outputs = called(self.top, summed + self.own(self._tensor(X)), self.outputs)
+        return outputs, row_losses(self.label, outputs, self.target(y))
+
     def weights(self) -> Arrays:
         """What predictions need: all weights, and how labels are scaled."""
         label = np.array([self.label.mean, self.label.deviation])
@@ -203,8 +208,7 @@ class Network:
     def _minimise(self, summed: torch.Tensor, X: Vector, y: Labels, weights: Vector | None) -> Vector:
         """One step; the outputs before it."""
         self.optimizer.zero_grad()
-        outputs = _called(self.top, summed + self.own(self._tensor(X)), self.outputs)
-        losses = _row_losses(self.label, outputs, self._target(y))
+        outputs, losses = self.minimised(summed, X, y)
         torch.autograd.backward((losses if weights is None else losses * self._tensor(weights)).mean())
         self.optimizer.step()
         return outputs.detach().double().numpy()
@@ -218,15 +222,15 @@ class Network:
                 part = slice(start, start + _BLOCK)
                 missing = ((0, _BLOCK - len(z[part])), (0, 0))
                 summed, own = self._tensor(np.pad(z[part], missing)), self._tensor(np.pad(X[part], missing))
-                outputs = _called(self.top, summed + self.own(own), self.outputs)
+                outputs = called(self.top, summed + self.own(own), self.outputs)
                 found[part] = outputs.double().numpy()[: len(z[part])]
         return found
 
     def _tensor(self, values: Vector) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.own.weight.dtype)
 
-    def _target(self, y: Labels) -> torch.Tensor:
-        """Targets; class codes stay integers."""
+    def target(self, y: Labels) -> torch.Tensor:
+        """What outputs are held against; class codes stay integers."""
         targets = self.label.to_targets(y)
         if np.issubdtype(targets.dtype, np.integer):
             return torch.from_numpy(targets)
@@ -267,7 +271,7 @@ def make_network(
         The module is none, or does not do that.
     """
     label = _fit_label(job, y, weights)
-    return _build(job, columns, outputs, label, module, fan_in or columns)
+    return build(job, columns, outputs, label, module, fan_in or columns)
 
 
 def load_network(
@@ -293,12 +297,13 @@ def load_network(
     mean, deviation = (float(value) for value in np.asarray(scale, dtype=np.float64))
     if not deviation > 0 or (job.task == "count" and not mean > 0):
         raise DataError("a network's weights: the label's scale is not above 0; train again")
-    network = _build(job, columns, outputs, LabelScale(job.task, mean, deviation), module, columns)
+    network = build(job, columns, outputs, LabelScale(job.task, mean, deviation), module, columns)
     network.restore(arrays)
     return network
 
 
-def _build(job: Job, columns: int, outputs: int, label: LabelScale, module: object, fan_in: int) -> Network:
+def build(job: Job, columns: int, outputs: int, label: LabelScale, module: object, fan_in: int) -> Network:
+    """Make a network with its first weights, whose labels are scaled so; see `make_network`."""
     settings = job.splitnn
     with calm(seed_of(job.seed, "top")):
         if module is None:
@@ -338,7 +343,7 @@ def own_top(module: object, units: int, outputs: int) -> torch.nn.Module:
     except Exception as error:
         raise ConfigError(f"top, got a module that cannot be copied: {_first_line(error)}") from None
     top.train(False)
-    tried = _called(top, torch.zeros((2, units), dtype=_dtype(top), requires_grad=True), outputs)
+    tried = called(top, torch.zeros((2, units), dtype=_dtype(top), requires_grad=True), outputs)
     if not tried.requires_grad:
         raise ConfigError("top, got a module whose outputs have no gradient, expected one that backward() goes through")
     _check_dtypes(top)
@@ -358,7 +363,7 @@ def _dtype(top: torch.nn.Module) -> torch.dtype:
     return next((p.dtype for p in top.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _called(top: torch.nn.Module, inputs: torch.Tensor, outputs: int) -> torch.Tensor:
+def called(top: torch.nn.Module, inputs: torch.Tensor, outputs: int) -> torch.Tensor:
     """The top's outputs, of shape (rows, outputs)."""
     try:
         found = top(inputs)
@@ -377,7 +382,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'without a text'}"
 
 
-def _row_losses(label: LabelScale, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def row_losses(label: LabelScale, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """What is minimised, of shape (rows,); classes may be estimates, outside 0 and 1."""
     if label.epsilon is not None:
         return _response_losses(label.epsilon, outputs, targets)
