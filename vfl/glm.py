@@ -126,9 +126,12 @@ class Target:
 
     def loss(self, z: Vector) -> float:
         """Mean loss of scores of shape (n, outputs)."""
+        return self.total_loss(z) / len(self.y)
+
+    def total_loss(self, z: Vector) -> float:
+        """Sum of the rows' losses."""
         losses = self.family.row_losses(self._shaped(z), self.y)
-        weighted = losses if self.weights is None else losses * self.weights
-        return math.fsum(weighted.tolist()) / len(weighted)
+        return math.fsum((losses if self.weights is None else losses * self.weights).tolist())
 
     def residual(self, z: Vector) -> Vector:
         """Weighted mu(z) - y of shape (n, outputs)."""

@@ -203,8 +203,8 @@ def _descend(run: _ActiveRun, terms: Terms, block: Block, target: Target, guards
         z = z + t * dz
         losses.append(target.loss(z) + (at_w + 2 * t * cross + t * t * at_d) / 2)
         _save_active(run, at, z, losses)
-        progress(round_number + 1, _in_label_units(losses[-1], target))
-    return _finish(at.w, target, losses, stop)
+        progress(round_number + 1, in_label_units(losses[-1], target))
+    return finish(at.w, target, losses, stop)
 
 
 def _save_active(run: _ActiveRun, at: Descent, z: Vector, losses: Sequence[float]) -> None:
@@ -311,9 +311,9 @@ def _start_active(endpoint: Endpoint, terms: Terms, block: Block, target: Target
     for link in passives:
         link.send(Wire.key, send_key(key.public))
     per_ciphertext = choose_rows_per_ciphertext(
-        key.public.bits, terms.rows, _product_bound(terms), max(terms.passive_columns), key.public.kernel.costs
+        key.public.bits, terms.rows, product_bound(terms), max(terms.passive_columns), key.public.kernel.costs
     )
-    plan = _plan(key.public, terms, per_ciphertext)
+    plan = make_plan(key.public, terms, per_ciphertext)
     # Obfuscators for a whole round, made while this party waits for the others (and for its own start).
     pool = ObfuscatorPool(key, capacity=min(plan.ciphertexts * terms.outputs, _MAX_POOL))
     kept = endpoint.keeper.trained()
@@ -328,7 +328,7 @@ def begin(block: Block, target: Target, training: Training, per_ciphertext: int)
     """Fit the own columns, and bound the residuals from there."""
     w = glm.local_optimum(block, target, training.l2, ones=training.fit_intercept)
     z = glm.to_scores(glm.forward(block, w))
-    bound_bits = _bound_bits(target, float(np.abs(target.residual(z)).max()))
+    bound_bits = bound_bits_of(target, float(np.abs(target.residual(z)).max()))
     losses = [target.loss(z) + glm.penalty_value(block, w, w) / 2]
     return Setup(bound_bits, target.label_bits, per_ciphertext), (Descent(w), z, losses)
 
@@ -350,13 +350,13 @@ def _start_passive(endpoint: Endpoint, terms: Terms, block: Block) -> _PassiveRu
     """Hear the key and the packing."""
     lead, hub = endpoint.link(Passive, Active, terms.job.active), endpoint.link(Passive, Coordinator, COORDINATOR)
     key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
-    setup = _read_setup(lead.recv(Wire.setup).facts, lead.peer)
-    plan = _plan(key, terms, setup.rows_per_ciphertext)
+    setup = read_setup(lead.recv(Wire.setup).facts, lead.peer)
+    plan = make_plan(key, terms, setup.rows_per_ciphertext)
     pool = ObfuscatorPool(key, capacity=min(block.width * terms.outputs, _MAX_POOL), towards_owner=True)
     return _PassiveRun(lead, hub, pool, setup, plan, pairwise_masks(endpoint, "glm"), endpoint.keeper)
 
 
-def _bound_bits(target: Target, largest: float) -> int:
+def bound_bits_of(target: Target, largest: float) -> int:
     """Power of two above every residual: for all scores where the family bounds it, else with headroom."""
     if target.family.name in ("logistic", "softmax"):
         return target.bound_bits
@@ -480,15 +480,15 @@ def search_step(target: Target, setup: Setup, z: Vector, dz: Vector, slope: floa
     return line_search(slope_at, slope, allowed)
 
 
-def _finish(w: Vector, target: Target, losses: Sequence[float], stop: str) -> Fit:
+def finish(w: Vector, target: Target, losses: Sequence[float], stop: str) -> Fit:
     converged = stop == "converged"
     stopped = () if converged else (f"training stopped: {stop}",)
     warnings = (*stopped, *glm.noise_warnings(target, losses))
-    in_units = tuple(_in_label_units(loss, target) for loss in losses)
+    in_units = tuple(in_label_units(loss, target) for loss in losses)
     return Fit(w, target.label_bits, in_units, len(losses) - 1, converged, warnings)
 
 
-def _in_label_units(loss: float, target: Target) -> float:
+def in_label_units(loss: float, target: Target) -> float:
     return math.ldexp(loss, 2 * target.label_bits)
 
 
@@ -507,16 +507,16 @@ def quantised(residual: Vector, setup: Setup) -> Integers:
     return np.rint(np.ldexp(residual, setup.residual_scale)).astype(np.int64)
 
 
-def _product_bound(terms: Terms) -> int:
+def product_bound(terms: Terms) -> int:
     """Largest |X'r| of any party's column, as integers."""
     return (1 << RESIDUAL_BITS) * glm.column_bound(terms.rows)
 
 
-def _plan(key: PublicKey, terms: Terms, rows_per_ciphertext: int) -> InnerProductPlan:
-    return plan_inner_product(key.bits, terms.rows, _product_bound(terms), rows_per_ciphertext)
+def make_plan(key: PublicKey, terms: Terms, rows_per_ciphertext: int) -> InnerProductPlan:
+    return plan_inner_product(key.bits, terms.rows, product_bound(terms), rows_per_ciphertext)
 
 
-def _read_setup(facts: Mapping[str, bool | int | float | str | None], sender: str) -> Setup:
+def read_setup(facts: Mapping[str, bool | int | float | str | None], sender: str) -> Setup:
     names = ("bound_bits", "label_bits", "rows_per_ciphertext")
     values = [facts.get(name) for name in names]
     limits = ((-_MAX_BOUND_BITS, _MAX_BOUND_BITS), (-1100, 1100), (1, _MAX_PACKING))

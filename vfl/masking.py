@@ -15,7 +15,7 @@ section 4 (pairwise masks; without their recovery of parties that drop out).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,6 +69,10 @@ class Masks:
         masks = self._scalar_masks(label, len(values))
         return Masked(_to_limbs([_to_scalar(v) + m for v, m in zip(values, masks, strict=True)]))
 
+    def words(self, label: str, count: int) -> Words:
+        """This party's net mask of so many words, in the place of `scores`; each label may be used once."""
+        return self._words(label, count)
+
     def open_scores(self, label: str, total: Masked, count: int) -> NDArray[np.int64]:
         """Open a sum over all other parties; this party's own mask is what keeps it closed.
 
@@ -95,8 +99,8 @@ class Masks:
         self._used.add(label)
         net = np.zeros(count, dtype=np.uint64)
         for secret, sign in self.signed_secrets.values():
-            stream = _stream(secret, label, count)
-            net = net + stream if sign > 0 else net - stream
+            words = stream(secret, label, count)
+            net = net + words if sign > 0 else net - words
         return net
 
     def _scalar_masks(self, label: str, count: int) -> list[int]:
@@ -105,13 +109,13 @@ class Masks:
         self._used.add(label)
         net = [0] * count
         for secret, sign in self.signed_secrets.values():
-            stream = _from_limbs(_stream(secret, label, count * _LIMBS).reshape(count, _LIMBS))
-            net = [n + sign * s for n, s in zip(net, stream, strict=True)]
+            masks = _from_limbs(stream(secret, label, count * _LIMBS).reshape(count, _LIMBS))
+            net = [n + sign * mask for n, mask in zip(net, masks, strict=True)]
         return net
 
 
-def pairwise_masks(endpoint: Endpoint, purpose: str) -> Masks:
-    """The masks of this party with all others, under secrets of this run only; once per purpose."""
+def pairwise_masks(endpoint: Endpoint, purpose: str, among: Collection[str] | None = None) -> Masks:
+    """The masks of this party with all others, or with those ``among`` whom they are to cancel; once per purpose."""
     endpoint.claim(f"masks|{purpose}")
     order = list(endpoint.roles)
     me = order.index(endpoint.name)
@@ -119,6 +123,7 @@ def pairwise_masks(endpoint: Endpoint, purpose: str) -> Masks:
         {
             peer: (endpoint.pair_secret(peer, f"masks|{purpose}"), 1 if me < order.index(peer) else -1)
             for peer in endpoint.peers(DataParty)
+            if among is None or peer in among
         }
     )
 
@@ -177,7 +182,7 @@ def check_scores(fixed: NDArray[np.int64], parties: int) -> None:
         )
 
 
-def _stream(secret: bytes, label: str, count: int) -> Words:
+def stream(secret: bytes, label: str, count: int) -> Words:
     """``count`` pseudo-random words; both parties of a pair get the same ones."""
     key = HKDF(algorithm=SHA256(), length=32, salt=None, info=label.encode()).derive(secret)
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()

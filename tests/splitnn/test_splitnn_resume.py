@@ -165,7 +165,7 @@ def test_the_count_of_cut_steps_goes_on(tmp_path: Path) -> None:
 def test_no_key_mask_or_stream_is_used_by_two_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same shares meet the same steps again: under masks that never were."""
     keys, streams, rho = [], [], []
-    honest = forward_pass.generate_keypair, masking._stream, source_layer.draw_masks
+    honest = forward_pass.generate_keypair, masking.stream, source_layer.draw_masks
 
     def spy_key(*arguments: Any, **options: Any) -> Any:
         keys.append(honest[0](*arguments, **options))
@@ -180,7 +180,7 @@ def test_no_key_mask_or_stream_is_used_by_two_starts(tmp_path: Path, monkeypatch
         return rho[-1]
 
     monkeypatch.setattr(forward_pass, "generate_keypair", spy_key)
-    monkeypatch.setattr(masking, "_stream", spy_stream)
+    monkeypatch.setattr(masking, "stream", spy_stream)
     monkeypatch.setattr(source_layer, "draw_masks", spy_masks)
     story, _ = tell(
         "one passive party", tmp_path, Kill("bank", "receive", 20), Kill("shop-1", "send", 9), Kill("bank", "saved", 1)
