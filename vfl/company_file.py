@@ -20,10 +20,11 @@ from parties.errors import ConfigError
 from parties.greeting import job_digest
 from parties.identity import Identity, PublicIdentity, fingerprint_text, read_identity, read_public
 from parties.link import COORDINATOR
-from parties.spec import PartyRole, PartySpec
+from parties.spec import PartyRole, PartySpec, SiloName
 from vfl import tables
 from vfl.job import AskedTask, Job, Lines, Member, job_fields
 from vfl.job_file import check_party, imply_model, make_job, read_lines
+from vfl.silo_tables import SiloForm, expand_silos
 from vfl.tables import Source, Table, show
 
 PublicPath = Annotated[
@@ -58,6 +59,13 @@ class CoordinatorLines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class PinnedMember(Member, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What everybody knows of a party, with its identity."""
 
+    identity: PublicPath
+
+
+class PinnedSilo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One [[party.silo]] of a job file: the silo has a process, a key and a party file of its own."""
+
+    name: SiloName
     identity: PublicPath
 
 
@@ -189,6 +197,7 @@ def load_company(path: Path, *, alone: bool = False) -> Company:
         raise ConfigError(f"{file}, got {other}, expected a job file, with [coordinator] and an identity per [[party]]")
     if alone:
         imply_model(document)
+    document, _ = expand_silos(document, frozenset(), file, SiloForm(PinnedMember, PinnedSilo, "identity"))
     lines = read_lines(JobFile, document, file)
     _check_guards(document, file)
     _check_network(lines.network, file)

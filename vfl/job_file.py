@@ -21,6 +21,7 @@ from vfl import tables
 from vfl.job import (
     MODELS,
     TASKS,
+    Averaging,
     Boosting,
     Job,
     Lines,
@@ -32,6 +33,7 @@ from vfl.job import (
     Training,
 )
 from vfl.job_checks import check_alignment_alone, check_job, resolve_task
+from vfl.silo_checks import party_at_odds
 from vfl.silo_tables import expand_silos
 from vfl.tables import Source, Table, show
 
@@ -144,8 +146,11 @@ def check_party(spec: PartySpec, job: Job, file: str, *, labelled: bool = True) 
     check_spec(spec, file, labelled=labelled)
     if spec.id is None and not job.horizontal:
         raise ConfigError(
-            f"missing key 'id' in party '{spec.name}' of {file}, got none, expected the name of its id column or a list"
+            f"missing key 'id' in [[party]] '{spec.name}' of {file}, got none, expected the name of its id column, or "
+            "a list of names"
         )
+    for place, got, expected in party_at_odds(job, spec):
+        raise ConfigError(f"{place} of party '{spec.name}' in {file}, got {got}, expected {expected}")
     if spec.positive is not None and job.task != "binary":
         raise ConfigError(
             f"positive of party '{spec.name}' in {file}, got {show(spec.positive)}, "
@@ -244,7 +249,7 @@ def _refuse_other_models(document: Table, source: Source, form: Form) -> None:
     for key, got in table.items():
         models = [name for other, name in FORMS.items() if key in other.__struct_fields__]
         if models and key not in form.__struct_fields__:
-            known = ", ".join(form.__struct_fields__)
+            known = ", ".join(sorted(form.__struct_fields__, key=lambda name: name in Averaging.__struct_fields__))
             raise ConfigError(
                 f"{key} {source.where(('training',), key)}, got {show(got)} for model '{model}', expected no such "
                 f"line: it belongs to {' and '.join(models)} (known for '{model}': {known})"

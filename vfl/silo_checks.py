@@ -14,17 +14,16 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from vfl.job import Alignment, Averaging, Boosting, Job, Member, Privacy
+from parties.spec import PartySpec
+from vfl.job import Alignment, Averaging, Boosting, Job, Member, Privacy, Split
 
 Odds = tuple[str, object, str]
 """Where, what it got, and what was expected."""
-_Lines = Alignment | Averaging | Boosting | Privacy
+_Lines = Alignment | Averaging | Boosting | Privacy | Split
 
 _AVERAGING: tuple[str, ...] = Averaging.__struct_fields__
 _DP_KEYS = ("dp_clip", "dp_epsilon", "dp_noise", "dp_delta")
 _SILO_PROTOCOLS = ("auto", "ecdh", "server-aided")
-_SERVER_OPTIMIZERS = ("adam", "sgd")
-"""Optimizers of a network that the coordinator can step with."""
 
 
 def members_at_odds(members: Iterable[Member]) -> Iterator[Odds]:
@@ -97,6 +96,17 @@ def _hybrid_at_odds(job: Job) -> Iterator[Odds]:
         yield from _not_default(job.boosting, ("top_rate", "other_rate"), "training", why)
 
 
+def party_at_odds(job: Job, spec: PartySpec) -> Iterator[Odds]:
+    """Lines of a party that act on silos only, or with a rule of averaging that is not the job's."""
+    rules = {job.averaging.aggregation, *job.averaging.aggregation_by_layer.values()}
+    if spec.silo_weight is not None and not (job.horizontal and "weighted" in rules):
+        expected = "no such line: it acts where silos of one holder train with aggregation 'weighted'"
+        yield "weight of a silo (silo_weight)", f"{spec.silo_weight:g}", expected
+    if spec.categories and not job.has_silos:
+        expected = "no such line: it acts in federations with silos, others learn categories from the rows"
+        yield "categories", f"those of {', '.join(sorted(spec.categories))[:60]}", expected
+
+
 def _horizontal_at_odds(job: Job) -> Iterator[Odds]:
     """What silos without a passive party do not have: alignment, a key, trees, parts of a network."""
     if job.model == "boosting":
@@ -112,6 +122,9 @@ def _horizontal_at_odds(job: Job) -> Iterator[Odds]:
     if job.model == "splitnn":
         why = "no network is split where there is no passive party, remove the line"
         yield from _not_default(job.splitnn, ("mode", "source_learning_rate"), "training", why)
+        why = "no loss of held-out rows is watched where there is no passive party, remove the line"
+        yield from _not_default(job.splitnn, ("early_stopping_rounds",), "training", why)
+        yield from _not_default(job.split, ("validation_fraction",), "split", why)
     else:
         why = "it acts only where the coordinator holds a key, remove the line"
         yield from _not_default(job.training, ("newton_steps", "curvature"), "training", why)
@@ -133,6 +146,9 @@ def _silos_short(job: Job) -> Iterator[Odds]:
 def _averaging_at_odds(job: Job) -> Iterator[Odds]:
     """Keys that the rule of averaging does not heed."""
     rule, noisy = job.averaging.aggregation, job.privacy.dp != "none"
+    if noisy:
+        why = "with dp no loss is told that could be compared, remove the line"
+        yield from _not_default(job.training, ("tol",), "training", why)
     if rule != "fedsgd":
         why = f"with aggregation '{rule}' training.rounds decides, remove the line"
         yield from _not_default(job.training, ("max_iter",), "training", why)
@@ -159,9 +175,6 @@ def _exact_at_odds(job: Job) -> Iterator[Odds]:
         why = "with aggregation 'fedsgd' training.optimizer steps, as on pooled rows, remove the line"
         yield from _not_default(settings, ("server_optimizer", "server_learning_rate"), "training", why)
         yield from _not_default(settings, ("client_fraction",), "training", _ALL_TAKE_PART)
-        if settings.optimizer not in _SERVER_OPTIMIZERS:
-            expected = "'adam' or 'sgd', or another aggregation: here the coordinator steps, without torch"
-            yield "optimizer in [training]", f"'{settings.optimizer}' with aggregation 'fedsgd'", expected
         return
     yield from _not_default(job.training, ("batch_size",), "training", "each round takes all rows, remove the line")
     if job.training.server_optimizer == "average":

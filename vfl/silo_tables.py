@@ -5,11 +5,14 @@ hold columns together follows from their names (`vfl.job.Job.holders`).
 
 >>> group = {"name": "clinics", "role": "passive", "id": "patient", "silo": [{"name": "north", "data": "n.csv"}]}
 >>> expand_silos({"party": [group]}, frozenset(), "scenario.toml")[0]
-{'party': [{'role': 'passive', 'id': 'patient', 'data': 'n.csv', 'name': 'clinics.north'}]}
+{'party': [{'name': 'clinics.north', 'role': 'passive', 'id': 'patient', 'data': 'n.csv'}]}
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -17,7 +20,7 @@ from msgspec import Meta
 
 from parties.errors import ConfigError
 from parties.policy import Policy
-from parties.spec import Column, SiloName
+from parties.spec import Column, PartySpec, SiloName
 from vfl import tables
 from vfl.tables import Path, Source, Table, show
 
@@ -37,12 +40,26 @@ class SiloLines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     id: Annotated[
         Column | Annotated[tuple[Column, ...], Meta(min_length=1)] | None, Meta(description="As the party's.")
     ] = None
-    encoding: Annotated[str | None, Meta(min_length=1, description="As the party's.")] = None
+    encoding: Annotated[Annotated[str, Meta(min_length=1)] | None, Meta(description="As the party's.")] = None
     missing_values: Annotated[tuple[str, ...] | None, Meta(description="As the party's.")] = None
-    policy: Annotated[Policy | None, Meta(description="As the party's.")] = None
+    policy: Annotated[Policy | None, Meta(description="In its own [party.silo.policy], or the party's.")] = None
 
 
-def expand_silos(document: Table, given: frozenset[Path], file: str) -> tuple[Table, frozenset[Path]]:
+@dataclass(frozen=True)
+class SiloForm:
+    """What a kind of file says of parties and silos; ``own`` is what every silo has, and its party then has not."""
+
+    party: type[msgspec.Struct]
+    silo: type[msgspec.Struct]
+    own: str
+
+
+SCENARIO_FORM = SiloForm(PartySpec, SiloLines, "data")
+
+
+def expand_silos(
+    document: Table, given: frozenset[Path], file: str, form: SiloForm = SCENARIO_FORM
+) -> tuple[Table, frozenset[Path]]:
     """Put a party in the place of each silo, in the order of the file.
 
     Parameters
@@ -53,6 +70,8 @@ def expand_silos(document: Table, given: frozenset[Path], file: str) -> tuple[Ta
         Places that ``--set`` gave.
     file : str
         What errors call it.
+    form : SiloForm
+        What may stand in it.
 
     Returns
     -------
@@ -66,47 +85,60 @@ def expand_silos(document: Table, given: frozenset[Path], file: str) -> tuple[Ta
     ConfigError
     """
     rows = document.get("party")
-    if not isinstance(rows, list) or not any(isinstance(row, dict) and "silo" in row for row in rows):
+    if not isinstance(rows, list):
         return document, given
     source = Source(file, document, given, {})
     found: list[object] = []
     places: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
-        made = _silos(row, source, ("party", number)) if isinstance(row, dict) and "silo" in row else [row]
+        made = _silos(row, source, ("party", number), form) if isinstance(row, dict) else [row]
         places[number] = list(range(len(found), len(found) + len(made)))
         found += made
-    moved = {(*place[:1], at, *place[2:]) for place in given if _of_party(place) for at in places[int(place[1])]}
-    return {**document, "party": found}, frozenset({place for place in given if not _of_party(place)} | moved)
+    return {**document, "party": found}, frozenset(moved for place in given for moved in _moved(place, places))
 
 
-def _of_party(place: Path) -> bool:
-    return len(place) > 1 and place[0] == "party" and isinstance(place[1], int)
+def _moved(place: Path, places: Mapping[int, Sequence[int]]) -> list[Path]:
+    """Where a place of the file stands once silos are parties: a party's own line is a line of all its silos."""
+    match place:
+        case ("party", int(party), "silo", int(silo), *rest):
+            return [("party", places[party][silo], *(_OWN.get(str(part), part) for part in rest))]
+        case ("party", int(party), *rest):
+            return [("party", at, *rest) for at in places[party]]
+    return [place]
 
 
-def _silos(party: Table, source: Source, path: Path) -> list[Table]:
-    """A party's silos, each as a party."""
-    lines = party["silo"]
-    if not isinstance(lines, list) or not lines:
-        raise ConfigError(
-            f"silo {source.where(path, 'silo')}, got {show(lines)}, expected tables headed [[party.silo]]"
-        )
-    if "data" in party:
-        raise ConfigError(
-            f"data {source.where(path, 'data')}, got {show(party['data'])} beside [[party.silo]], expected the data of "
-            "each silo in its own table; remove the line"
-        )
+def _silos(party: Table, source: Source, path: Path, form: SiloForm) -> list[Table]:
+    """A party's silos, each as a party; a party without silos as it is."""
     name = party.get("name")
-    if not isinstance(name, str) or "." in name:
-        raise ConfigError(f"name {source.where(path, 'name')}, got {show(name)}, expected text without a dot")
-    rest = {key: value for key, value in party.items() if key not in ("silo", "name")}
-    found = []
-    for number, line in enumerate(lines):
-        silo = tables.read(SiloLines, line, source, (*path, "silo", number))
-        own = {_OWN.get(key, key): value for key, value in line.items() if key != "name"}
-        found.append({**rest, **own, "name": f"{name}.{silo.name}"})
-    names = [silo["name"] for silo in found]
-    if twice := [silo for silo in names if names.count(silo) > 1]:
+    if isinstance(name, str) and re.fullmatch(r"[\w-]+\.[\w-]+", name):
         raise ConfigError(
-            f"name of a silo {source.where(path, 'silo')}, got {show(twice[0])} twice, expected unique names"
+            f"name {source.where(path, 'name')}, got {show(name)}, expected a name without a dot; a silo stands in a "
+            "[[party.silo]] of its party"
         )
-    return found
+    if "silos" in party:
+        raise ConfigError(
+            f"unknown key 'silos' {source.where(path, 'silos')}, got 'silos', did you mean 'silo'? ([[party.silo]])"
+        )
+    if "silo" not in party:
+        return [party]
+    rows = party["silo"]
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(f"silo {source.where(path, 'silo')}, got {show(rows)}, expected tables headed [[party.silo]]")
+    if form.own in party:
+        raise ConfigError(
+            f"{form.own} {source.where(path, form.own)}, got {show(party[form.own])} beside [[party.silo]], expected "
+            f"the {form.own} of each silo in its own table; remove the line"
+        )
+    rest = {key: value for key, value in party.items() if key != "silo"}
+    tables.read(form.party, rest | {form.own: "of each silo"}, source, path)  # what no silo takes over counts too
+    for number, row in enumerate(rows):
+        tables.read(form.silo, row, source, (*path, "silo", number))
+    names = [str(row["name"]) for row in rows]
+    if twice := [silo for silo in names if names.count(silo) > 1]:
+        raise ConfigError(f"name of a silo {source.where(path)}, got {show(twice[0])} twice, expected unique names")
+    return [rest | _renamed(row) | {"name": f"{name}.{silo}"} for silo, row in zip(names, rows, strict=True)]
+
+
+def _renamed(row: Table) -> Table:
+    """A silo's lines as a party has them."""
+    return {_OWN.get(key, key): value for key, value in row.items()}

@@ -50,10 +50,19 @@ class Source:
             return f"[{path[0]}]"
         rows = self.document.get(str(path[0]))
         row = rows[path[1]] if isinstance(rows, list) and isinstance(path[1], int) else None
-        name = row.get("name") if isinstance(row, dict) else None
-        which = show(name) if isinstance(name, str) else f"number {int(path[1]) + 1}"
-        inner = "".join(f".{part}" for part in path[2:])
+        which = _which(row, path[1])
+        inner = "".join(f".{part}" for part in path[2:] if isinstance(part, str))
+        if len(path) > 3 and isinstance(row, dict) and isinstance(path[3], int):
+            rows = row.get(str(path[2]))
+            of = f"{path[2]} {_which(rows[path[3]] if isinstance(rows, list) else None, path[3])} of {path[0]} {which}"
+            return f"[{path[0]}{inner}] of {of}" if len(path) > 4 else of
         return f"[{path[0]}{inner}] of {path[0]} {which}" if inner else f"[[{path[0]}]] {which}"
+
+
+def _which(row: object, number: str | int) -> str:
+    """A table of an array: by its name, or else by its number."""
+    name = row.get("name") if isinstance(row, dict) else None
+    return show(name) if isinstance(name, str) else f"number {int(number) + 1}"
 
 
 def show(value: object) -> str:
@@ -171,7 +180,7 @@ def read(kind: type[S], raw: object, source: Source, path: Path = (), elsewhere:
 
 def _read_value(hint: object, value: object, source: Source, path: Path, key: str) -> object:
     """Read one value: a table, an array of tables, or what msgspec can check by itself."""
-    inner = source.forms.get((*path, key), bare(hint))
+    inner = source.forms.get((*path, key), _only_struct(bare(hint)))
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
         return read(inner, value, source, (*path, key))
     if get_origin(inner) is dict and isinstance(value, dict):
@@ -209,6 +218,13 @@ def _meant(hint: object, value: object) -> str:
     known = [choice for choice in choices if isinstance(choice, str)]
     near = difflib.get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else []
     return f"; did you mean {show(near[0])}?" if near else ""
+
+
+def _only_struct(hint: object) -> object:
+    """The struct of a section that may be left out, of `Struct | None`; any other type as it is."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    union = get_origin(hint) in (Union, UnionType)
+    return parts[0] if union and len(parts) == 1 and _is_struct(parts[0]) else hint
 
 
 def _is_struct(hint: object) -> bool:

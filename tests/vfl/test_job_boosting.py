@@ -17,7 +17,7 @@ from parties.greeting import job_digest
 from parties.wire import Payload
 from vfl.audit import SCHEMES
 from vfl.display import Phases
-from vfl.job import Boosting, Job, SplitNN, Task, Training, job_fields
+from vfl.job import Averaging, Boosting, Job, SplitNN, Task, Training, job_fields
 from vfl.job_checks import check_job, resolve_task
 from vfl.job_file import build_scenario, load_scenario
 from vfl.reference import reference
@@ -335,15 +335,16 @@ def test_there_is_no_section_boosting() -> None:
     assert "did you mean 'training'?" in message
 
 
-@pytest.mark.parametrize("key", Training.__struct_fields__)
+@pytest.mark.parametrize("key", sorted(set(Training.__struct_fields__) - set(Boosting.__struct_fields__)))
 def test_keys_of_glms_are_refused_by_name(key: str) -> None:
     message = refused_file(f"training.{key}=1")
     assert f"{key} in [training] of scenario.toml (given by --set), got 1 for model 'boosting'" in message
     assert "expected no such line: it belongs to logistic, softmax, linear and poisson" in message
+    assert ("poisson and splitnn (known" in message) == (key in SplitNN.__struct_fields__)
     assert "n_estimators" in message
 
 
-@pytest.mark.parametrize("key", Boosting.__struct_fields__)
+@pytest.mark.parametrize("key", sorted(set(Boosting.__struct_fields__) - set(Training.__struct_fields__)))
 @pytest.mark.parametrize("model", ["logistic", "softmax", "linear", "poisson"])
 def test_keys_of_boosting_are_refused_by_name(model: str, key: str) -> None:
     message = refused_file(f"model={model}", training={key: 1})
@@ -483,7 +484,9 @@ def test_the_docs_tell_the_two_forms_of_training_apart() -> None:
     keys = {
         section: [key for place, key, *_ in rows if place == f"| {section}"] for section in {row[0][2:] for row in rows}
     }
-    assert keys["training (GLM)"] == [f"`{key}`" for key in Training.__struct_fields__]
+    shared = [f"`{key}`" for key in Averaging.__struct_fields__]
+    assert [*shared, *keys["training (GLM)"]] == [f"`{key}`" for key in Training.__struct_fields__]
+    assert keys["training (silos)"] == shared
     assert keys["training (boosting)"] == [f"`{key}`" for key in Boosting.__struct_fields__]
     assert not {"training", "boosting"} & set(keys)
     assert ["| party", "`monotone_constraints`", "a table of KEY = -1, 0 or 1", "`{}`"] in [row[:4] for row in rows]

@@ -99,7 +99,7 @@ def test_data_paths_are_absolute_and_relative_to_the_file(scenario: Path, monkey
 
 def test_what_others_see_of_a_party_has_no_path_and_no_column(scenario: Path) -> None:
     shared = repr(load_scenario(scenario).job)
-    assert [word for word in ("csv", "customer_id", "client", "'default'", "1000") if word in shared] == []
+    assert [word for word in ("csv", "customer_id", "'client'", "'default'", "1000") if word in shared] == []
 
 
 def test_the_task_may_be_left_out(scenario: Path) -> None:

@@ -13,13 +13,14 @@ from rich.console import Console
 from parties.errors import ConfigError
 from parties.greeting import job_digest
 from vfl.display import Phases
-from vfl.job import Boosting, Job, SplitNN, Task, Training, job_fields
+from vfl.job import Averaging, Boosting, Job, SplitNN, Task, Training, job_fields
 from vfl.job_checks import check_job, resolve_task
 from vfl.job_file import build_scenario
 from vfl.network_checks import SPLIT_KEYS
 from vfl.reference import reference
 
 PARTIES = [{"name": "bank", "role": "active"}, {"name": "biller", "role": "passive"}]
+OWN_KEYS = [key for key in SplitNN.__struct_fields__ if key not in Averaging.__struct_fields__]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression", "count")
 TEXT = """\
 name = "network"
@@ -179,7 +180,7 @@ def test_values_that_a_key_may_not_have(key: str) -> None:
 
 
 def test_every_key_is_tried() -> None:
-    assert {*VALUES, *SPLIT_VALUES, "momentum"} == set(SplitNN.__struct_fields__) == set(WRONG)
+    assert {*VALUES, *SPLIT_VALUES, "momentum"} == set(OWN_KEYS) == set(WRONG)
     assert set(SPLIT_VALUES) == set(SPLIT_KEYS)
 
 
@@ -313,14 +314,17 @@ def test_the_section_training_has_the_models_keys() -> None:
     assert scenario("training.hidden=[9, 8]").job.splitnn.hidden == (9, 8)
 
 
-@pytest.mark.parametrize("key", [*Training.__struct_fields__, "max_depth", "n_estimators", "subsample"])
+OTHER_KEYS = sorted(set(Training.__struct_fields__) - set(SplitNN.__struct_fields__))
+
+
+@pytest.mark.parametrize("key", [*OTHER_KEYS, "max_depth", "n_estimators", "subsample"])
 def test_keys_of_other_models_are_refused_by_name(key: str) -> None:
     message = refused_file(f"training.{key}=1")
     assert f"{key} in [training] of scenario.toml (given by --set), got 1 for model 'splitnn'" in message
     assert "known for 'splitnn': mode, units, hidden" in message
 
 
-@pytest.mark.parametrize("key", sorted(set(SplitNN.__struct_fields__) - set(Boosting.__struct_fields__)))
+@pytest.mark.parametrize("key", sorted(set(OWN_KEYS) - {*Boosting.__struct_fields__, *Training.__struct_fields__}))
 @pytest.mark.parametrize("model", ["logistic", "boosting"])
 def test_keys_of_splitnn_are_refused_by_name(model: str, key: str) -> None:
     message = refused_file(f"model={model}", training={key: 1})
@@ -364,6 +368,16 @@ CHANGED: dict[str, Any] = {
     "gradient_clip": 1.0,
     "gradient_noise": 0.5,
     "label_inference": True,
+    "aggregation": "fedavg",
+    "aggregation_by_layer": {"own": "simple"},
+    "rounds": 3,
+    "local_epochs": 2,
+    "client_fraction": 0.5,
+    "server_optimizer": "adam",
+    "server_learning_rate": 0.1,
+    "proximal": 0.1,
+    "min_silos": 2,
+    "round_timeout": 5.0,
 }
 
 
@@ -385,7 +399,7 @@ def test_keys_of_other_models_are_not_compared() -> None:
 
 def test_docs_have_a_row_for_every_key() -> None:
     page = reference()
-    assert [key for key in SplitNN.__struct_fields__ if f"| training (splitnn) | `{key}` |" not in page] == []
+    assert [key for key in OWN_KEYS if f"| training (splitnn) | `{key}` |" not in page] == []
     assert "| party.policy | `embedding_gradients` |" in page
 
 
