@@ -5,14 +5,17 @@
                                     <------  plan: the difference to name, or all sizes
       ... the protocol and the verdict (psi.exchange) ...
       sorts the common ids by SHA-256("rows" | seed | id)
-    passive party                            active party
+    other party of one list                  guide: the active party
       proof: HMAC(secret of the two, SHA-256(ordered keys))  ------>  compares with its own
-                                                            <------  agreed
+      ... silos hear their rows of it, and prove them (psi.silo_rows) ...
+    any other party                         <------  agreed
     Where all are refused alike (terms differ, too few in common), nobody leaves before all have read it:
     party p  noted  ------>  coordinator  (from all)  ------>  parted  party p
 
 The order depends on the seed and the ids alone: the same rows, order and test split whenever the same seed meets the
-same ids. In a one-sided alignment only the active party knows rows and order, and there is nothing to prove.
+same ids. In a one-sided alignment only the active party knows rows and order, and there is nothing to prove. Where a
+party has several silos each of them ends with its own rows and where they stand among all common ones; where all
+parties have, the order is drawn anew in every run, and the guide is the active party's first silo (`psi.silos`).
 
 *Leakage*
 
@@ -34,15 +37,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from parties.errors import ConfigError, DataError, PeerLost, RemoteProtocolError
+from parties.errors import ConfigError, DataError, LocalProtocolError, PeerLost, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
-from parties.wire import Active, Control, Coordinator, DataParty, Message, Passive, Revealed
-from psi.exchange import exchange_as_coordinator, exchange_as_party, make_plan
+from parties.wire import Control, Coordinator, DataParty, Message, Passive, Revealed
+from psi import silo_rows, silos
+from psi.exchange import Found, exchange_as_coordinator, exchange_as_party, make_plan
 from psi.ids import PreparedIds
 from psi.order import ascending, ordered_digest
 from psi.order import row_order as row_order
 from psi.settings import AlignmentSettings as AlignmentSettings
-from psi.settings import Fact
+from psi.settings import Fact, check_parties
+from psi.silos import sizes_by_holder
 from psi.source import Ids, ListedIds
 
 MAX_IDS = 1 << 31
@@ -54,8 +59,8 @@ class Wire:
 
     terms = Message(DataParty, Coordinator, Revealed, discloses="how many distinct valid ids the party has, or pad_to")
     plan = Message(Coordinator, DataParty, Revealed, discloses="how many distinct valid ids every party has, or pad_to")
-    proof = Message(Passive, Active, Control)
-    agreed = Message(Active, Passive, Control)
+    proof = Message(Passive, DataParty, Control)
+    agreed = Message(DataParty, DataParty, Control)
     noted = Message(DataParty, Coordinator, Control)
     parted = Message(Coordinator, DataParty, Control)
 
@@ -67,19 +72,22 @@ class Alignment:
     Attributes
     ----------
     rows : ndarray of shape (intersection,), int64
-        Its own CSV rows in the agreed order.
+        Its own CSV rows in the agreed order; of one of several silos those that are its own.
     sizes : dict of party to int
-        Public sizes, in job order: distinct valid ids of every party, or ``pad_to``.
+        Public sizes, in job order: distinct valid ids of every party or silo, or ``pad_to``.
     intersection : int
         Common ids; 0 at the passive party of a one-sided alignment, which learns no number.
     protocol : str
         The protocol that ran, never "auto".
     digest : str
         SHA-256 (hex) of the set of common ids, whatever the seed: budgets are counted per digest. It stays at the
-        party: who knows the range of the ids could test a guess of the whole set against it.
+        party: who knows the range of the ids could test a guess of the whole set against it. A silo's: of those
+        that are its own.
+    places : ndarray of shape (intersection,), int64, or None
+        One-sided, active party: where its rows stand in the passive party's list.
     owned : ndarray of shape (own,), int64, or None
-        At a silo: parallel to ``rows``, which of the ``intersection`` common rows are its own, ascending. Of a holder
-        without silos all are.
+        At one of several silos: parallel to ``rows``, which of the ``intersection`` common rows are its own,
+        ascending. Of a party with one list all are.
     """
 
     rows: NDArray[np.int64]
@@ -114,7 +122,7 @@ def align_party(
     RemoteProtocolError
         A peer broke the protocol, or rows differ after the join.
     """
-    _check_settings(settings)
+    _check_settings(settings, endpoint)
     source: Ids = ListedIds.of(ids) if isinstance(ids, PreparedIds) else ids
     judge = endpoint.link(DataParty, Coordinator, COORDINATOR)
     size = settings.pad_to or source.count
@@ -129,9 +137,12 @@ def align_party(
     digest = source.set_digest(found.own)
     if settings.cardinality or (settings.one_sided and found.places is None):
         return Alignment(source.csv_rows(found.own), sizes, found.common, protocol, digest)
+    if endpoint.name in silos.cast_of(endpoint.roles).silos:
+        order, owned = _settle_as_silo(endpoint, source, found)
+        return Alignment(source.csv_rows(found.own[order]), sizes, found.common, protocol, digest, owned=owned)
     order, ordered = _order(source, found.own, settings.seed)
     if found.places is None:
-        _agree(endpoint, ordered)
+        _agree(endpoint, ordered, _settled_as_guide(endpoint, source, found, order))
     places = None if found.places is None else found.places[order]
     return Alignment(source.csv_rows(found.own[order]), sizes, found.common, protocol, digest, places)
 
@@ -144,7 +155,7 @@ def align_coordinator(endpoint: Endpoint, settings: AlignmentSettings) -> Joined
     ConfigError, DataError, RemoteProtocolError
         As in ``align_party``.
     """
-    _check_settings(settings)
+    _check_settings(settings, endpoint)
     links = {name: endpoint.link(Coordinator, DataParty, name) for name in endpoint.peers(DataParty)}
     terms = {name: link.recv(Wire.terms) for name, link in links.items()}
     sizes = {name: _announced_size(name, told) for name, told in terms.items()}
@@ -172,6 +183,32 @@ def _order(ids: Ids, common: NDArray[np.int64], seed: int) -> tuple[NDArray[np.i
     return order, ordered_digest(keys, order)
 
 
+def _settle_as_silo(endpoint: Endpoint, ids: Ids, found: Found) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One of several silos: what puts its common ids in order, and where they then stand among all common rows."""
+    cast = silos.cast_of(endpoint.roles)
+    if found.numbers is None:
+        raise LocalProtocolError(f"{endpoint.name} has no numbers of its common rows")
+    if endpoint.name == cast.guide:
+        rows = silo_rows.tell_rows(endpoint, cast, found.numbers, None, found.common)
+    else:
+        rows = silo_rows.hear_rows(endpoint, cast, found.numbers, found.common)
+    differing = silo_rows.prove(endpoint, cast, ids, found.own, rows)
+    _agree(endpoint, b"", differing)
+    order = np.argsort(rows)
+    return order, rows[order]
+
+
+def _settled_as_guide(endpoint: Endpoint, ids: Ids, found: Found, order: NDArray[np.int64]) -> str | None:
+    """At a guide with one list: the first party whose silos prove to have other rows; None elsewhere."""
+    if found.numbers is None:
+        return None
+    cast = silos.cast_of(endpoint.roles)
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    rows = silo_rows.tell_rows(endpoint, cast, found.numbers, ranks, found.common)
+    return silo_rows.prove(endpoint, cast, ids, found.own, rows)
+
+
 def _terms(ids: Ids, settings: AlignmentSettings) -> dict[str, Fact]:
     """Everything that has to be equal at all parties."""
     return {**settings.facts(), **ids.rules.facts()}
@@ -184,8 +221,13 @@ def _announced_size(name: str, told: Revealed) -> int:
     return int(told.values[0])
 
 
-def _check_settings(settings: AlignmentSettings) -> None:
-    """Refuse dummies among rows that are trained on."""
+def _check_settings(settings: AlignmentSettings, endpoint: Endpoint) -> None:
+    """Refuse dummies among rows that are trained on, and what cannot put the lists of silos together."""
+    cast = silos.cast_of(endpoint.roles)
+    if cast.silos:
+        check_parties(settings.protocol, settings.one_sided, len(cast.holders), silos=True)
+    if len(cast.holders) < 2:
+        raise ConfigError(f"alignment: got {len(cast.holders)} parties, expected at least two")
     if settings.one_sided and settings.pad_to is not None:
         raise ConfigError(
             f"[alignment] pad_to: got {settings.pad_to} beside one_sided = true, expected none: the passive party "
@@ -217,10 +259,11 @@ def _difference(terms: Mapping[str, Revealed], settings: AlignmentSettings) -> d
 
 def _too_short(sizes: Mapping[str, int], settings: AlignmentSettings) -> dict[str, Fact]:
     """A party with fewer ids than ``min_intersection``: refused before any masked list exists."""
-    name = min(sizes, key=lambda party: sizes[party])
-    if settings.tell_small_count or sizes[name] >= settings.min_intersection:
+    held = sizes_by_holder(sizes)
+    name = min(held, key=lambda party: held[party])
+    if settings.tell_small_count or held[name] >= settings.min_intersection:
         return {}
-    return {"refused": "size", "party": name, "got": sizes[name]}
+    return {"refused": "size", "party": name, "got": held[name]}
 
 
 def _refused(refusal: Mapping[str, Fact], settings: AlignmentSettings) -> ConfigError | DataError:
@@ -240,7 +283,7 @@ def _read_plan(plan: Revealed, endpoint: Endpoint, own: int, settings: Alignment
     facts = plan.facts
     size_refused = facts.get("refused") == "size" and facts.keys() == {"refused", "party", "got"}
     terms_refused = facts.get("refused") == "terms" and facts.keys() == {"refused", "party", "got", "fact", "expected"}
-    if facts.get("party") in order and (size_refused or terms_refused):
+    if facts.get("party") in (*order, *silos.holders_of(order)) and (size_refused or terms_refused):
         raise _refused(facts, settings)
     sizes = dict(zip(order, plan.values.tolist(), strict=False))
     fitting = len(plan.values) == len(order) and _whole(plan.values) and sizes[endpoint.name] == own
@@ -270,34 +313,41 @@ def _part_as_coordinator(links: Sequence[Link[Coordinator, DataParty]]) -> None:
             link.send(Wire.parted, Control({}))
 
 
-def _agree(endpoint: Endpoint, order: bytes) -> None:
-    """Every passive party proves to the active one that it has the same ids in the same order."""
-    if issubclass(endpoint.roles[endpoint.name], Passive):
-        active = endpoint.link(Passive, Active, endpoint.peers(Active)[0])
-        active.send(Wire.proof, Control({"proof": _proof(endpoint, active.peer, order)}))
-        _check_agreed(active.peer, active.recv(Wire.agreed).facts, endpoint)
+def _agree(endpoint: Endpoint, order: bytes, differing: str | None = None) -> None:
+    """Every other party of one list proves to the guide that it has the same ids in the same order; all hear of it.
+
+    ``differing``: at the guide, a party whose silos have other rows.
+    """
+    cast = silos.cast_of(endpoint.roles)
+    if endpoint.name != cast.guide:
+        guide = endpoint.link(DataParty, DataParty, cast.guide)
+        if endpoint.name in cast.whole:
+            proof = _proof(endpoint, guide.peer, order)
+            endpoint.link(Passive, DataParty, guide.peer).send(Wire.proof, Control({"proof": proof}))
+        _check_agreed(guide.peer, guide.recv(Wire.agreed).facts, cast)
         return
-    links = [endpoint.link(Active, Passive, name) for name in endpoint.peers(Passive)]
-    proofs = {link.peer: link.recv(Wire.proof).facts.get("proof") for link in links}
-    differing = [name for name, got in proofs.items() if not _proves(got, _proof(endpoint, name, order))]
-    for link in links:
-        link.send(Wire.agreed, Control({"differs": differing[0] if differing else None}))
+    for name in (party for party in cast.whole if party != endpoint.name):
+        got = endpoint.link(DataParty, Passive, name).recv(Wire.proof).facts.get("proof")
+        if not _proves(got, _proof(endpoint, name, order)):
+            differing = differing or name
+    for name in endpoint.peers(DataParty):
+        endpoint.link(DataParty, DataParty, name).send(Wire.agreed, Control({"differs": differing}))
     if differing:
-        raise _differs(differing[0])
+        raise _differs(differing, cast.guide)
 
 
-def _check_agreed(active: str, facts: Mapping[str, Fact], endpoint: Endpoint) -> None:
-    """Raise unless the active party found all orders equal."""
+def _check_agreed(guide: str, facts: Mapping[str, Fact], cast: silos.Cast) -> None:
+    """Raise unless the guide found all rows equal."""
     differs = facts.get("differs")
-    if facts.keys() != {"differs"} or (differs is not None and differs not in endpoint.roles):
-        raise RemoteProtocolError(f"{active} sent no proper verdict on the order of rows")
+    if facts.keys() != {"differs"} or (differs is not None and differs not in (*cast.whole, *cast.holders)):
+        raise RemoteProtocolError(f"{guide} sent no proper verdict on the order of rows")
     if differs is not None:
-        raise _differs(str(differs))
+        raise _differs(str(differs), guide)
 
 
-def _differs(party: str) -> RemoteProtocolError:
+def _differs(party: str, guide: str) -> RemoteProtocolError:
     return RemoteProtocolError(
-        f"alignment: the rows of '{party}' and of the active party differ after the join: "
+        f"alignment: the rows of '{party}' and of '{guide}' differ after the join: "
         f"one of them or {COORDINATOR} broke the protocol"
     )
 

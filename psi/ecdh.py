@@ -126,13 +126,24 @@ def coordinator(endpoint: Endpoint, sizes: Mapping[str, int], *, part: int = 0) 
     RemoteProtocolError
         A malformed list.
     """
+    return join(collect(endpoint, sizes))
+
+
+def collect(endpoint: Endpoint, sizes: Mapping[str, int]) -> dict[str, Bytes2D]:
+    """All fully masked lists, checked, in job order.
+
+    Raises
+    ------
+    RemoteProtocolError
+        A malformed list.
+    """
     check_tag_length(sizes)
     order = list(sizes)
     lists = {}
     for last_hop, owner in zip(order, order[1:] + order[:1], strict=True):
         tags = endpoint.link(Coordinator, DataParty, last_hop).recv(Wire.tags).body
         lists[owner] = checked_list(tags, sizes[owner], TAG_BYTES, last_hop)
-    return join({name: lists[name] for name in order})
+    return {name: lists[name] for name in order}
 
 
 def _checked(rows: Bytes2D, count: int, sender: str) -> Bytes2D:

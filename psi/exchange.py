@@ -4,8 +4,9 @@ Every protocol is a file with two functions. ``party`` sends and receives all th
 coordinator for the leader's list) able to join, and returns which of its elements stands at each place of the list
 that the coordinator has of it. ``coordinator`` returns the places that are common, parallel for all lists that it
 has. Nobody learns anything about single ids before the verdict (`psi.verdict`); in mpsi the leader then tells the
-others. A bucket needs nothing of the ones before it: after a crash the alignment goes on in the middle
-(`psi.progress`).
+others. Where a party has several silos the coordinator takes their lists for one (`psi.silos`): it collects the lists
+without joining them, which only some of the files offer (``collect``). A bucket needs nothing of the ones before it:
+after a crash the alignment goes on in the middle (`psi.progress`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from parties.checkpoint import Fact, Snapshot
 from parties.errors import CryptoError, DataError, LocalProtocolError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Bytes2D, DataParty, Passive
-from psi import ecdh, kkrt, mpsi, server_aided, verdict
+from psi import ecdh, kkrt, mpsi, server_aided, silos, verdict
 from psi.buckets import bucket_count, capacity
-from psi.elements import padded
+from psi.elements import padded, random_order
+from psi.lists import join_parties
 from psi.progress import begin_as_coordinator, begin_as_party, digest_of_elements, hear_joined, tell_joined
 from psi.settings import AlignmentSettings, Protocol, choose_protocol
 from psi.source import Elements
@@ -33,6 +35,7 @@ Indices = NDArray[np.int64]
 Shown = NDArray[np.int32]
 
 _DUMMY = -1
+_NUMBERS, _REPEATED = "numbers of ", "repeated in "
 _FILES: Mapping[Protocol, ModuleType] = {"ecdh": ecdh, "kkrt": kkrt, "mpsi": mpsi, "server-aided": server_aided}
 
 
@@ -47,11 +50,14 @@ class Plan:
     buckets : int
     lengths : dict of party to int
         Length of every party's list in each bucket.
+    duplicates : str
+        What happens to ids that two silos of one party have.
     """
 
     protocol: Protocol
     buckets: int
     lengths: dict[str, int]
+    duplicates: str
 
 
 @dataclass(frozen=True)
@@ -67,26 +73,41 @@ class Found:
         party of a one-sided alignment all of them, in the order of its list.
     places : ndarray of int64, or None
         One-sided, active party: parallel to ``own``, places in the passive party's list.
+    numbers : ndarray of int64, or None
+        Where a party has several silos, at each of them and at the guide: parallel to ``own``, their numbers among the
+        common rows (`psi.silos`).
     """
 
     common: int
     own: Indices = field(repr=False)
     places: Indices | None = field(default=None, repr=False)
+    numbers: Indices | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What the coordinator keeps of one bucket: how many are common, and per party a bit for each place of its list."""
+    """What the coordinator keeps of one bucket: how many are common, and per party a bit for each place of its list.
+
+    ``numbers``: for the places of a silo which of the common rows of this bucket they are; ``repeated``: per party how
+    many ids two of its silos have.
+    """
 
     common: int
     bits: Mapping[str, NDArray[np.uint8]] = field(repr=False)
+    numbers: Mapping[str, NDArray[np.uint32]] = field(default_factory=dict, repr=False)
+    repeated: Mapping[str, int] = field(default_factory=dict)
+
+    def places(self, name: str, length: int) -> Indices:
+        """Places of a list that are common, ascending."""
+        return np.flatnonzero(np.unpackbits(self.bits[name], count=length))
 
 
 def make_plan(settings: AlignmentSettings, sizes: Mapping[str, int]) -> Plan:
     """Protocol, buckets and lengths; a one-sided alignment is never cut, for its list becomes the training's rows."""
     protocol = choose_protocol(settings.protocol, sizes)
     buckets = 1 if settings.one_sided else bucket_count(sizes, settings.bucket_ids)
-    return Plan(protocol, buckets, {name: capacity(size, buckets) for name, size in sizes.items()})
+    lengths = {name: capacity(size, buckets) for name, size in sizes.items()}
+    return Plan(protocol, buckets, lengths, settings.duplicates)
 
 
 def warnings_of(protocol: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
@@ -131,6 +152,8 @@ def exchange_as_party(
     passive = issubclass(endpoint.roles[endpoint.name], Passive)
     with _own_files():
         shown = _play_buckets(endpoint, ids, plan, workers)
+    if silos.cast_of(endpoint.roles).silos and settings.duplicates == "refuse":
+        silos.hear_repeats(endpoint, sizes)
     common = verdict.hear_count(endpoint, sizes, settings.limit, silent=settings.one_sided and passive)
     with _own_files():
         return _found(endpoint, ids, plan, settings, shown, common)
@@ -147,12 +170,19 @@ def _found(
         return _found_on_one_side(endpoint, plan.lengths, common, shown[0].astype(np.int64))
     if plan.protocol == "mpsi" and name != mpsi.cast_of(plan.lengths).leader:
         return Found(common, _hear_from_leader(endpoint, ids, plan, common))
-    matches = verdict.hear_matches(endpoint, [plan.lengths[name]] * plan.buckets, common)
+    cast, lengths = silos.cast_of(endpoint.roles), [plan.lengths[name]] * plan.buckets
+    if name in cast.silos:
+        matches, numbers = silos.hear_numbers(endpoint, lengths, common)
+    else:
+        matches, numbers = verdict.hear_matches(endpoint, lengths, common), np.arange(common)
     own = [_common(ids.indices(k, plan.buckets), shown[k], found) for k, found in enumerate(matches)]
     if plan.protocol == "mpsi":
         for indices in own:
             mpsi.tell_common(endpoint, ids.elements(np.sort(indices)), mpsi.cast_of(plan.lengths).others)
-    return Found(common, np.sort(np.concatenate(own)))
+    indices = np.concatenate(own)
+    order = np.argsort(indices)
+    numbered = bool(cast.silos) and name in (cast.guide, *cast.silos)
+    return Found(common, indices[order], numbers=numbers[order] if numbered else None)
 
 
 def exchange_as_coordinator(endpoint: Endpoint, sizes: Mapping[str, int], settings: AlignmentSettings) -> int:
@@ -162,15 +192,37 @@ def exchange_as_coordinator(endpoint: Endpoint, sizes: Mapping[str, int], settin
         return _join_on_one_side(endpoint, plan, settings)
     with _own_files():
         joined = _join_buckets(endpoint, plan)
+    cast = silos.cast_of(endpoint.roles)
+    if cast.silos and settings.duplicates == "refuse":
+        silos.tell_repeats(endpoint, _repeated(joined))
     count = sum(bucket.common for bucket in joined)
     verdict.tell_count(endpoint, count, settings.limit, to=endpoint.peers(DataParty))
     if settings.cardinality:
         return count
-    for name in joined[0].bits:
+    for name in (party for party in joined[0].bits if party not in cast.silos):
         length = plan.lengths[name]
-        places = [np.flatnonzero(np.unpackbits(bucket.bits[name], count=length)) for bucket in joined]
+        places = [bucket.places(name, length) for bucket in joined]
         verdict.tell_matches(endpoint, name, [length] * plan.buckets, places)
+    _tell_silos(endpoint, plan, joined, cast)
     return count
+
+
+def _tell_silos(endpoint: Endpoint, plan: Plan, joined: Sequence[Joined], cast: silos.Cast) -> None:
+    """Every silo of several hears of its own rows; the numbers mean nothing where no list has all common rows."""
+    begins = np.cumsum([0, *(bucket.common for bucket in joined)])
+    meaning = random_order(int(begins[-1])) if cast.guide in cast.silos else None
+    for name in cast.silos:
+        length = plan.lengths[name]
+        places = [number * length + bucket.places(name, length) for number, bucket in enumerate(joined)]
+        numbers = np.concatenate(
+            [begin + bucket.numbers[name] for begin, bucket in zip(begins.tolist(), joined, strict=False)]
+        ).astype(np.int64)
+        silos.tell_numbers(endpoint, name, np.concatenate(places), numbers if meaning is None else meaning[numbers])
+
+
+def _repeated(joined: Sequence[Joined]) -> dict[str, int]:
+    """Ids that two silos of one party have, in all buckets."""
+    return {holder: sum(bucket.repeated[holder] for bucket in joined) for holder in joined[0].repeated}
 
 
 @contextmanager
@@ -239,8 +291,10 @@ def _join_buckets(endpoint: Endpoint, plan: Plan) -> list[Joined]:
     joined = [_kept(endpoint.keeper.bucket(number)) for number in range(begin)]
     for number in range(begin, plan.buckets):
         bucket = _join_bucket(endpoint, plan, number)
-        facts = {**_marks(plan), "generation": endpoint.generation, "common": bucket.common}
-        endpoint.keeper.save_bucket(number, facts, bucket.bits)
+        counts = {_REPEATED + holder: count for holder, count in bucket.repeated.items()}
+        facts = {**_marks(plan), "generation": endpoint.generation, "common": bucket.common, **counts}
+        numbers = {_NUMBERS + name: array for name, array in bucket.numbers.items()}
+        endpoint.keeper.save_bucket(number, facts, {**bucket.bits, **numbers})
         endpoint.advanced(number + 1, plan.buckets)
         tell_joined(endpoint, number)
         joined.append(bucket)
@@ -248,18 +302,44 @@ def _join_buckets(endpoint: Endpoint, plan: Plan) -> list[Joined]:
 
 
 def _join_bucket(endpoint: Endpoint, plan: Plan, number: int) -> Joined:
+    cast = silos.cast_of(endpoint.roles)
+    if cast.silos:
+        return _join_silos(endpoint, plan, cast)
     places = _FILES[plan.protocol].coordinator(endpoint, plan.lengths, part=number)
-    bits = {name: np.packbits(verdict.flags(plan.lengths[name], where)) for name, where in places.items()}
-    return Joined(len(next(iter(places.values()))), bits)
+    return Joined(len(next(iter(places.values()))), _bits(plan, places))
+
+
+def _join_silos(endpoint: Endpoint, plan: Plan, cast: silos.Cast) -> Joined:
+    lists = _FILES[plan.protocol].collect(endpoint, plan.lengths)
+    found = join_parties(lists, cast.guide_first, drop=plan.duplicates == "drop")
+    numbers = {name: found.numbers[name].astype(np.uint32) for name in cast.silos}
+    repeated = {holder: found.repeated[holder] for holder in cast.holders}
+    return Joined(found.common, _bits(plan, found.places), numbers, repeated)
+
+
+def _bits(plan: Plan, places: Mapping[str, Indices]) -> dict[str, NDArray[np.uint8]]:
+    """A bit for each place of every list."""
+    return {name: np.packbits(verdict.flags(plan.lengths[name], where)) for name, where in places.items()}
 
 
 def _kept(snapshot: Snapshot) -> Joined:
-    return Joined(snapshot.fact("common", int), {name: a.astype(np.uint8) for name, a in snapshot.arrays.items()})
+    bits = {name: a.astype(np.uint8) for name, a in snapshot.arrays.items() if not name.startswith(_NUMBERS)}
+    numbers = {
+        name.removeprefix(_NUMBERS): snapshot.arrays[name].astype(np.uint32)
+        for name in snapshot.arrays
+        if name.startswith(_NUMBERS)
+    }
+    repeated = {
+        name.removeprefix(_REPEATED): snapshot.fact(name, int) for name in snapshot.facts if name.startswith(_REPEATED)
+    }
+    return Joined(snapshot.fact("common", int), bits, numbers, repeated)
 
 
 def _marks(plan: Plan, elements: Bytes2D | None = None) -> dict[str, Fact]:
     """What a kept bucket must say to be of this alignment: the same plan and, at a party, the same ids."""
-    marks: dict[str, Fact] = {"plan": f"1 {plan.protocol} {plan.buckets} {list(plan.lengths.items())}"}
+    marks: dict[str, Fact] = {
+        "plan": f"2 {plan.protocol} {plan.buckets} {list(plan.lengths.items())} {plan.duplicates}"
+    }
     return marks if elements is None else {**marks, "ids": digest_of_elements(elements)}
 
 

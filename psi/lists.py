@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,27 @@ Places = NDArray[np.int64]
 TAG_BYTES = 12
 STATISTICAL_BITS = 40
 _PART_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The rows that all parties have, where a party may have several lists.
+
+    Parameters
+    ----------
+    common : int
+        How many they are.
+    places, numbers : dict of list name to ndarray of int64
+        Per list the places of those that fall to it, ascending, and parallel to them which of the common rows they
+        are: 0 to ``common`` - 1 as they stand in the lists of the first party.
+    repeated : dict of party to int
+        Rows that stand in two or more lists of one party.
+    """
+
+    common: int
+    places: dict[str, Places]
+    numbers: dict[str, Places]
+    repeated: dict[str, int]
 
 
 def check_tag_length(sizes: Mapping[str, int], tag_bytes: int = TAG_BYTES) -> None:
@@ -74,13 +96,41 @@ def join(lists: Mapping[str, Bytes2D]) -> dict[str, Places]:
     return {first: common} | {name: places[common] for name, places in at.items()}
 
 
+def join_parties(lists: Mapping[str, Bytes2D], holders: Mapping[str, Sequence[str]], *, drop: bool = False) -> Shared:
+    """`join` of parties that may have several lists: a party has the rows of all of its lists.
+
+    Parameters
+    ----------
+    lists : mapping of list name to ndarray
+        Rows are distinct within each.
+    holders : mapping of party to sequence of str
+        The names of its lists; a row in two of them falls to the first.
+    drop : bool
+        Leave such rows out instead.
+    """
+    kept, merged, repeated = {}, {}, {}
+    for holder, members in holders.items():
+        rows = lists[members[0]] if len(members) == 1 else np.concatenate([lists[name] for name in members])
+        later, alike = _repetitions(rows)
+        repeated[holder] = int((alike & ~later).sum())
+        kept[holder] = np.flatnonzero(~(alike if drop else later))
+        merged[holder] = rows.take(kept[holder], axis=0)
+    found = join(merged)
+    places, numbers = {}, {}
+    for holder, members in holders.items():
+        at = kept[holder][found[holder]]
+        order = np.argsort(at)
+        ends = np.cumsum([len(lists[name]) for name in members])
+        cuts = np.searchsorted(at[order], ends)
+        for name, begin, start, stop in zip(members, [0, *ends], [0, *cuts], cuts, strict=False):
+            places[name] = at[order[start:stop]] - begin
+            numbers[name] = order[start:stop]
+    return Shared(len(next(iter(found.values()))), places, numbers, repeated)
+
+
 def repeats(rows: Bytes2D) -> bool:
     """Whether a row occurs twice."""
-    words = np.sort(_leading(rows))
-    tied = words[1:][words[1:] == words[:-1]]
-    if not len(tied):
-        return False  # what honest lists end with: 8 random bytes differ already
-    doubtful = as_keys(rows[np.isin(_leading(rows), tied)])
+    doubtful = as_keys(rows.take(_doubtful(rows), axis=0))
     return len(np.unique(doubtful)) < len(doubtful)
 
 
@@ -92,6 +142,27 @@ def ascending(rows: Bytes2D) -> Places:
 def as_keys(rows: Bytes2D) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
     """Rows as fixed-width byte strings, to sort and compare whole (padding bytes of equal width change nothing)."""
     return np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").reshape(-1)
+
+
+def _repetitions(rows: Bytes2D) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each row whether it equals an earlier one, and whether it equals any other."""
+    later, alike = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    doubtful = _doubtful(rows)
+    _, first, which, counts = np.unique(
+        as_keys(rows.take(doubtful, axis=0)), return_index=True, return_inverse=True, return_counts=True
+    )
+    later[doubtful] = True
+    later[doubtful[first]] = False
+    alike[doubtful] = counts[which] > 1
+    return later, alike
+
+
+def _doubtful(rows: Bytes2D) -> Places:
+    """Rows whose leading bytes occur twice: in honest lists none, for 8 random bytes differ already."""
+    leading = _leading(rows)
+    words = np.sort(leading)
+    tied = words[1:][words[1:] == words[:-1]]
+    return np.flatnonzero(np.isin(leading, tied)) if len(tied) else np.zeros(0, np.int64)
 
 
 def _meet(left: Bytes2D, right: Bytes2D) -> tuple[Places, Places]:

@@ -112,12 +112,23 @@ def coordinator(endpoint: Endpoint, sizes: Mapping[str, int], *, part: int = 0) 
     RemoteProtocolError
         A malformed list.
     """
+    return join(collect(endpoint, sizes))
+
+
+def collect(endpoint: Endpoint, sizes: Mapping[str, int]) -> dict[str, Bytes2D]:
+    """All masked lists, checked, in job order.
+
+    Raises
+    ------
+    RemoteProtocolError
+        A malformed list.
+    """
     check_tag_length(sizes)
     lists = {}
     for name, size in sizes.items():
         tags = endpoint.link(Coordinator, DataParty, name).recv(Wire.tags).body
         lists[name] = checked_list(tags, size, TAG_BYTES, name)
-    return join(lists)
+    return lists
 
 
 def _shared_key(endpoint: Endpoint, order: Sequence[str]) -> bytes:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from parties.errors import ConfigError
+from parties.spec import holder_of
+from psi.ids import Duplicates
 from psi.verdict import Limit
 
 Protocol = Literal["ecdh", "kkrt", "mpsi", "server-aided"]
@@ -45,6 +47,8 @@ class AlignmentSettings:
         How many ids are common is told, and nobody learns which.
     bucket_ids : int
         Longer lists than twice this are aligned bucket by bucket, each of about so many ids.
+    duplicates : {"refuse", "first", "drop"}
+        Ids that two silos of one party have: an error, the first silo's, or nobody's.
     """
 
     seed: int = 0
@@ -55,6 +59,7 @@ class AlignmentSettings:
     one_sided: bool = False
     cardinality: bool = False
     bucket_ids: int = BUCKET_IDS
+    duplicates: Duplicates = "refuse"
 
     def __post_init__(self) -> None:
         if self.protocol not in ("auto", *PROTOCOLS):
@@ -82,16 +87,29 @@ class AlignmentSettings:
             "one_sided": self.one_sided,
             "cardinality": self.cardinality,
             "bucket_ids": self.bucket_ids,
+            "duplicates": self.duplicates,
         }
 
 
-def check_parties(protocol: str, one_sided: bool, parties: int, where: str = "[alignment]") -> None:
-    """Refuse settings that do not work with so many parties.
+def check_parties(
+    protocol: str, one_sided: bool, parties: int, where: str = "[alignment]", *, silos: bool = False
+) -> None:
+    """Refuse settings that do not work with so many lists, or with those of silos among them.
 
     Raises
     ------
     ConfigError
     """
+    if silos and protocol in ("kkrt", "mpsi"):
+        raise ConfigError(
+            f"protocol in {where}, got '{protocol}' for a party made of silos, expected 'auto', 'ecdh' or "
+            "'server-aided', which can put the lists of its silos together"
+        )
+    if silos and one_sided:
+        raise ConfigError(
+            f"one_sided in {where}, got true for a party made of silos, expected false: each silo has to learn which "
+            "of its rows are common"
+        )
     if protocol == "kkrt" and parties != 2:
         raise ConfigError(
             f"protocol in {where}, got 'kkrt' for {parties} parties, expected two parties, or 'mpsi' or 'ecdh' for more"
@@ -107,19 +125,20 @@ def check_parties(protocol: str, one_sided: bool, parties: int, where: str = "[a
         )
 
 
-def possible_protocols(protocol: str, parties: int) -> tuple[Protocol, ...]:
-    """What may run, as far as it is known before the sizes are.
+def possible_protocols(protocol: str, parties: int, *, silos: bool = False) -> tuple[Protocol, ...]:
+    """What may run with so many lists, as far as it is known before the sizes are.
 
     >>> possible_protocols("auto", 2), possible_protocols("auto", 3)
     (('ecdh', 'kkrt'), ('ecdh',))
     """
     if protocol == "auto":
-        return ("ecdh", "kkrt") if parties == 2 else ("ecdh",)
+        return ("ecdh", "kkrt") if parties == 2 and not silos else ("ecdh",)
     return (choose_protocol(protocol, {}),)
 
 
 def choose_protocol(protocol: str, sizes: Mapping[str, int]) -> Protocol:
-    """The protocol that runs, never "auto"; ``sizes`` are public."""
+    """The protocol that runs, never "auto"; ``sizes`` are public. With a party made of silos "auto" is ecdh."""
     if protocol == "auto":
-        return "kkrt" if len(sizes) == 2 and max(sizes.values()) > KKRT_FROM else "ecdh"
+        few = len(sizes) == 2 and not any(holder_of(name) != name for name in sizes)
+        return "kkrt" if few and max(sizes.values()) > KKRT_FROM else "ecdh"
     return next(name for name in PROTOCOLS if name == protocol)

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from parties.errors import DataError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Active, Bitmaps, Control, Coordinator, DataParty, Message, Passive, Positions, Revealed
+from psi.silos import sizes_by_holder
 
 Places = NDArray[np.int64]
 
@@ -95,7 +96,7 @@ def hear_count(endpoint: Endpoint, sizes: Mapping[str, int], limit: Limit, *, si
         if type(common) is int and 0 <= common < limit.min_intersection:
             raise too_few(common, limit)
     if enough is True and len(told.values) == 0 and type(common) is int:
-        if limit.min_intersection <= common <= min(sizes.values()):
+        if limit.min_intersection <= common <= min(sizes_by_holder(sizes).values()):
             return common
     raise _contradiction()
 

@@ -122,6 +122,7 @@ def alignment_settings(job: Job) -> AlignmentSettings:
         pad_to=lines.pad_to,
         one_sided=lines.one_sided,
         bucket_ids=lines.bucket_ids,
+        duplicates=lines.duplicates,
     )
 
 
