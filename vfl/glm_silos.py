@@ -56,7 +56,7 @@ from functools import reduce
 import numpy as np
 
 from parties.checkpoint import Keeper
-from parties.errors import LocalProtocolError, RemoteProtocolError
+from parties.errors import RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint, Link
 from parties.policy import Guards
 from parties.wire import (
@@ -76,11 +76,10 @@ from parties.wire import (
 from vfl import glm
 from vfl.descent import Descent, restore_descent
 from vfl.exchange import receive_ciphers, receive_key, receive_opened, receive_values, send_ciphers, send_key
-from vfl.glm import Block, Fit, Integers, Progress, Target
+from vfl.glm import Fit, Integers, Progress, Target
 from vfl.glm_exact import (
     Setup,
     bound_bits_of,
-    curvature,
     finish,
     in_label_units,
     make_plan,
@@ -92,7 +91,7 @@ from vfl.glm_exact import (
     verdict,
 )
 from vfl.masking import Masks, add_masked, pairwise_masks
-from vfl.optim import Vector, basis_products, combine, lbfgs_direction, line_search, preconditioner
+from vfl.optim import Vector, basis_products, combine, lbfgs_direction, line_search
 from vfl.paillier import (
     CipherVector,
     InnerProductPlan,
@@ -111,11 +110,10 @@ from vfl.paillier import (
 from vfl.row_masks import RowMasks, row_masks
 from vfl.siblings import Siblings
 from vfl.silo_masks import ProductMasks
+from vfl.silo_sums import Placed, first_weights, is_steep, largest_bound, mean_loss, slope_at
 from vfl.terms import Terms
 
 _MAX_POOL = 1 << 14
-_STEEPEST = 30.0  # scores beyond this mean that classes are separable
-_LEAST_EXPONENT, _MOST_EXPONENT = -20, 120
 
 
 class Wire:
@@ -150,43 +148,6 @@ class Wire:
         Coordinator, Active, Masked, discloses="sums over the passive holders of l2 w'w, l2 w'd, l2 d'd"
     )
     step = Message(Active, DataParty, Revealed, discloses="the step length")
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A silo's columns of its own rows, and where these stand.
-
-    Parameters
-    ----------
-    block : Block
-        Own rows, training rows first; ``block.rows`` are the own training rows.
-    places : ndarray of shape (block.rows,), int64
-        Of the own training rows among all of them.
-    rows : int
-        Training rows of all silos.
-    gram : ndarray of shape (d, d), float64
-        X'X / rows over all silos of the party.
-    """
-
-    block: Block
-    places: Integers = field(repr=False)
-    rows: int
-    gram: Vector = field(repr=False)
-
-    @property
-    def whole(self) -> Block:
-        """The block as it counts in means over all rows; its integers are the own rows' only."""
-        return Block(self.block.integers, self.block.scale_bits, self.block.penalty, self.rows)
-
-    def spread(self, values: Integers) -> Integers:
-        """Values of the own training rows at their places, zeros elsewhere."""
-        found = np.zeros((self.rows, *values.shape[1:]), dtype=values.dtype)
-        found[self.places] = values
-        return found
-
-    def preconditioner(self, terms: Terms) -> Vector:
-        """As `vfl.glm.block_preconditioner`, over all silos' rows."""
-        return preconditioner(self.gram, self.block.penalty, curvature(terms))
 
 
 def active(
@@ -228,8 +189,8 @@ def _descend(run: _ActiveRun, terms: Terms, own: Placed, target: Target, guards:
         Pg = glm.precondition(matrix, g)
         products = _opened(run, "gradient", number, Wire.gradient_sums, basis_products(at.pairs, g, Pg))
         coefficients, slope = lbfgs_direction(products, len(at.pairs))
-        steep = np.array([[2 * _STEEPEST if labels.too_steep(z, number) else 0.0]])
-        stop = verdict(target, terms, guards, losses, slope, number, steep)
+        steep = is_steep(labels.siblings, z, f"steep|{number}")
+        stop = verdict(target, terms, guards, losses, slope, number, np.full((1, 1), math.inf if steep else 0.0))
         if not stop:
             glm.spend(terms, guards, number + 1)
         _tell(run, Wire.direction, coefficients, stop)
@@ -258,11 +219,12 @@ def labelled(
     """Play another silo of the label holder: labels of its own rows, and no key. Arguments as in `active`."""
     lead = endpoint.link(LabelSilo, Active, terms.job.active)
     key = receive_key(lead.recv(Wire.key), lead.peer, terms.job.privacy.key_bits)
+    bits, start = _begin(endpoint, terms, own, target, siblings)
     setup = read_setup(lead.recv(Wire.setup).facts, lead.peer)
-    plan = make_plan(key, terms, setup.rows_per_ciphertext)
-    pool = ObfuscatorPool(key, capacity=min(plan.ciphertexts * terms.outputs, _MAX_POOL))
-    labels = _begin(endpoint, terms, own, target, siblings, key, pool, setup, plan)
-    with pool:
+    if (setup.bound_bits, setup.label_bits) != (bits, target.label_bits):
+        raise RemoteProtocolError(f"{lead.peer} sent another set-up than the silos' sums give")
+    labels = _label_run(endpoint, terms, siblings, key, setup, start)
+    with labels.pool:
         return _follow_labels(lead, labels, terms, own, target, progress)
 
 
@@ -282,7 +244,7 @@ def _follow_labels(
         g = labels.gradient(own, terms, target, z, number, at.w)
         at.arrive(g, matrix, memory(terms))
         Pg = glm.precondition(matrix, g)
-        labels.too_steep(z, number)
+        is_steep(labels.siblings, z, f"steep|{number}")
         told = lead.recv(Wire.direction)
         if told.facts.get("stop"):
             break
@@ -442,22 +404,13 @@ class _LabelRun:
         return glm.to_scores(glm.forward(own.block, weights) + passive)
 
     def loss(self, target: Target, z: Vector, number: int) -> float:
-        """Mean loss over all silos' rows, without penalty."""
-        (total,) = self.siblings.floats(f"loss|{number}", [target.total_loss(z) if len(z) else 0.0])
-        return total / self.plan.rows
-
-    def too_steep(self, z: Vector, number: int) -> bool:
-        """Whether any row's score is so large that its class is certain."""
-        steep = int(len(z) > 0 and float(np.abs(z).max()) > _STEEPEST)
-        return self.siblings.integers(f"steep|{number}", [steep])[0] > 0
+        """Mean loss over all silos' rows after a round, without penalty."""
+        return mean_loss(self.siblings, target, z, self.plan.rows, f"loss|{number}")
 
     def slope(self, target: Target, z: Vector, dz: Vector, t: float, label: str) -> tuple[float, bool]:
-        """At step t: the mean over all silos' rows of residual times dz, and whether all residuals keep their bound."""
-        residual = target.residual(z + t * dz) if len(z) else z
-        outside = len(z) > 0 and bool(np.abs(residual).max() > 2.0**self.setup.bound_bits)
-        inner = 0.0 if outside else math.fsum((residual * dz).ravel().tolist())
-        total, beyond = self.siblings.floats(label, [inner, float(outside)])
-        return total / self.plan.rows, beyond == 0
+        """As `vfl.silo_sums.slope_at`, in this run."""
+        bound, rows = self.setup.bound_bits, self.plan.rows
+        return slope_at(self.siblings, target, z, dz, t, bound, rows, f"probe|{label}")
 
     def save(self, at: Descent, z: Vector, losses: Sequence[float]) -> None:
         """Keep the state after a round."""
@@ -492,9 +445,8 @@ def _start_active(endpoint: Endpoint, terms: Terms, own: Placed, target: Target,
     packing = choose_rows_per_ciphertext(
         key.public.bits, terms.rows, product_bound(terms), max(terms.passive_columns), key.public.kernel.costs
     )
-    plan = make_plan(key.public, terms, packing)
-    pool = ObfuscatorPool(key, capacity=min(plan.ciphertexts * terms.outputs, _MAX_POOL))
-    labels = _begin(endpoint, terms, own, target, siblings, key, pool, None, plan)
+    bits, start = _begin(endpoint, terms, own, target, siblings)
+    labels = _label_run(endpoint, terms, siblings, key, Setup(bits, target.label_bits, packing), start)
     for link in everybody:
         link.send(Wire.setup, Revealed(labels.setup.facts(), np.zeros(0)))
     firsts = [members[0] for members in job.passive_holders.values()]
@@ -509,73 +461,41 @@ def _start_active(endpoint: Endpoint, terms: Terms, own: Placed, target: Target,
     )
 
 
-def _begin(
+def _label_run(
     endpoint: Endpoint,
     terms: Terms,
-    own: Placed,
-    target: Target,
     siblings: Siblings,
     key: PublicKey | PrivateKey,
-    pool: ObfuscatorPool,
-    setup: Setup | None,
-    plan: InnerProductPlan,
+    setup: Setup,
+    start: _Start,
 ) -> _LabelRun:
-    """Begin together with the other silos of the label holder, or where a checkpoint says.
-
-    ``setup`` is the active party's word, None at itself.
-    """
-    holders = [name for name in (*terms.job.labelled, *terms.job.passive) if name != endpoint.name]
-    run = _LabelRun(
+    """What a silo of the label holder needs for its rounds."""
+    public = key.public if isinstance(key, PrivateKey) else key
+    plan = make_plan(public, terms, setup.rows_per_ciphertext)
+    others = [name for name in (*terms.job.labelled, *terms.job.passive) if name != endpoint.name]
+    return _LabelRun(
         hub=endpoint.link(DataParty, Coordinator, COORDINATOR),
         siblings=siblings,
         key=key,
-        pool=pool,
-        setup=Setup(0, target.label_bits, plan.rows_per_ciphertext),
+        pool=ObfuscatorPool(key, capacity=min(plan.ciphertexts * terms.outputs, _MAX_POOL)),
+        setup=setup,
         plan=plan,
-        masks=row_masks(endpoint, terms.job.labelled, pairwise_masks(endpoint, "glm scores", holders)),
-        start=(Descent(np.zeros((own.block.width, terms.outputs))), np.zeros((len(own.places), terms.outputs)), []),
+        masks=row_masks(endpoint, terms.job.labelled, pairwise_masks(endpoint, "glm scores", others)),
+        start=start,
         keeper=endpoint.keeper,
     )
+
+
+def _begin(endpoint: Endpoint, terms: Terms, own: Placed, target: Target, siblings: Siblings) -> tuple[int, _Start]:
+    """The residuals' bound and the start, together with the other silos of the label holder, or from a checkpoint."""
     kept = endpoint.keeper.trained()
-    if kept is None:
-        w = _first_weights(own, terms, target, siblings)
-        z = glm.to_scores(glm.forward(own.block, w))
-        bits = _largest(siblings, bound_bits_of(target, float(np.abs(target.residual(z)).max())) if len(z) else None)
-        run.setup = Setup(bits, target.label_bits, plan.rows_per_ciphertext)
-        run.start = (Descent(w), z, [run.loss(target, z, -1)])
-    else:
-        run.setup = kept.fact("setup", Setup)
-        run.start = (restore_descent(kept), kept.floats("z"), kept.floats("losses").tolist())
-        run.setup = Setup(run.setup.bound_bits, run.setup.label_bits, plan.rows_per_ciphertext)
-    if setup not in (None, run.setup):
-        raise RemoteProtocolError(f"{terms.job.active} sent a set-up that is not the one of the silos' sums")
-    return run
-
-
-def _first_weights(own: Placed, terms: Terms, target: Target, siblings: Siblings) -> Vector:
-    """Zero, but for the intercept, which is where it fits best without any column."""
-    w = np.zeros((own.block.width, terms.outputs))
-    if not terms.job.training.fit_intercept:
-        return w
-    weights = np.ones(len(own.places)) if target.weights is None else target.weights
-    if target.family.name == "softmax":
-        shares = [math.fsum(weights[target.y == code].tolist()) for code in range(terms.outputs)]
-    else:
-        shares = [math.fsum((weights * target.y).tolist())]
-    means = np.array(siblings.floats("start", shares)) / own.rows
-    w[-1] = target.family.start(means[None] if target.family.name == "softmax" else means, None, terms.outputs)
-    return glm.to_grid(own.block, w)
-
-
-def _largest(siblings: Siblings, bits: int | None) -> int:
-    """The largest power of two among the silos, of which each marks its own; a silo without rows marks none."""
-    marks = [0] * (_MOST_EXPONENT - _LEAST_EXPONENT + 1)
-    if bits is not None:
-        if bits > _MOST_EXPONENT:
-            raise LocalProtocolError(f"residuals beyond 2^{_MOST_EXPONENT}: rescale the label")
-        marks[max(bits, _LEAST_EXPONENT) - _LEAST_EXPONENT] = 1
-    summed = siblings.integers("bounds", marks)
-    return max(at for at, count in enumerate(summed) if count) + _LEAST_EXPONENT
+    if kept is not None:
+        start = restore_descent(kept), kept.floats("z"), kept.floats("losses").tolist()
+        return kept.fact("setup", Setup).bound_bits, start
+    w = first_weights(own, terms, target, siblings)
+    z = glm.to_scores(glm.forward(own.block, w))
+    bits = largest_bound(siblings, bound_bits_of(target, float(np.abs(target.residual(z)).max())) if len(z) else None)
+    return bits, (Descent(w), z, [mean_loss(siblings, target, z, own.rows, "start loss")])
 
 
 def _open_gradients(run: _ActiveRun, terms: Terms) -> None:
@@ -626,7 +546,7 @@ def _search(
     def at(t: float) -> tuple[float, bool]:
         if t not in tried:
             tell({"go": True}, [t])
-            tried[t] = run.labels.slope(target, z, dz, t, f"probe|{number}|{len(tried)}")
+            tried[t] = run.labels.slope(target, z, dz, t, f"{number}|{len(tried)}")
         return tried[t]
 
     t = line_search(lambda t: at(t)[0] + cross + t * at_d, slope, lambda t: at(t)[1])
@@ -641,7 +561,7 @@ def _answer_probes(
     probes = 0
     while (told := lead.recv(Wire.probe)).facts.get("go") is True:
         (t,) = receive_values(told, 1, lead.peer)
-        labels.slope(target, z, dz, t, f"probe|{number}|{probes}")
+        labels.slope(target, z, dz, t, f"{number}|{probes}")
         probes += 1
 
 

@@ -17,12 +17,12 @@ from vfl import glm, glm_silos, scoring_silos
 from vfl.exact import exact_matmul
 from vfl.glm import ONES_BITS, Block, Fit
 from vfl.glm_part import Columns, check_consent_to_terms
-from vfl.glm_silos import Placed
 from vfl.optim import Vector
 from vfl.prepare import exchange_shapes_as_party
 from vfl.shard import save_shard
 from vfl.siblings import Siblings
 from vfl.silo_columns import encode_silo_columns, quantise_silo
+from vfl.silo_sums import Placed
 from vfl.terms import Integers, Terms
 from vfl.trained import Aligned, Prepared, Progress, Trained
 
