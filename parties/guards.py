@@ -200,6 +200,32 @@ def small_batch(guards: Guards, *, rows: int, columns: int, party: str) -> Verdi
     return Verdict("small data", party, "refuse", because)
 
 
+def two_silos(*, party: str, holder: str, silos: int, consent: bool) -> Verdict | None:
+    """Refuse sums over two silos without consent: each takes off its own part, and has the other's.
+
+    The silos of a party add up what they learn from their rows (counts, means, gradients), so that none shows its own
+    part; of two there is one other.
+
+    Parameters
+    ----------
+    party : str
+        A silo.
+    holder : str
+        Its party.
+    silos : int
+        How many silos a sum of that party is over at least.
+    consent : bool
+        The silo's policy allows two_silos.
+    """
+    if silos != 2 or consent:
+        return None
+    because = (
+        f"may be one of two silos of '{holder}' in a sum, so that each can work out the other's part (means, counts, "
+        "gradients); got no consent, expected two_silos = true in the policy of every silo, or three silos and more"
+    )
+    return Verdict("two silos", party, "refuse", because)
+
+
 def gradient_sampling(*, party: str, consent: bool) -> Verdict | None:
     """Refuse GOSS without the active party's consent: the rows drawn tell the passive parties where it errs most.
 

@@ -39,6 +39,7 @@ from parties.guards import (
     single_first_layer,
     single_passive,
     small_batch,
+    two_silos,
 )
 
 __all__ = [
@@ -74,6 +75,8 @@ __all__ = [
     "small_batch",
     "spend_rows",
     "tree_limits",
+    "two_silos",
+    "update_privacy",
 ]
 
 Model = Literal["logistic", "softmax", "linear", "poisson", "boosting", "splitnn"]
@@ -170,6 +173,20 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "randomise the labels is refused; none: labels need not be randomised."
         ),
     ] = None
+    two_silos: Annotated[
+        bool,
+        Meta(
+            description="Silo: sums over two silos, one of them this one, are accepted; each can work out the other's "
+            "part."
+        ),
+    ] = False
+    max_dp_epsilon: Annotated[
+        Annotated[float, Meta(ge=0.01, le=1000)] | None,
+        Meta(
+            description="Silo without a passive party: largest epsilon of the noise on gradients (privacy.dp) "
+            "accepted; a job without such noise is refused; none: no noise is needed."
+        ),
+    ] = None
     scored_rows: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(
@@ -204,7 +221,7 @@ def objections(
     model: Model,
     key_bits: int | None,
     key_holder: KeyHolder | None,
-    min_intersection: int,
+    min_intersection: int | None,
     max_rounds: int,
 ) -> tuple[Verdict, ...]:
     """Everything in a job that a party's policy does not consent to; empty: it consents.
@@ -216,7 +233,7 @@ def objections(
     party : str
         Its name.
     model, min_intersection : Model, int (rows)
-        As the job has them.
+        As the job has them; None: nothing is aligned.
     key_bits : int or None, bits
         Length of the run's key; None: it needs no key.
     key_holder : KeyHolder or None
@@ -231,7 +248,8 @@ def objections(
         found.append(_refuse("key_bits", party, f"{key_bits} bits", f"at least {policy.key_bits}"))
     if key_holder is not None and key_holder not in policy.key_holder:
         found.append(_refuse("key_holder", party, f"key holder '{key_holder}'", " or ".join(policy.key_holder)))
-    if (few := common_rows(policy, party=party, min_intersection=min_intersection)) is not None:
+    few = None if min_intersection is None else common_rows(policy, party=party, min_intersection=min_intersection)
+    if few is not None:
         found.append(few)
     if policy.max_rounds is not None and max_rounds > policy.max_rounds:
         found.append(_refuse("max_rounds", party, f"up to {max_rounds} rounds", f"at most {policy.max_rounds}"))
@@ -323,6 +341,22 @@ def label_privacy(policy: Policy, *, party: str, epsilon: float | None) -> Verdi
         return None
     got = "labels that are not randomised" if epsilon is None else f"privacy.label_dp_epsilon {epsilon:g}"
     return _refuse("label_dp_epsilon", party, got, f"at most {most:g}")
+
+
+def update_privacy(policy: Policy, *, party: str, epsilon: float | None) -> Verdict | None:
+    """Refuse silos' updates with less noise than a silo's policy asks for, or with none.
+
+    ``epsilon`` is that of the whole training; None: no noise is added.
+
+    >>> print(update_privacy(Policy(max_dp_epsilon=2), party="clinics.north", epsilon=None))
+    policy max_dp_epsilon: party 'clinics.north' got updates without noise (privacy.dp), expected epsilon at most 2, \
+change the job, or max_dp_epsilon in the party's policy
+    """
+    most = policy.max_dp_epsilon
+    if most is None or (epsilon is not None and epsilon <= most):
+        return None
+    got = "updates without noise (privacy.dp)" if epsilon is None else f"epsilon {epsilon:.3g} of privacy.dp"
+    return _refuse("max_dp_epsilon", party, got, f"epsilon at most {most:g}")
 
 
 def rows_to_score(policy: Policy, *, party: str, rows: int) -> Verdict | None:

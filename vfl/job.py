@@ -541,9 +541,14 @@ class Job(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.boosting.n_estimators if self.model == "boosting" else self.training.max_iter
 
     @property
+    def in_the_clear(self) -> bool:
+        """Whether outputs and gradients of single rows are exchanged in the clear: model splitnn in mode split."""
+        return self.model == "splitnn" and self.splitnn.mode == "split"
+
+    @property
     def encrypted(self) -> bool:
         """Whether training computes under encryption: not in mode split, nor where there is no passive party."""
-        return not self.horizontal and (self.model != "splitnn" or self.splitnn.mode == "source-layer")
+        return not self.horizontal and not self.in_the_clear
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):

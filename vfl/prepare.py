@@ -34,6 +34,7 @@ from parties.link import COORDINATOR, Endpoint
 from parties.policy import (
     Guards,
     KeyHolder,
+    Verdict,
     column_use,
     effective_limits,
     embedding_exchange,
@@ -45,12 +46,15 @@ from parties.policy import (
     single_first_layer,
     single_passive,
     tree_limits,
+    two_silos,
 )
 from parties.spec import PartySpec
 from parties.wire import Active, Control, Coordinator, DataParty, Message, Revealed
 from psi.ids import IdRules, PreparedIds, prepare_ids
 from psi.settings import AlignmentSettings
+from vfl.aggregation import least_silos
 from vfl.alignment_consent import protocols_of
+from vfl.horizontal_consent import check_consent_to_updates
 from vfl.job import COORDINATOR_MODELS, Job, choose_key_holder
 from vfl.job_checks import check_key_holder
 from vfl.parts import Parts as Parts
@@ -230,7 +234,11 @@ def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards, columns: Ite
     """
     from vfl.consent import check_disclosures  # it reads the tables of all protocols, this file's too
 
-    if not job.encrypted:
+    guards.heed(two_silos_of(job, spec))
+    if job.horizontal:
+        check_consent_to_updates(job, spec, guards, columns)
+        return
+    if job.in_the_clear:
         guards.heed(embedding_exchange(party=spec.name, consent=spec.policy.embedding_gradients))
     setting = job.privacy.key_holder
     _heed_objections(job, spec, guards, spec.policy.key_holder[0] if setting == "auto" else setting)
@@ -239,6 +247,13 @@ def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards, columns: Ite
     guards.heed(column_use(spec.policy, party=spec.name, columns=used))
     (_check_consent_as_active if spec.role == "active" else _check_consent_as_passive)(job, spec, guards)
     check_disclosures(job, spec, guards)
+
+
+def two_silos_of(job: Job, spec: PartySpec) -> Verdict | None:
+    """Whether sums over the silos of a party may be over two, of which it is one."""
+    silos = len(job.holders[spec.holder])
+    least = min(silos, least_silos(job)) if job.horizontal else silos
+    return two_silos(party=spec.name, holder=spec.holder, silos=least, consent=spec.policy.two_silos)
 
 
 def _check_consent_as_active(job: Job, spec: PartySpec, guards: Guards) -> None:

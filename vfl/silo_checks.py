@@ -190,7 +190,7 @@ def _layers_at_odds(job: Job) -> Iterator[Odds]:
     """Rules for layers that a GLM does not have; those of a network are known once it is built."""
     layers = ("coefficients", "intercept") if job.training.fit_intercept else ("coefficients",)
     for name in () if job.model == "splitnn" else job.training.aggregation_by_layer:
-        if not any(layer.startswith(name) for layer in layers):
+        if name not in layers:
             expected = f"{' or '.join(layers)}, the layers of model '{job.model}'"
             yield "aggregation_by_layer in [training]", f"'{name[:60]}'", expected
 
