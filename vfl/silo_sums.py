@@ -1,87 +1,108 @@
-"""Sums over the silos of a party as exact as if all their rows lay in one place, whatever their numbers are.
+"""What the silos of the label holder compute together in a GLM: where it starts, how steep it is, how well it fits.
 
-A float is a whole multiple of 2^-1074: sums of such multiples have no rounding at all, and are rounded once at their
-end, as `math.fsum` does. However rows are spread over silos, the same sum comes out to the last bit.
-
->>> to_float(exact_total(np.array([1e100, 1.0, -1e100, 5e-324])))
-1.0
->>> from_pieces(to_pieces(-(3 << 1000))) == -(3 << 1000)
-True
+All of it is a sum over the silos' rows (`vfl.siblings`), so that no silo needs another's labels or scores.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable, Sequence
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from parties.errors import LocalProtocolError
+from vfl import glm
+from vfl.glm import Block, Integers, Target
+from vfl.glm_exact import curvature
+from vfl.optim import Vector, preconditioner
 from vfl.siblings import Siblings
+from vfl.terms import Terms
 
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-_UNIT = 1074
-_PIECE = 200  # bits: a sum of pieces over any number of silos stays below 2^255
-_PIECES = 12
-_DIGIT = 6
+_STEEPEST = 30.0  # scores beyond this mean that classes are separable
+_LEAST_EXPONENT, _MOST_EXPONENT = -20, 120
 
 
-def exact_total(values: Floats) -> int:
-    """The sum of finite numbers in units of 2^-1074."""
-    mantissas, exponents = np.frexp(values)
-    whole = np.ldexp(mantissas, 53).astype(np.int64)
-    least = int(exponents.min(initial=0))
-    # Two halves of at most 27 bits: sums of 2^26 of them are exact in a float.
-    high, low = (np.bincount(exponents - least, half) for half in (whole >> 26, whole & ((1 << 26) - 1)))
-    total = 0
-    for at in np.flatnonzero((high != 0) | (low != 0)).tolist():
-        part, shift = (int(high[at]) << 26) + int(low[at]), at + least - 53 + _UNIT
-        total += part << shift if shift >= 0 else part >> -shift  # subnormal numbers: no bits are lost
-    return total
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A silo's columns of its own rows, and where these stand.
 
-
-def to_float(total: int) -> float:
-    """The number nearest to a sum in units of 2^-1074."""
-    return total / (1 << _UNIT)
-
-
-def to_pieces(total: int) -> list[int]:
-    """A sum in pieces that silos can add up; the last one has the sign."""
-    mask = (1 << _PIECE) - 1
-    return [*((total >> _PIECE * i) & mask for i in range(_PIECES - 1)), total >> _PIECE * (_PIECES - 1)]
-
-
-def from_pieces(pieces: Sequence[int]) -> int:
-    """Inverse of `to_pieces`, of sums of pieces too."""
-    return sum(piece << _PIECE * i for i, piece in enumerate(pieces))
-
-
-def totals_over(siblings: Siblings, label: str, totals: Sequence[int]) -> list[int]:
-    """Sums over all silos of sums in units of 2^-1074; ``label`` as for `Siblings.integers`."""
-    pieces = siblings.integers(label, [piece for total in totals for piece in to_pieces(total)])
-    return [from_pieces(pieces[at : at + _PIECES]) for at in range(0, len(pieces), _PIECES)]
-
-
-def adder(siblings: Siblings, label: str) -> Callable[[Integers], Integers]:
-    """Sums over all silos of arrays of one shape; all silos make the same calls in the same order."""
-    numbers = itertools.count()
-    return lambda values: siblings.words(f"{label}|{next(numbers)}", values)
-
-
-def largest_over(siblings: Siblings, label: str, values: Sequence[int], bits: int) -> list[int]:
-    """The largest over all silos of whole numbers from 0 to 2^bits - 1, digit by digit from the top.
-
-    Of a digit silos add random words to a sum for each number up to it, and nothing for larger ones: which sums are
-    zero tells the largest, and no more than that to who holds it.
+    Parameters
+    ----------
+    block : Block
+        Own rows, training rows first; ``block.rows`` are the own training rows.
+    places : ndarray of shape (block.rows,), int64
+        Of the own training rows among all of them.
+    rows : int
+        Training rows of all silos.
+    gram : ndarray of shape (d, d), float64
+        X'X / rows over all silos of the party.
     """
-    found = np.zeros(len(values), dtype=np.int64)
-    own, digits = np.array(values, dtype=np.int64), np.arange(1, 1 << _DIGIT)
-    for shift in reversed(range(0, bits, _DIGIT)):
-        digit = np.where(own >> shift + _DIGIT == found, own >> shift & ((1 << _DIGIT) - 1), 0)
-        words = np.frombuffer(os.urandom(8 * len(values) * len(digits)), dtype=np.int64) | 1
-        held = np.where(digit[:, None] >= digits, words.reshape(-1, len(digits)), 0)
-        found = found << _DIGIT | (siblings.words(f"{label}|{shift}", held) != 0).sum(axis=1)
-    return [int(value) for value in found]
+
+    block: Block
+    places: Integers = field(repr=False)
+    rows: int
+    gram: Vector = field(repr=False)
+
+    @property
+    def whole(self) -> Block:
+        """The block as it counts in means over all rows; its integers are the own rows' only."""
+        return Block(self.block.integers, self.block.scale_bits, self.block.penalty, self.rows)
+
+    def spread(self, values: Integers) -> Integers:
+        """Values of the own training rows at their places, zeros elsewhere."""
+        found = np.zeros((self.rows, *values.shape[1:]), dtype=values.dtype)
+        found[self.places] = values
+        return found
+
+    def preconditioner(self, terms: Terms) -> Vector:
+        """As `vfl.glm.block_preconditioner`, over all silos' rows."""
+        return preconditioner(self.gram, self.block.penalty, curvature(terms))
+
+
+def mean_loss(siblings: Siblings, target: Target, z: Vector, rows: int, label: str) -> float:
+    """Mean loss over all silos' rows, without penalty."""
+    (total,) = siblings.floats(label, [target.total_loss(z) if len(z) else 0.0])
+    return total / rows
+
+
+def first_weights(own: Placed, terms: Terms, target: Target, siblings: Siblings) -> Vector:
+    """Zero, but for the intercept, which is where it fits best without any column."""
+    w = np.zeros((own.block.width, terms.outputs))
+    if not terms.job.training.fit_intercept:
+        return w
+    weights = np.ones(len(own.places)) if target.weights is None else target.weights
+    if target.family.name == "softmax":
+        shares = [math.fsum(weights[target.y == code].tolist()) for code in range(terms.outputs)]
+    else:
+        shares = [math.fsum((weights * target.y).tolist())]
+    means = np.array(siblings.floats("start", shares)) / own.rows
+    w[-1] = target.family.start(means[None] if target.family.name == "softmax" else means, None, terms.outputs)
+    return glm.to_grid(own.block, w)
+
+
+def largest_bound(siblings: Siblings, bits: int | None) -> int:
+    """The largest power of two among the silos, of which each marks its own; a silo without rows marks none."""
+    marks = [0] * (_MOST_EXPONENT - _LEAST_EXPONENT + 1)
+    if bits is not None:
+        if bits > _MOST_EXPONENT:
+            raise LocalProtocolError(f"residuals beyond 2^{_MOST_EXPONENT}: rescale the label")
+        marks[max(bits, _LEAST_EXPONENT) - _LEAST_EXPONENT] = 1
+    summed = siblings.integers("bounds", marks)
+    return max(at for at, count in enumerate(summed) if count) + _LEAST_EXPONENT
+
+
+def is_steep(siblings: Siblings, z: Vector, label: str) -> bool:
+    """Whether any silo has a row whose score is so large that its class is certain."""
+    steep = int(len(z) > 0 and float(np.abs(z).max()) > _STEEPEST)
+    return siblings.integers(label, [steep])[0] > 0
+
+
+def slope_at(
+    siblings: Siblings, target: Target, z: Vector, dz: Vector, t: float, bound_bits: int, rows: int, label: str
+) -> tuple[float, bool]:
+    """At step t: the mean over all silos' rows of residual times dz, and whether all residuals keep their bound."""
+    residual = target.residual(z + t * dz) if len(z) else z
+    outside = len(z) > 0 and bool(np.abs(residual).max() > 2.0**bound_bits)
+    inner = 0.0 if outside else math.fsum((residual * dz).ravel().tolist())
+    total, beyond = siblings.floats(label, [inner, float(outside)])
+    return total / rows, beyond == 0
