@@ -198,7 +198,7 @@ def hear_numbers(endpoint: Endpoint, lengths: Sequence[int], common: int) -> tup
         Places or numbers that do not fit the lists, or repeat.
     """
     told = endpoint.link(DataParty, Coordinator, COORDINATOR).recv(Wire.numbers)
-    count = len(told.positions) // 2
+    count = told.positions.size // 2
     if not np.array_equal(told.counts, [count, count]) or told.positions.shape != (2 * count,) or count > common:
         raise _unfitting()
     places, numbers = told.positions[:count].astype(np.int64), told.positions[count:].astype(np.int64)

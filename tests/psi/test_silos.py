@@ -1,9 +1,4 @@
-"""Alignment where parties are made of silos: the same rows as unsplit, each silo its own, and nobody else which."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+"""Alignment where parties are made of silos: the same rows as unsplit, each silo its own."""
 
 import numpy as np
 import pytest
@@ -11,78 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parties.errors import ConfigError, DataError
-from parties.local import run_local
 from parties.spec import holder_of
-from parties.wire import Active, Coordinator, LabelSilo, Passive, Role
-from psi.align import Alignment, AlignmentSettings, align_coordinator, align_party
-from psi.ids import IdRules, prepare_ids
-
-SETTINGS = AlignmentSettings(seed=7, min_intersection=1)
-
-Cells = Sequence[str]
-Columns = Mapping[str, Cells]
-
-
-def cells(*numbers: int) -> list[str]:
-    return [f"client-{number}" for number in numbers]
-
-
-def roles_of(columns: Columns, active: str) -> dict[str, type[Role]]:
-    """As `vfl.play.role_types`: the silos of the active party but the first are label silos."""
-    roles: dict[str, type[Role]] = {"coordinator": Coordinator}
-    for name in columns:
-        labelled = holder_of(name) == holder_of(active)
-        roles[name] = Active if name == active else LabelSilo if labelled else Passive
-    return roles
-
-
-def play(
-    columns: Columns,
-    chosen: AlignmentSettings = SETTINGS,
-    *,
-    active: str | None = None,
-    replace: Mapping[str, Any] | None = None,
-    **recorders: Any,
-) -> dict[str, Any]:
-    def party(name: str) -> Any:
-        prepared = prepare_ids([columns[name]], IdRules(), party=name)
-        return lambda end: align_party(end, prepared, chosen)
-
-    plays = {name: party(name) for name in columns}
-    plays["coordinator"] = lambda end: align_coordinator(end, chosen)
-    roles = roles_of(columns, active or next(iter(columns)))
-    return run_local({**plays, **(replace or {})}, roles=roles, **recorders)
-
-
-def rows_by_place(columns: Columns, found: Mapping[str, Alignment], holder: str) -> list[str]:
-    """A party's ids in the agreed order, put together from its silos."""
-    ordered: dict[int, str] = {}
-    for name in (name for name in columns if holder_of(name) == holder):
-        result = found[name]
-        owned = np.arange(result.intersection) if result.owned is None else result.owned
-        assert len(owned) == len(result.rows)
-        assert (np.diff(owned) > 0).all()
-        for place, row in zip(owned.tolist(), result.rows.tolist(), strict=True):
-            assert place not in ordered
-            ordered[place] = columns[name][row]
-    assert sorted(ordered) == list(range(found["coordinator"].intersection))
-    return [ordered[place] for place in sorted(ordered)]
-
-
-MIXED = {
-    "bank": cells(*range(40)),
-    "shops.north": cells(*range(59, 30, -1)),
-    "shops.south": cells(*range(10, 20)),
-    "shops.west": cells(25, 26, 90),
-    "biller": cells(*range(5, 38)),
-}
-COMMON = {*range(10, 20), 25, 26, *range(31, 38)}
+from parties.wire import Active, LabelSilo, Passive
+from psi.align import AlignmentSettings
+from psi.lists import join_parties
+from psi.silos import cast_of, holders_of
+from tests.psi.silo_lists import ALL_SILOS, COMMON, MIXED, cells, every_error, play, rows_by_place
 
 
 def test_silos_have_the_rows_of_their_party_in_the_order_of_all():
     found = play(MIXED)
-    unsplit = play({"bank": MIXED["bank"], "shops": cells(*range(59, 30, -1), *range(10, 20), 25, 26, 90)})
-    del unsplit
     people = {holder: rows_by_place(MIXED, found, holder) for holder in ("bank", "shops", "biller")}
     assert people["bank"] == people["shops"] == people["biller"]
     assert set(people["bank"]) == set(cells(*COMMON))
@@ -90,14 +23,6 @@ def test_silos_have_the_rows_of_their_party_in_the_order_of_all():
     assert found["bank"].sizes == {name: len(ids) for name, ids in MIXED.items()}
     assert found["bank"].owned is None
     assert found["shops.west"].owned.dtype == found["shops.west"].rows.dtype == np.int64
-
-
-ALL_SILOS = {
-    "banks.one": cells(*range(0, 10)),
-    "banks.two": cells(*range(10, 30)),
-    "shops.north": cells(*range(25, 4, -1)),
-    "shops.south": cells(*range(26, 40)),
-}
 
 
 def test_where_all_parties_have_silos_the_order_is_drawn_anew():
@@ -131,19 +56,8 @@ def test_any_split_gives_the_rows_and_the_order_of_the_whole(data):
     split: dict[str, list[str]] = {"bank": cells(*sorted(holders["bank"]))}
     for name in ("shops", "mills"):
         people = data.draw(st.permutations(sorted(holders[name])))
-        count = data.draw(st.integers(1, min(5, len(people))))
-        cuts = (
-            sorted(
-                data.draw(
-                    st.lists(
-                        st.integers(1, max(1, len(people) - 1)), min_size=count - 1, max_size=count - 1, unique=True
-                    )
-                )
-            )
-            if len(people) > count
-            else list(range(1, count))
-        )
-        ends = [0, *cuts, len(people)]
+        cuts = data.draw(st.sets(st.integers(1, len(people)), max_size=4))
+        ends = sorted({0, *cuts, len(people)})
         for number, (start, stop) in enumerate(zip(ends, ends[1:], strict=False)):
             split[f"{name}.s{number}"] = cells(*people[start:stop])
     if not common:
@@ -182,25 +96,21 @@ def test_an_id_in_two_silos_is_left_out():
 
 
 def test_an_id_in_two_silos_is_refused_at_all_roles_alike():
-    errors = {}
-
-    def kept(name, action):
-        def run(end):
-            try:
-                return action(end)
-            except DataError as error:
-                errors[name] = str(error)
-
-        return run
-
-    prepared = {name: prepare_ids([TWICE[name]], IdRules(), party=name) for name in TWICE}
-    replace = {name: kept(name, lambda end, own=own: align_party(end, own, SETTINGS)) for name, own in prepared.items()}
-    replace["coordinator"] = kept("coordinator", lambda end: align_coordinator(end, SETTINGS))
-    play(TWICE, replace=replace)
+    errors = every_error(TWICE)
     assert errors.keys() == {*TWICE, "coordinator"}
     (text,) = set(errors.values())
     assert "3 ids of party 'shops' stand in the lists of two of its silos" in text
     assert "client" not in text
+
+
+def test_repetitions_are_counted_over_all_buckets():
+    chosen = AlignmentSettings(seed=7, min_intersection=1, bucket_ids=5)
+    (text,) = set(every_error(TWICE, chosen).values())
+    assert "3 ids of party 'shops'" in text
+
+
+def test_ids_of_two_parties_are_no_repetitions():
+    assert play({**TWICE, "shops.south": cells(5), "shops.west": cells(6)})["coordinator"].intersection == 6
 
 
 @pytest.mark.parametrize(
@@ -215,3 +125,151 @@ def test_an_id_in_two_silos_is_refused_at_all_roles_alike():
 def test_what_cannot_put_lists_together_is_refused(line, text):
     with pytest.raises(ConfigError, match=text):
         play(MIXED, AlignmentSettings(min_intersection=1, **line))
+
+
+def test_a_party_of_one_silo_aligns_like_any_other():
+    split = {"bank": MIXED["bank"], "shops.only": MIXED["biller"]}
+    found, whole = play(split), play({"bank": MIXED["bank"], "shops": MIXED["biller"]})
+    assert found["shops.only"].owned is None
+    assert found["shops.only"].rows.tolist() == whole["shops"].rows.tolist()
+
+
+def test_a_silo_may_have_no_common_row():
+    found = play({**MIXED, "shops.west": cells(90, 91)})
+    assert found["shops.west"].rows.shape == found["shops.west"].owned.shape == (0,)
+    assert found["shops.west"].rows.dtype == found["shops.west"].owned.dtype == np.int64
+    assert found["shops.west"].intersection == len(COMMON) - 2
+
+
+def test_the_digest_of_a_silo_is_of_its_own_common_ids():
+    found = play(MIXED)
+    moved = play({**MIXED, "shops.north": MIXED["shops.north"][:-3], "shops.west": [*MIXED["shops.west"], *cells(31)]})
+    assert found["shops.south"].digest == moved["shops.south"].digest
+    assert found["shops.west"].digest != moved["shops.west"].digest
+    assert found["bank"].digest == found["biller"].digest != found["shops.south"].digest
+
+
+def test_padded_silos_have_the_same_rows():
+    chosen = AlignmentSettings(seed=7, min_intersection=1, pad_to=60)
+    found = play(MIXED, chosen)
+    assert found["bank"].sizes == dict.fromkeys(MIXED, 60)
+    assert rows_by_place(MIXED, found, "shops") == rows_by_place(MIXED, play(MIXED), "shops")
+
+
+def test_cardinality_tells_a_number_and_no_rows():
+    seen = []
+    chosen = AlignmentSettings(seed=7, min_intersection=1, cardinality=True)
+    found = play(MIXED, chosen, observe=seen.append)
+    assert {result.intersection for result in found.values()} == {len(COMMON)}
+    assert all(len(found[name].rows) == 0 for name in MIXED)
+    assert not {d.message for d in seen} & {"verdict.matches", "silos.numbers", "silo_rows.rows", "silo_rows.part"}
+
+
+def test_small_silos_are_no_short_list_where_their_party_has_enough():
+    chosen = AlignmentSettings(seed=7, min_intersection=len(COMMON))
+    assert play(MIXED, chosen)["coordinator"].intersection == len(COMMON)
+    few = {**MIXED, "shops.north": cells(31), "shops.south": cells(10)}
+    errors = every_error(few, chosen)
+    assert errors.keys() == {*few, "coordinator"}
+    (text,) = set(errors.values())
+    assert "party 'shops' got 5 valid ids, expected at least min_intersection = 19" in text
+
+
+def test_too_few_common_rows_end_all_roles_alike():
+    errors = every_error(MIXED, AlignmentSettings(seed=7, min_intersection=len(COMMON) + 1))
+    assert errors.keys() == {*MIXED, "coordinator"}
+    (text,) = set(errors.values())
+    assert "fewer than min_intersection ids in common" in text
+
+
+def test_silos_of_one_party_alone_align_nothing():
+    with pytest.raises(ConfigError, match="got 1 parties, expected at least two"):
+        play({"shops.north": cells(1, 2), "shops.south": cells(3)})
+
+
+@pytest.mark.parametrize(
+    ("names", "active", "guide"),
+    [
+        (["a", "b", "c.x", "c.y"], "b", "b"),
+        (["c.x", "c.y", "a", "b"], "c.x", "a"),
+        (["c.x", "c.y", "a.z"], "c.x", "a.z"),
+        (["c.x", "c.y", "a.z", "a.w"], "a.z", "a.z"),
+    ],
+    ids=["active", "first with one list", "one silo", "all silos"],
+)
+def test_the_guide(names, active, guide):
+    kinds = {name: LabelSilo if holder_of(name) == holder_of(active) else Passive for name in names}
+    assert cast_of(kinds | {active: Active}).guide == guide
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_what_every_silo_has_is_what_plain_sets_say(data):
+    """Any lists of any parties, ids in several silos too, whoever is active."""
+    names = [
+        f"{holder}.{silo}" if silos > 1 else holder
+        for holder, silos in (
+            (holder, data.draw(st.integers(1, 3), label=holder))
+            for holder in ("a", "b", "c")[: data.draw(st.integers(2, 3))]
+        )
+        for silo in range(silos)
+    ]
+    lists = {name: data.draw(st.lists(st.integers(0, 12), min_size=1, unique=True), label=name) for name in names}
+    duplicates = data.draw(st.sampled_from(["first", "drop", "refuse"]))
+    active = data.draw(st.sampled_from([members[0] for members in holders_of(names).values()]))
+    chosen = AlignmentSettings(
+        seed=data.draw(st.integers(0, 99)),
+        min_intersection=1,
+        protocol="server-aided",
+        duplicates=duplicates,
+        bucket_ids=data.draw(st.sampled_from([3, 1000])),
+        tell_small_count=True,
+    )
+    columns = {name: cells(*ids) for name, ids in lists.items()}
+    owners: dict[str, dict[int, str]] = {}
+    repeated = {}
+    for holder, members in holders_of(names).items():
+        having = {person: [name for name in members if person in lists[name]] for person in range(13)}
+        owners[holder] = {
+            p: silos[0] for p, silos in having.items() if silos and not (duplicates == "drop" and silos[1:])
+        }
+        repeated[holder] = sum(len(silos) > 1 for silos in having.values())
+    common = set.intersection(*(set(own) for own in owners.values()))
+    if duplicates == "refuse" and any(repeated.values()):
+        holder = next(name for name, count in repeated.items() if count)
+        with pytest.raises(DataError, match=f"{repeated[holder]} ids of party '{holder}'"):
+            play(columns, chosen, active=active)
+        return
+    if not common:
+        with pytest.raises(DataError, match="no common ids"):
+            play(columns, chosen, active=active)
+        return
+    found = play(columns, chosen, active=active)
+    orders = {holder: rows_by_place(columns, found, holder) for holder in owners}
+    assert len({tuple(order) for order in orders.values()}) == 1
+    for name in names:
+        own = {columns[name][row] for row in found[name].rows}
+        assert own == set(cells(*(person for person in common if owners[holder_of(name)][person] == name)))
+
+
+def test_joining_long_lists_of_parties_is_joining_sets():
+    rng = np.random.default_rng(3)
+    pool = rng.integers(0, 256, (4000, 12)).astype(np.uint8)
+    pool[:, :8] = pool[rng.integers(0, 50, 4000), :8]  # many alike in what is compared first
+    picked = {name: rng.permutation(4000)[:size] for name, size in (("a", 3000), ("b.x", 1500), ("b.y", 2000))}
+    lists = {name: pool[rows] for name, rows in picked.items()}
+    for drop in (False, True):
+        found = join_parties(lists, {"a": ("a",), "b": ("b.x", "b.y")}, drop=drop)
+        both = set(picked["b.x"]) & set(picked["b.y"])
+        held = set(picked["b.x"]) | set(picked["b.y"])
+        common = set(picked["a"]) & (held - both if drop else held)
+        assert found.common == len(common)
+        assert found.repeated == {"a": 0, "b": len(both)}
+        people = picked["a"][found.places["a"]]
+        assert found.numbers["a"].tolist() == list(range(len(common)))
+        assert set(people) == common
+        for name in ("b.x", "b.y"):
+            assert (np.diff(found.places[name]) > 0).all()
+            assert (picked[name][found.places[name]] == people[found.numbers[name]]).all()
+        assert sorted([*found.numbers["b.x"], *found.numbers["b.y"]]) == list(range(len(common)))
+        assert drop or not set(picked["b.y"][found.places["b.y"]]) & both
