@@ -18,7 +18,7 @@ Sums run in numpy's own loops, one after the other, and not in BLAS, whose order
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,12 +28,33 @@ from parties.errors import DataError
 from vfl.job import Job
 from vfl.losses import FAMILIES, Family, Floats, Labels
 from vfl.optim import Vector
-from vfl.siblings import Siblings
 from vfl.silo_privacy import SiloNoise
 from vfl.terms import Integers
 from vfl.torch_parts import seed_of
 
 COEFFICIENTS, INTERCEPT = "coefficients", "intercept"
+
+
+class Sums(Protocol):
+    """What adds up over all silos: `vfl.siblings.Siblings`, or `InOnePlace`."""
+
+    def floats(self, label: str, values: Sequence[float]) -> list[float]:
+        """Sums of numbers."""
+
+    def words(self, label: str, values: Integers) -> Integers:
+        """Sums of whole numbers."""
+
+
+class InOnePlace:
+    """Sums over one silo, or over rows that are all in one place."""
+
+    def floats(self, label: str, values: Sequence[float]) -> list[float]:
+        """The values."""
+        return [float(value) for value in values]
+
+    def words(self, label: str, values: Integers) -> Integers:
+        """The values."""
+        return values
 
 
 class LocalModel(Protocol):
@@ -66,35 +87,6 @@ class LocalModel(Protocol):
 
     def train(self, weights: Sequence[Vector], round_number: int) -> tuple[float, list[Vector]]:
         """Sum of the losses before (with noise: 0), and the weights after the local epochs."""
-
-
-@dataclass(frozen=True)
-class Agreed:
-    """What all roles know before silos train together.
-
-    Parameters
-    ----------
-    rows : mapping of silo to int
-        Training rows of each, in job order.
-    columns : int
-        After encoding.
-    outputs : int
-        Scores per row.
-    names, shapes, penalty : tuple
-        Of the arrays that are averaged.
-    """
-
-    rows: Mapping[str, int]
-    columns: int
-    outputs: int
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    penalty: tuple[float, ...]
-
-    @property
-    def total_rows(self) -> int:
-        """Training rows of all silos."""
-        return sum(self.rows.values())
 
 
 @dataclass(frozen=True)
@@ -270,7 +262,7 @@ def diverged(round_number: int) -> DataError:
     )
 
 
-def relative_weights(weights: Vector | None, siblings: Siblings) -> Vector | None:
+def relative_weights(weights: Vector | None, siblings: Sums) -> Vector | None:
     """Sample weights of a silo's training rows, scaled to mean 1 over the rows of all silos.
 
     Raises
@@ -290,7 +282,7 @@ def relative_weights(weights: Vector | None, siblings: Siblings) -> Vector | Non
     return np.asarray(weights * (rows / total))
 
 
-def agree_glm_scale(job: Job, y: Labels, sample_weights: Vector | None, outputs: int, siblings: Siblings) -> GlmScale:
+def agree_glm_scale(job: Job, y: Labels, sample_weights: Vector | None, outputs: int, siblings: Sums) -> GlmScale:
     """Offsets and the deviation of labels, from sums over all silos' training rows.
 
     Parameters
@@ -316,7 +308,7 @@ def agree_glm_scale(job: Job, y: Labels, sample_weights: Vector | None, outputs:
     return GlmScale(family.start(np.array([mean]), None, 1))
 
 
-def label_moments(y: Labels, relative: Floats, siblings: Siblings) -> tuple[float, float]:
+def label_moments(y: Labels, relative: Floats, siblings: Sums) -> tuple[float, float]:
     """Weighted mean of the labels of all silos' training rows, and their standard deviation or 1 where it is 0."""
     rows, total = siblings.floats("labels", [len(y), math.fsum((relative * y).tolist())])
     mean = total / rows

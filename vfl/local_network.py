@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from torch.func import functional_call, grad, vmap
 
 from parties.errors import ConfigError, DataError
+from vfl.epochs import draw_batches
 from vfl.job import Job
-from vfl.local_models import diverged, label_moments, local_batches
+from vfl.local_models import Sums, diverged, label_moments, local_batches
 from vfl.losses import Labels
 from vfl.network import LabelScale, Network, build, called, row_losses
 from vfl.optim import Vector
-from vfl.siblings import Siblings
 from vfl.silo_privacy import SiloNoise
 from vfl.terms import Integers
 from vfl.torch_parts import calm, make_optimizer, seed_of
@@ -147,6 +147,29 @@ class LocalNetwork:
         if not all(np.isfinite(array).all() for array in found):
             raise diverged(round_number)
         return loss, found
+
+    def fit(self, epochs: int) -> list[Vector]:
+        """The weights after so many passes over the rows in batches drawn as those of all silos' rows together.
+
+        Raises
+        ------
+        DataError
+            The training diverges.
+        """
+        lines = self.job.splitnn
+        with calm():
+            whole = self._load(self.start(), training=True)
+            optimizer = make_optimizer(lines, whole.parameters())
+            for epoch in range(epochs):
+                for number, batch in enumerate(draw_batches(len(self.y), lines.batch_size, self.job.seed, epoch)):
+                    torch.manual_seed(seed_of(self.job.seed, "step", epoch, number))
+                    optimizer.zero_grad()
+                    self._backward(whole, batch, mean=True)
+                    optimizer.step()
+            found = _arrays(whole)
+        if not all(np.isfinite(array).all() for array in found):
+            raise diverged(epochs)
+        return found
 
     def losses(self, weights: Sequence[Vector]) -> Vector:
         """Loss of each training row in the label's unit, nothing dropped out."""
@@ -268,7 +291,7 @@ def make_local_network(
     return LocalNetwork(job, silo, X, y, sample_weights, network, module is not None, noise)
 
 
-def agree_label_scale(job: Job, y: Labels, sample_weights: Vector | None, siblings: Siblings) -> LabelScale:
+def agree_label_scale(job: Job, y: Labels, sample_weights: Vector | None, siblings: Sums) -> LabelScale:
     """How the labels of all silos' training rows are scaled, from sums over them; see `vfl.network.LabelScale`.
 
     Raises
@@ -293,17 +316,16 @@ def agree_label_scale(job: Job, y: Labels, sample_weights: Vector | None, siblin
     return LabelScale(task, mean, steepest=max(_STEEPEST, 2 * largest / mean))
 
 
-def predict_with(
+def rebuild(
     job: Job,
     columns: int,
     outputs: int,
     weights: Mapping[str, NDArray[np.generic]],
     label: NDArray[np.generic],
-    X: Vector,
     *,
     module: object = None,
-) -> Vector:
-    """Predictions by kept weights: P(positive), class probabilities of shape (n, classes), or numbers.
+) -> Network:
+    """Make a network of kept weights.
 
     Parameters
     ----------
@@ -312,7 +334,6 @@ def predict_with(
     weights : mapping of parameter name to ndarray
     label : ndarray of shape (2,), float64
         Mean and deviation of the training labels.
-    X : ndarray of shape (n, columns), float64
     module : torch.nn.Module or None
         The user's own layers, as in training; their own weights do not matter.
 
@@ -329,9 +350,28 @@ def predict_with(
     if job.task == "count" and not mean > 0:
         raise DataError("a network's weights: the mean of counts is not above 0; train again")
     network = _double(build(job, columns, outputs, LabelScale(job.task, mean, deviation), module, columns))
-    with calm():
-        _copy(Whole(network), weights)
-        return network.predict(np.zeros((len(X), job.splitnn.units)), X)
+    _copy(Whole(network), weights)
+    return network
+
+
+def predict_with(
+    job: Job,
+    columns: int,
+    outputs: int,
+    weights: Mapping[str, NDArray[np.generic]],
+    label: NDArray[np.generic],
+    X: Vector,
+    *,
+    module: object = None,
+) -> Vector:
+    """Predictions by kept weights, see `rebuild`: P(positive), class probabilities of shape (n, classes), or numbers.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, columns), float64
+    """
+    network = rebuild(job, columns, outputs, weights, label, module=module)
+    return network.predict(np.zeros((len(X), job.splitnn.units)), X)
 
 
 def _double(network: Network) -> Network:

@@ -6,9 +6,6 @@ The same functions play over the local network and over processes; ``vfl.launch`
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +21,7 @@ from parties.policy import Guards
 from parties.spec import PartySpec
 from psi.align import Alignment, Joined, align_coordinator, align_party
 from psi.exchange import warnings_of
-from psi.ids import PreparedIds
+from psi.ids import IdRules, PreparedIds
 from psi.source import Ids
 from vfl import (
     boosting,
@@ -47,7 +44,8 @@ from vfl import (
     splitnn_part,
     splitnn_scoring,
 )
-from vfl.events import Comparison, Event, Intervals, Metrics, Report, RoleResult
+from vfl.clock import Clock as Clock
+from vfl.events import Comparison, Intervals, Metrics, Report, RoleResult
 from vfl.glm import Fit
 from vfl.job import Job
 from vfl.kept_run import save_kept_run
@@ -92,31 +90,6 @@ class Loaded:
     ids: PreparedIds = field(repr=False)
 
 
-@dataclass(slots=True)
-class Clock:
-    """Seconds per phase, and the events that announce phases and rounds."""
-
-    role: str
-    report: Report
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Announce and time one phase."""
-        self.report(Event(self.role, name))
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
-
-    def progress(self, rounds: int, loss: float | None) -> None:
-        """Announce one round of the training."""
-        self.report(Event(self.role, "training", rounds, loss))
-
-    def part(self, done: int, parts: int) -> None:
-        """Announce one part of the alignment."""
-        self.report(Event(self.role, "aligning", done, parts=parts))
-
-
 def load_party(job: Job, spec: PartySpec, table: PartyTable) -> Loaded:
     """Check a party's policy, ids and labels against the job: all that can be refused without the others.
 
@@ -125,6 +98,8 @@ def load_party(job: Job, spec: PartySpec, table: PartyTable) -> Loaded:
     DataError, ConfigError, PolicyError
     """
     check_consent_to_job(job, spec, _guards(job, spec), table.features.columns)
+    if job.horizontal:  # nothing is aligned
+        return Loaded(table, PreparedIds([], np.zeros(0, dtype=np.int64), table.n_rows, 0, 0, IdRules()))
     ids = read_ids(job, spec, table)
     if table.labels is not None and not job.has_silos:
         encode_labels([table.labels[row] for row in ids.rows], job.task, spec.positive_text, spec.name)
