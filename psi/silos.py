@@ -143,7 +143,7 @@ def tell_repeats(endpoint: Endpoint, repeated: Mapping[str, int]) -> None:
     for name in endpoint.peers(DataParty):
         endpoint.link(Coordinator, DataParty, name).send(Wire.repeats, told)
     if found is not None:
-        raise _repeated(*found)
+        raise repeated_ids(*found)
 
 
 def hear_repeats(endpoint: Endpoint, sizes: Mapping[str, int]) -> None:
@@ -164,7 +164,7 @@ def hear_repeats(endpoint: Endpoint, sizes: Mapping[str, int]) -> None:
     if told.facts.keys() == {"party"} and isinstance(holder, str) and holder in several and told.values.shape == (1,):
         count, most = float(told.values[0]), sum(sizes[name] for name in several[holder]) // 2
         if 1 <= count <= most and count == int(count):
-            raise _repeated(holder, int(count))
+            raise repeated_ids(holder, int(count))
     raise RemoteProtocolError(f"{COORDINATOR} sent no proper count of ids that two silos of one party have")
 
 
@@ -209,17 +209,18 @@ def hear_numbers(endpoint: Endpoint, lengths: Sequence[int], common: int) -> tup
     return [part - start for part, start in zip(parts, [0, *ends[:-1].tolist()], strict=True)], numbers
 
 
-def _ascending_below(values: Places, end: int) -> bool:
-    """Whether they ascend without a repetition and stay below ``end``."""
-    return not len(values) or (bool((np.diff(values) > 0).all()) and int(values[-1]) < end)
-
-
-def _repeated(holder: str, count: int) -> DataError:
+def repeated_ids(holder: str, count: int) -> DataError:
+    """The error for so many ids that stand in two lists of one party."""
     return DataError(
         f"alignment: {count} ids of party '{holder}' stand in the lists of two of its silos, expected each id in one; "
         'remove the repetitions or set [alignment] duplicates = "first" (the row of the silo that comes first in the '
         'job) or "drop" (leave them out)'
     )
+
+
+def _ascending_below(values: Places, end: int) -> bool:
+    """Whether they ascend without a repetition and stay below ``end``."""
+    return not len(values) or (bool((np.diff(values) > 0).all()) and int(values[-1]) < end)
 
 
 def _unfitting() -> RemoteProtocolError:

@@ -9,7 +9,9 @@ from parties.errors import ConfigError, DataError
 from parties.spec import holder_of
 from parties.wire import Active, LabelSilo, Passive
 from psi.align import AlignmentSettings
+from psi.ids import IdRules, prepare_ids
 from psi.lists import join_parties
+from psi.plain import ids_by_holder, plain_alignment
 from psi.silos import cast_of, holders_of
 from tests.psi.silo_lists import ALL_SILOS, COMMON, MIXED, cells, every_error, play, rows_by_place
 
@@ -235,10 +237,14 @@ def test_what_every_silo_has_is_what_plain_sets_say(data):
         }
         repeated[holder] = sum(len(silos) > 1 for silos in having.values())
     common = set.intersection(*(set(own) for own in owners.values()))
+    prepared = {name: prepare_ids([ids], IdRules(), party=name) for name, ids in columns.items()}
     if duplicates == "refuse" and any(repeated.values()):
         holder = next(name for name, count in repeated.items() if count)
-        with pytest.raises(DataError, match=f"{repeated[holder]} ids of party '{holder}'"):
+        with pytest.raises(DataError, match=f"{repeated[holder]} ids of party '{holder}'") as refused:
             play(columns, chosen, active=active)
+        with pytest.raises(DataError) as plainly:
+            plain_alignment(prepared, chosen.seed, duplicates)
+        assert str(plainly.value) == str(refused.value)
         return
     if not common:
         with pytest.raises(DataError, match="no common ids"):
@@ -247,8 +253,14 @@ def test_what_every_silo_has_is_what_plain_sets_say(data):
     found = play(columns, chosen, active=active)
     orders = {holder: rows_by_place(columns, found, holder) for holder in owners}
     assert len({tuple(order) for order in orders.values()}) == 1
+    plain = plain_alignment(prepared, chosen.seed, duplicates)
+    drawn = all(len(members) > 1 for members in holders_of(names).values())
     for name in names:
-        own = {columns[name][row] for row in found[name].rows}
+        rows, owned = found[name].rows, found[name].owned
+        assert sorted(rows) == sorted(plain[name].rows)
+        assert drawn or rows.tolist() == plain[name].rows.tolist()
+        assert drawn or owned is None or owned.tolist() == plain[name].owned.tolist()
+        own = {columns[name][row] for row in rows}
         assert own == set(cells(*(person for person in common if owners[holder_of(name)][person] == name)))
 
 
@@ -273,3 +285,12 @@ def test_joining_long_lists_of_parties_is_joining_sets():
             assert (picked[name][found.places[name]] == people[found.numbers[name]]).all()
         assert sorted([*found.numbers["b.x"], *found.numbers["b.y"]]) == list(range(len(common)))
         assert drop or not set(picked["b.y"][found.places["b.y"]]) & both
+
+
+def test_ids_by_holder_are_those_of_all_its_silos():
+    prepared = {name: prepare_ids([ids], IdRules(), party=name) for name, ids in TWICE.items()}
+    found = ids_by_holder(prepared)
+    assert found.keys() == {"bank", "shops"}
+    assert found["bank"] == prepared["bank"].ids
+    assert len(found["shops"]) == 8
+    assert set(found["shops"]) == set().union(*(prepared[name].ids for name in TWICE if name != "bank"))
