@@ -13,14 +13,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from parties.policy import Policy
-from parties.wire import Active, DataParty, Message
-from psi import align, base_ot, ecdh, kkrt, mpsi, oprf, server_aided, verdict
+from parties.wire import Active, DataParty, LabelSilo, Message, Passive
+from psi import align, base_ot, ecdh, kkrt, mpsi, oprf, server_aided, silo_rows, silos, verdict
 from psi.settings import Protocol, possible_protocols
+from psi.silos import cast_of
 from vfl.job import Job
 
 AnyMessage = Message[Any, Any, Any]
 
-_JUDGED = (verdict.Wire.verdict, verdict.Wire.matches, verdict.Wire.members)
+_JUDGED = (
+    silos.Wire.repeats,
+    verdict.Wire.verdict,
+    verdict.Wire.matches,
+    verdict.Wire.members,
+    silos.Wire.numbers,
+)
 _JOINED: Mapping[Protocol, tuple[type, ...]] = {
     "ecdh": (ecdh.Wire,),
     "kkrt": (base_ot.Wire, oprf.Wire, kkrt.Wire),
@@ -42,14 +49,14 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
 
 def protocols_of(job: Job, policy: Policy | None = None) -> tuple[Protocol, ...]:
     """The protocols that a job's alignment may take, as far as a party's policy lists any of them."""
-    possible = possible_protocols(job.alignment.protocol, len(job.parties))
+    possible = possible_protocols(job.alignment.protocol, len(job.parties), silos=job.has_silos)
     allowed = tuple(name for name in possible if policy is None or name in policy.alignment)
     return allowed or possible
 
 
 def tables_of(protocol: Protocol) -> tuple[type, ...]:
-    """Wire tables of an alignment in the order of a run."""
-    return (align.Wire, *_JOINED[protocol], verdict.Wire)
+    """Wire tables of an alignment in the order of a run; `unsaid` are those of silos where there are none."""
+    return (align.Wire, *_JOINED[protocol], silos.Wire, verdict.Wire, silo_rows.Wire)
 
 
 def protocol_of(job: Job) -> dict[AnyMessage, Protocol]:
@@ -63,8 +70,40 @@ def protocol_of(job: Job) -> dict[AnyMessage, Protocol]:
     }
 
 
-def unsaid(job: Job, role: type[DataParty], *, cardinality: bool = False) -> tuple[AnyMessage, ...]:
-    """What tells nobody else of a party of a role, by the job's lines or because only the number is asked for."""
+def unsaid(
+    job: Job, role: type[DataParty], *, cardinality: bool = False, party: str | None = None
+) -> tuple[AnyMessage, ...]:
+    """What tells nobody else of a party of a role, by the job's lines or because only the number is asked for.
+
+    ``party`` : by default the first one of the role.
+    """
+    return (*_unsaid_of_lists(job, role, cardinality=cardinality), *_unsaid_of_silos(job, role, party, cardinality))
+
+
+def _unsaid_of_silos(job: Job, role: type[DataParty], party: str | None, cardinality: bool) -> tuple[AnyMessage, ...]:
+    """Of the messages around silos: those that are not sent in this job, or not by this party."""
+    told = (silos.Wire.repeats, silos.Wire.numbers, silo_rows.Wire.rows)
+    cast = cast_of(roles_of(job))
+    if not cast.silos:
+        return told
+    repeats, numbers, rows = told
+    name = party or next(name for name, its in roles_of(job).items() if its is role)
+    own = name in cast.silos and job.alignment.duplicates == "refuse"
+    which = (numbers, rows) if cardinality else (() if name == cast.guide else (rows,))
+    matches = () if cast.whole else (verdict.Wire.matches,)
+    return (*(() if own else (repeats,)), *which, *matches)
+
+
+def roles_of(job: Job) -> dict[str, type[DataParty]]:
+    """Every party's role in a run, in job order."""
+    return {
+        party.name: Passive if party.role == "passive" else Active if party.name == job.active else LabelSilo
+        for party in job.parties
+    }
+
+
+def _unsaid_of_lists(job: Job, role: type[DataParty], *, cardinality: bool) -> tuple[AnyMessage, ...]:
+    """The same of the messages between lists."""
     which = (verdict.Wire.matches, verdict.Wire.members, mpsi.Wire.common)
     if not job.alignment.one_sided:
         return which if cardinality else (verdict.Wire.members,)

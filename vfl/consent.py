@@ -25,8 +25,9 @@ from itertools import product
 from parties.errors import RemoteProtocolError
 from parties.link import COORDINATOR
 from parties.policy import Guards, KeyHolder, Verdict, disclosure, embedding_exchange, protocol_use
-from parties.spec import PartySpec
-from parties.wire import Active, Coordinator, DataParty, Message, Passive, Role
+from parties.spec import PartySpec, holder_of
+from parties.wire import Active, Coordinator, DataParty, LabelSilo, Message, Passive, Role
+from psi import silo_rows
 from psi.settings import Protocol
 from vfl import (
     alignment_consent,
@@ -34,12 +35,18 @@ from vfl import (
     boosting_one_sided,
     boosting_scoring,
     boosting_scoring_one_sided,
+    boosting_silos,
     glm_exact,
     glm_quadratic,
+    glm_silos,
     importance,
     prepare,
+    row_masks,
     scoring,
     scoring_one_sided,
+    scoring_silos,
+    secure_sum,
+    siblings,
     split_learning,
     splitnn,
     splitnn_scoring,
@@ -60,6 +67,15 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
     glm_quadratic.Wire.training_scores: (glm_quadratic.Wire.training_sums,),
     scoring.Wire.partial: (scoring.Wire.total,),
     scoring_one_sided.Wire.scores: (scoring_one_sided.Wire.opened,),
+    siblings.Wire.part: (siblings.Wire.total,),
+    siblings.Wire.named: (siblings.Wire.all_named,),
+    glm_silos.Wire.gradient_scalars: (glm_silos.Wire.gradient_sums,),
+    glm_silos.Wire.scores: (glm_silos.Wire.score_sums,),
+    glm_silos.Wire.step_scalars: (glm_silos.Wire.step_sums,),
+    scoring_silos.Wire.partial: (scoring_silos.Wire.total,),
+    boosting_silos.Wire.candidates: (boosting_silos.Wire.candidate_sums, boosting_silos.Wire.gains),
+    boosting_silos.Wire.sides: (boosting_silos.Wire.side_sums, boosting_silos.Wire.told),
+    secure_sum.Wire.masked: (secure_sum.Wire.shares,),
     splitnn.Wire.rests: (splitnn.Wire.sums,),
     splitnn_scoring.Wire.rests: (splitnn_scoring.Wire.sums,),
 }
@@ -74,10 +90,20 @@ _SINGLE_ROWS: tuple[AnyMessage, ...] = (
 
 _WHOM: Mapping[type[Role], str] = {
     Active: "the active party",
+    LabelSilo: "the other silos of the label holder",
     Passive: "the passive parties",
     Coordinator: "the coordinator",
     DataParty: "every party",
 }
+_TO_SOME: Mapping[AnyMessage, str] = {
+    siblings.Wire.total: "the other silos of its party",
+    siblings.Wire.named: "the other silos of its party",
+    siblings.Wire.all_named: "the other silos of its party",
+    glm_silos.Wire.score_sums: "the silos of the label holder",
+    scoring_silos.Wire.total: "the silos of the label holder",
+    silo_rows.Wire.rows: "the silos of all parties",
+}
+"""Who learns from messages that go to some of the parties only."""
 
 
 def of(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) -> Callable[[AnyMessage], None]:
@@ -88,8 +114,8 @@ def of(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) 
     more rounds than the job has. With ``cardinality`` no more than a number is told.
     """
     sent: Counter[str] = Counter()
-    aligned_by, role = alignment_consent.protocol_of(job), _role(spec)
-    unsaid = alignment_consent.unsaid(job, role, cardinality=cardinality)
+    aligned_by, role = alignment_consent.protocol_of(job), _role(job, spec)
+    unsaid = alignment_consent.unsaid(job, role, cardinality=cardinality, party=spec.name)
     most = {glm_quadratic.Wire.scalars.name: job.training.newton_steps + 1 + 2 * job.training.max_iter}
 
     def consent(message: AnyMessage) -> None:
@@ -111,27 +137,35 @@ def of(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) 
 
 
 def disclosures_of(
-    job: Job, role: type[DataParty], key_holder: KeyHolder, protocol: Protocol | None = None
+    job: Job,
+    role: type[DataParty],
+    key_holder: KeyHolder,
+    protocol: Protocol | None = None,
+    party: str | None = None,
 ) -> list[AnyMessage]:
     """Every message of a job by which others may learn something from a party of a role.
 
     Parameters
     ----------
     role : type
-        `Active` or `Passive`.
+        `Active`, `LabelSilo` or `Passive`.
     key_holder : KeyHolder
         Who holds the key, never "auto".
     protocol : str, optional
         Of the alignment, never "auto"; by default the first of those that the job may take.
+    party : str, optional
+        Its name; by default the first one of the role.
 
     Returns
     -------
     list of Message
         Those that the party sends itself, and those that open what it sends; in the order of a run.
     """
-    aligned = alignment_consent.tables_of(protocol or protocols_of(job)[0])
-    unused = (*_unused(job), *alignment_consent.unsaid(job, role))
-    return [m for m in _told_by(_messages(*aligned, *_tables(job, key_holder)), role) if m not in unused]
+    name = party or next(name for name, its in alignment_consent.roles_of(job).items() if its is role)
+    aligned = () if job.horizontal else alignment_consent.tables_of(protocol or protocols_of(job)[0])
+    among = (siblings.Wire,) if len(job.holders[holder_of(name)]) > 1 else ()
+    unused = (*_unused(job), *alignment_consent.unsaid(job, role, party=name))
+    return [m for m in _told_by(_messages(*aligned, *among, *_tables(job, key_holder)), role) if m not in unused]
 
 
 def check_disclosures(job: Job, spec: PartySpec, guards: Guards, key_holder: KeyHolder | None = None) -> None:
@@ -149,7 +183,8 @@ def check_disclosures(job: Job, spec: PartySpec, guards: Guards, key_holder: Key
     """
     holders = _possible_holders(job, spec) if key_holder is None else (key_holder,)
     protocols = protocols_of(job, spec.policy)
-    _heed(spec, guards, [disclosures_of(job, _role(spec), *way) for way in product(holders, protocols)])
+    ways = product(holders, protocols)
+    _heed(spec, guards, [disclosures_of(job, _role(job, spec), *way, party=spec.name) for way in ways])
 
 
 def check_alignment(job: Job, spec: PartySpec, guards: Guards, *, cardinality: bool = False) -> None:
@@ -161,8 +196,8 @@ def check_alignment(job: Job, spec: PartySpec, guards: Guards, *, cardinality: b
         As `check_disclosures`.
     """
     guards.heed(protocol_use(spec.policy, party=spec.name, protocols=protocols_of(job)))
-    role = _role(spec)
-    unsaid = alignment_consent.unsaid(job, role, cardinality=cardinality)
+    role = _role(job, spec)
+    unsaid = alignment_consent.unsaid(job, role, cardinality=cardinality, party=spec.name)
     ways = [_told_by(_messages(*alignment_consent.tables_of(way)), role) for way in protocols_of(job, spec.policy)]
     _heed(spec, guards, [[message for message in told if message not in unsaid] for told in ways])
 
@@ -176,11 +211,11 @@ def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
         As `check_disclosures`.
     """
     check_alignment(job, spec, guards)
-    if not job.encrypted and spec.role == "passive":
+    if job.in_the_clear and spec.role == "passive":
         guards.heed(embedding_exchange(party=spec.name, consent=spec.policy.embedding_gradients))
     # the one table of mode split has the messages of training too
-    messages = _messages(_scoring_table(job)) if job.encrypted else [split_learning.Wire.scored]
-    _heed(spec, guards, [_told_by(messages, _role(spec))])
+    messages = [split_learning.Wire.scored] if job.in_the_clear else _messages(*_scoring_tables(job))
+    _heed(spec, guards, [_told_by(messages, _role(job, spec))])
 
 
 def _heed(spec: PartySpec, guards: Guards, ways: list[list[AnyMessage]]) -> None:
@@ -191,8 +226,8 @@ def _heed(spec: PartySpec, guards: Guards, ways: list[list[AnyMessage]]) -> None
         guards.heed(_judge(spec, message))
 
 
-def _role(spec: PartySpec) -> type[DataParty]:
-    return Active if spec.role == "active" else Passive
+def _role(job: Job, spec: PartySpec) -> type[DataParty]:
+    return alignment_consent.roles_of(job)[spec.name]
 
 
 def _allowed(spec: PartySpec, messages: list[AnyMessage]) -> bool:
@@ -201,7 +236,7 @@ def _allowed(spec: PartySpec, messages: list[AnyMessage]) -> bool:
 
 def _judge(spec: PartySpec, message: AnyMessage) -> Verdict | None:
     """The policy's word on one message."""
-    to = _WHOM[message.dst]
+    to = _TO_SOME.get(message) or _WHOM[message.dst]
     return disclosure(spec.policy, party=spec.name, message=message.name, discloses=message.discloses, to=to)
 
 
@@ -222,20 +257,28 @@ def _told(message: AnyMessage, role: type[DataParty]) -> Iterator[AnyMessage]:
 
 def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
     """Wire tables of all protocols that the job runs once rows are aligned."""
+    if job.horizontal:
+        return (secure_sum.Wire,)
+    if job.has_silos and job.model == "boosting":
+        return (prepare.Wire, boosting_silos.Wire, importance.Wire, *_scoring_tables(job))
+    if job.has_silos:
+        return (prepare.Wire, glm_silos.Wire, *_scoring_tables(job))
     if job.model == "splitnn":
-        return (prepare.Wire, *((splitnn.Wire,) if job.encrypted else ()), _scoring_table(job))
+        return (prepare.Wire, *(() if job.in_the_clear else (splitnn.Wire,)), *_scoring_tables(job))
     if job.model == "boosting":
         trees = boosting_one_sided.Wire if job.alignment.one_sided else boosting.Wire
-        return (prepare.Wire, trees, importance.Wire, _scoring_table(job))
-    return (prepare.Wire, (glm_exact if key_holder == "active" else glm_quadratic).Wire, _scoring_table(job))
+        return (prepare.Wire, trees, importance.Wire, *_scoring_tables(job))
+    return (prepare.Wire, (glm_exact if key_holder == "active" else glm_quadratic).Wire, *_scoring_tables(job))
 
 
-def _scoring_table(job: Job) -> type:
+def _scoring_tables(job: Job) -> tuple[type, ...]:
+    if job.has_silos:
+        return () if job.model == "boosting" else (row_masks.Wire, scoring_silos.Wire)
     if job.model == "splitnn":
-        return splitnn_scoring.Wire if job.encrypted else split_learning.Wire
+        return (split_learning.Wire if job.in_the_clear else splitnn_scoring.Wire,)
     if job.model == "boosting":
-        return boosting_scoring_one_sided.Wire if job.alignment.one_sided else boosting_scoring.Wire
-    return scoring_one_sided.Wire if job.alignment.one_sided else scoring.Wire
+        return (boosting_scoring_one_sided.Wire if job.alignment.one_sided else boosting_scoring.Wire,)
+    return (scoring_one_sided.Wire if job.alignment.one_sided else scoring.Wire,)
 
 
 def _messages(*tables: type) -> list[AnyMessage]:
@@ -248,6 +291,7 @@ def _unused(job: Job) -> Iterator[AnyMessage]:
         yield from (
             scoring.Wire.total,
             scoring_one_sided.Wire.opened,
+            scoring_silos.Wire.total,
             boosting_scoring.Wire.rows,
             boosting_scoring.Wire.sides,
             boosting_scoring_one_sided.Wire.above,
@@ -260,7 +304,7 @@ def _unused(job: Job) -> Iterator[AnyMessage]:
     if job.boosting.top_rate is None:
         yield boosting.Wire.drawn
     if job.boosting.max_depth == 1:
-        yield from (boosting.Wire.outcome, boosting_one_sided.Wire.outcome)
+        yield from (boosting.Wire.outcome, boosting_one_sided.Wire.outcome, boosting_silos.Wire.outcome)
     if job.alignment.one_sided:
         yield importance.Wire.own_gains
 
@@ -270,6 +314,6 @@ def _possible_holders(job: Job, spec: PartySpec) -> tuple[KeyHolder, ...]:
     setting = job.privacy.key_holder
     if setting != "auto":
         return (setting,)
-    if job.model not in COORDINATOR_MODELS:
+    if job.has_silos or job.model not in COORDINATOR_MODELS:
         return ("active",)
     return spec.policy.key_holder

@@ -28,7 +28,7 @@ from vfl.job import (
     Training,
 )
 from vfl.network_checks import network_at_odds
-from vfl.silo_checks import alignment_at_odds, members_at_odds, silos_at_odds
+from vfl.silo_checks import members_at_odds, silos_at_odds
 
 
 def resolve_task(model: Model, task: Task | None, file: str = "the job") -> Task:
@@ -89,9 +89,8 @@ def check_alignment(job: Job, file: str = "the job") -> None:
         Two lines that contradict each other, or parties that cannot align.
     """
     _check_members(job.parties, file)
-    for place, got, expected in alignment_at_odds(job):
-        raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
-    check_parties(job.alignment.protocol, job.alignment.one_sided, len(job.holders), f"[alignment] of {file}")
+    lines, where = job.alignment, f"[alignment] of {file}"
+    check_parties(lines.protocol, lines.one_sided, len(job.parties), where, silos=job.has_silos)
     for place, got, expected in _padding_at_odds(job.alignment):
         raise ConfigError(f"{place} of {file}, got {got}, expected {expected}")
 

@@ -23,7 +23,6 @@ _Lines = Alignment | Averaging | Boosting | Privacy | Split
 
 _AVERAGING: tuple[str, ...] = Averaging.__struct_fields__
 _DP_KEYS = ("dp_clip", "dp_epsilon", "dp_noise", "dp_delta")
-_SILO_PROTOCOLS = ("auto", "ecdh", "server-aided")
 
 
 def members_at_odds(members: Iterable[Member]) -> Iterator[Odds]:
@@ -42,19 +41,6 @@ def members_at_odds(members: Iterable[Member]) -> Iterator[Odds]:
         elif member.role != other.role:
             got = f"'{member.role}' for '{member.name}' and '{other.role}' for '{other.name}'"
             yield "role", got, "one role for all silos of a party"
-
-
-def alignment_at_odds(job: Job) -> Iterator[Odds]:
-    """Lines of [alignment] that do not work with silos."""
-    lines = job.alignment
-    if not job.has_silos:
-        return
-    if lines.protocol not in _SILO_PROTOCOLS:
-        expected = "'auto', 'ecdh' or 'server-aided': the others align lists of whole parties"
-        yield "protocol in [alignment]", f"'{lines.protocol}' with [[party.silo]]", expected
-    if lines.one_sided:
-        expected = "false: the passive party must learn which rows are common, silo by silo"
-        yield "one_sided in [alignment]", "true with [[party.silo]]", expected
 
 
 def silos_at_odds(job: Job) -> Iterator[Odds]:
