@@ -69,7 +69,15 @@ from parties.wire import (
     Passive,
     Positions,
 )
-from vfl.candidates import Questions, name_candidates, offer_candidates, open_candidates, read_chosen
+from vfl.candidates import (
+    Questions,
+    name_candidates,
+    offer_candidates,
+    open_candidates,
+    pack_outcome,
+    read_chosen,
+    read_outcome,
+)
 from vfl.exchange import receive_ciphers, receive_key, send_ciphers, send_key
 from vfl.importance import Importance, importance_as_active, importance_as_passive, own_importance
 from vfl.paillier import (
@@ -99,7 +107,7 @@ from vfl.trees.grow import (
 from vfl.trees.grow import grow as grow_tree
 from vfl.trees.histograms import EncryptedColumns, prepare_columns
 from vfl.trees.kept import restore_splits, splits_to_arrays
-from vfl.trees.levels import EncryptedLevel, EncryptedTree, Told, first_level, next_level
+from vfl.trees.levels import EncryptedLevel, EncryptedTree, first_level, next_level
 from vfl.trees.objective import Objective
 from vfl.trees.rounds import Boosted, Labels, Progress, boost
 from vfl.trees.sampling import FRACTION_BITS, draw_columns, draw_rows, goss_counts
@@ -312,12 +320,13 @@ class _ActiveRun:
 
 
 def encrypt_gradients(
-    key: PrivateKey, pool: ObfuscatorPool, layout: SlotLayout, values: Integers, *, sums: bool = False
+    key: PrivateKey | PublicKey, pool: ObfuscatorPool, layout: SlotLayout, values: Integers, *, sums: bool = False
 ) -> Encrypted:
     """Fresh ciphertexts of rows of g and h, or of sums of them; ``values`` of shape (m, 2 outputs), int64."""
     if sums:
         return send_ciphers(encrypt(key, pack_slots(layout, values, sums=True), pool=pool))
-    return send_ciphers(encrypt(key, pack_residues(layout, values, key.public.n), pool=pool))
+    n = key.public.n if isinstance(key, PrivateKey) else key.n
+    return send_ciphers(encrypt(key, pack_residues(layout, values, n), pool=pool))
 
 
 def _send_tree(run: _ActiveRun, task: TreeTask, round_number: int) -> None:
@@ -368,9 +377,8 @@ class _RemotePart:
         """Tell how the level ended, as far as another one follows."""
         if level.depth + 1 == level.task.max_depth:
             return
+        self.link.send(Wire.outcome, pack_outcome(level, outcome))
         told = outcome.told()
-        rows = [outcome.left[level.slot == node] for node in np.flatnonzero(told).tolist()]
-        self.link.send(Wire.outcome, pack_bits([outcome.split, outcome.open, *rows]))
         if told.any():
             children = np.repeat(told[outcome.split], 2)
             self.link.send(Wire.totals, self.run.encrypt(outcome.totals[children], sums=True))
@@ -449,27 +457,11 @@ def _next_level(run: _PassiveRun, tree: EncryptedTree, level: EncryptedLevel) ->
     """Hear how a level ended; None if no other follows."""
     if level.depth + 1 == run.terms.job.boosting.max_depth:
         return None
-    told = _read_outcome(run, level)
+    told = read_outcome(run.lead.recv(Wire.outcome), len(level.numbers), level.slot, run.lead.peer)
     if not len(told.parents):
         return None
     totals = receive_ciphers(run.key, run.lead.recv(Wire.totals), len(told.open), run.lead.peer)
     return next_level(tree, level, told, totals)
-
-
-def _read_outcome(run: _PassiveRun, level: EncryptedLevel) -> Told:
-    """Which nodes were split, which of their children are open, and where the rows of these nodes went."""
-    payload, peer = run.lead.recv(Wire.outcome), run.lead.peer
-    nodes = len(level.numbers)
-    (split,) = unpack_bits(payload, [nodes], peer, whole=False)
-    split, opened = unpack_bits(payload, [nodes, 2 * int(split.sum())], peer, whole=False)
-    pairs = opened.reshape(-1, 2)
-    parents = np.flatnonzero(split)[pairs.any(axis=1)]
-    sizes = np.bincount(level.slot[level.slot >= 0], minlength=nodes)
-    maps = unpack_bits(payload, [nodes, len(opened), *sizes[parents].tolist()], peer)[2:]
-    child = np.full(len(level.slot), -1, dtype=np.int64)
-    for pair, (node, left) in enumerate(zip(parents.tolist(), maps, strict=True)):
-        child[level.slot == node] = 2 * pair + ~left
-    return Told(split, parents, pairs[pairs.any(axis=1)].ravel(), child)
 
 
 def trees_per_round(terms: Terms) -> int:

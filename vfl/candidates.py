@@ -1,6 +1,7 @@
 """Candidate splits of a passive party as they travel: sums under encryption one way, the best of them back.
 
-What both protocols of boosting share (`vfl.boosting`, `vfl.boosting_one_sided`): payloads in, payloads out, no link.
+What the protocols of boosting share (`vfl.boosting`, `vfl.boosting_one_sided`, `vfl.boosting_silos`): payloads in,
+payloads out, no link.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from parties.errors import CryptoError, RemoteProtocolError
-from parties.wire import Encrypted, EncryptedSums, Positions
+from parties.wire import Bitmaps, Encrypted, EncryptedSums, Positions
 from vfl.exchange import receive_ciphers, send_ciphers
 from vfl.paillier import ObfuscatorPool, PrivateKey, SlotLayout, compress, decrypt, rerandomise, unpack_slots
 from vfl.trees.bins import Feature
+from vfl.trees.bitmaps import pack_bits, unpack_bits
 from vfl.trees.forest import Split
-from vfl.trees.grow import Level, Prefix, best_of, gains_of, gains_of_groups, pick
+from vfl.trees.grow import Level, Outcome, Prefix, best_of, gains_of, gains_of_groups, pick
 from vfl.trees.histograms import candidate_sums
-from vfl.trees.levels import EncryptedLevel, EncryptedTree
+from vfl.trees.levels import EncryptedLevel, EncryptedTree, Told
 from vfl.trees.shuffle import shuffled
 from vfl.trees.splits import Candidates, Floats, Integers, Mask, find_candidates
 
@@ -32,6 +34,7 @@ def offer_candidates(
     layout: SlotLayout,
     pool: ObfuscatorPool,
     tie_key: bytes | None = None,
+    counts: Integers | None = None,
 ) -> tuple[EncryptedSums, Candidates, Integers]:
     """Sums over the left sides of all candidates, in random order.
 
@@ -45,6 +48,8 @@ def offer_candidates(
         Of what goes to the key's owner.
     tie_key : bytes, optional
         Of the tree: the order follows from it.
+    counts : ndarray of shape (nodes, cells), int64, optional
+        Rows of all silos of the party, where this is one of them: all have the same candidates then.
 
     Returns
     -------
@@ -55,7 +60,7 @@ def offer_candidates(
     """
     columns, key = tree.columns.layout, pool.key
     allowed = tree.drawn & (level.place >= 0)[:, None]
-    candidates = find_candidates(columns, level.counts, min_bin_gap, allowed)
+    candidates = find_candidates(columns, level.counts if counts is None else counts, min_bin_gap, allowed)
     order, groups = shuffled(candidates, level.numbers, tie_key)
     if len(order):
         sums = candidate_sums(columns, level.histograms, level.place, level.counts, candidates, order)
@@ -183,3 +188,34 @@ def read_chosen(
         )
         for node in sorted({*ids, *sets})
     }
+
+
+def pack_outcome(level: Level, outcome: Outcome) -> Bitmaps:
+    """Payload of how a level ended: nodes split, children open, and the rows of nodes that have one."""
+    told = np.flatnonzero(outcome.told()).tolist()
+    return pack_bits([outcome.split, outcome.open, *(outcome.left[level.slot == node] for node in told)])
+
+
+def read_outcome(payload: Bitmaps, nodes: int, slot: Integers, sender: str) -> Told:
+    """Which nodes were split, which of their children are open, and where the rows of these nodes went.
+
+    Parameters
+    ----------
+    slot : ndarray of shape (n,), int64
+        Each row's place among the ``nodes`` of the level, -1 for none.
+
+    Raises
+    ------
+    RemoteProtocolError
+        Bitmaps of other sizes.
+    """
+    (split,) = unpack_bits(payload, [nodes], sender, whole=False)
+    split, opened = unpack_bits(payload, [nodes, 2 * int(split.sum())], sender, whole=False)
+    pairs = opened.reshape(-1, 2)
+    parents = np.flatnonzero(split)[pairs.any(axis=1)]
+    sizes = np.bincount(slot[slot >= 0], minlength=nodes)
+    maps = unpack_bits(payload, [nodes, len(opened), *sizes[parents].tolist()], sender)[2:]
+    child = np.full(len(slot), -1, dtype=np.int64)
+    for pair, (node, left) in enumerate(zip(parents.tolist(), maps, strict=True)):
+        child[slot == node] = 2 * pair + ~left
+    return Told(split, parents, pairs[pairs.any(axis=1)].ravel(), child)

@@ -123,16 +123,28 @@ def to_possible_shares(labels: Labels, weights: Floats | None = None) -> Labels:
     """
     if np.issubdtype(labels.dtype, np.integer):
         return labels
-    table = labels if labels.ndim == 2 else np.column_stack([1 - labels, labels])
+    table = to_shares(labels)
     weighted = table if weights is None else table * weights[:, None]
-    shares = np.array([math.fsum(column.tolist()) for column in weighted.T]) / len(table)
-    least = 0.5 / len(table)
-    if (shares >= least).all():
+    move = possible_move(np.array([math.fsum(column.tolist()) for column in weighted.T]) / len(table), len(table))
+    if move is None:
         return labels
+    return np.asarray(labels + (move if labels.ndim == 2 else move[1]))
+
+
+def to_shares(labels: Labels) -> Floats:
+    """Estimated labels as estimates of every class, (n, classes)."""
+    table = labels if labels.ndim == 2 else np.column_stack([1 - labels, labels])
+    return np.asarray(table, dtype=np.float64)
+
+
+def possible_move(shares: Floats, rows: int) -> Floats | None:
+    """What moves estimated shares of classes, over so many rows, to possible ones; None where they are."""
+    least = 0.5 / rows
+    if (shares >= least).all():
+        return None
     low = shares < least
     rest = (1 - low.sum() * least) / math.fsum(shares[~low].tolist())
-    move = np.where(low, least, rest * shares) - shares
-    return np.asarray(labels + (move if labels.ndim == 2 else move[1]))
+    return np.asarray(np.where(low, least, rest * shares) - shares)
 
 
 def _respond(codes: NDArray[np.int64], classes: int, threshold: int) -> NDArray[np.int64]:

@@ -79,7 +79,8 @@ def normalise_weights(weights: Floats) -> Floats:
     largest = float(weights.max(initial=0.0))
     if not largest > 0:
         raise DataError("the sample weights of the training rows are all zero; expected a positive one; correct them")
-    relative = weights / largest  # first, so that weights near 1e308 do not overflow in the sum
+    # A power of two, so that it rounds nothing and the result does not depend on it; without it sums could overflow.
+    relative = np.ldexp(weights, -np.frexp(largest)[1])
     return np.asarray(relative * (len(relative) / math.fsum(relative.tolist())))
 
 

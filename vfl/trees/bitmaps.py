@@ -8,7 +8,9 @@ import numpy as np
 
 from parties.errors import RemoteProtocolError
 from parties.wire import Bitmaps
-from vfl.trees.splits import Mask
+from vfl.trees.splits import Integers, Mask
+
+_WORD = 64
 
 
 def pack_bits(maps: Sequence[Mask]) -> Bitmaps:
@@ -41,3 +43,33 @@ def unpack_bits(payload: Bitmaps, sizes: Sequence[int], sender: str, *, whole: b
         raise RemoteProtocolError(f"{sender} sent bitmaps of {counts.tolist()[:8]} rows, expected {list(sizes)[:8]}")
     flat = np.unpackbits(bits, count=sum(sizes)).astype(bool)
     return np.split(flat, np.cumsum(sizes)[:-1].astype(np.int64)) if len(sizes) else []
+
+
+def bits_to_words(bits: Mask) -> Integers:
+    """Bits in words of 64, the first the lowest: where each bit is set by one party only, sums of words join them.
+
+    Examples
+    --------
+    >>> words = bits_to_words(np.array([True, False, False])) + bits_to_words(np.array([False, False, True]))
+    >>> words.tolist(), words_to_bits(words, 3, "bank").tolist()
+    ([5], [True, False, True])
+    """
+    padded = np.zeros(-(-len(bits) // _WORD) * _WORD, dtype=bool)
+    padded[: len(bits)] = bits
+    return np.packbits(padded, bitorder="little").view("<i8").astype(np.int64)
+
+
+def words_to_bits(words: Integers, count: int, sender: str) -> Mask:
+    """The first ``count`` bits of words; the others are zero.
+
+    Raises
+    ------
+    RemoteProtocolError
+        They are not, or there are more or fewer words.
+    """
+    if words.shape != (-(-count // _WORD),):
+        raise RemoteProtocolError(f"{sender} sent {words.shape} words of bits, expected those of {count:,} bits")
+    bits = np.unpackbits(words.astype("<i8").view(np.uint8), bitorder="little").astype(bool)
+    if bits[count:].any():
+        raise RemoteProtocolError(f"{sender} sent bits that are no row's; two silos may have answered for one row")
+    return np.asarray(bits[:count])

@@ -10,13 +10,14 @@ one first; of its best candidates that of the smallest (feature, bin), missing c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from vfl.trees.bins import Codes, Feature
+from vfl.trees.bitmaps import bits_to_words, words_to_bits
 from vfl.trees.forest import LEAF, Split, Tree, goes_left
 from vfl.trees.sampling import FixedGradients
 from vfl.trees.shuffle import of_tree, shuffled
@@ -37,6 +38,14 @@ from vfl.trees.splits import (
     worth_it,
 )
 
+Add = Callable[[Integers], Integers]
+"""Sums over the silos of a party of arrays of one shape; a party without silos keeps what it has."""
+
+
+def alone(values: Integers) -> Integers:
+    """The sum over a party that has no silos."""
+    return values
+
 
 @dataclass(frozen=True)
 class TreeTask:
@@ -48,7 +57,7 @@ class TreeTask:
     output : int
         The score that the tree adds to; -1: all.
     gradients : FixedGradients
-        Of the rows drawn.
+        Of the rows drawn; at a silo zero where the row is not its own.
     columns : ndarray of shape (all parties' columns,), bool
         Those drawn, in job order, the active party's first.
     rows : int
@@ -133,8 +142,13 @@ class Part(Protocol):
         """Learn how the level ended."""
 
 
-def grow(task: TreeTask, parts: Sequence[Part]) -> tuple[Tree, Integers]:
+def grow(task: TreeTask, parts: Sequence[Part], add: Add = alone) -> tuple[Tree, Integers]:
     """Grow one tree.
+
+    Parameters
+    ----------
+    add : callable
+        Where several silos hold the labels: sums of g and h over all of them.
 
     Returns
     -------
@@ -142,7 +156,8 @@ def grow(task: TreeTask, parts: Sequence[Part]) -> tuple[Tree, Integers]:
     leaves : ndarray of shape (n,), int64
         The node in which every row ended.
     """
-    level = _root(task, monotone=any(isinstance(part, PlainPart) and part.signs is not None for part in parts))
+    monotone = any(isinstance(part, PlainPart) and part.signs is not None for part in parts)
+    level = _root(task, add(task.gradients.values.sum(axis=0, keepdims=True)), monotone=monotone)
     made = _Made(task)
     leaves = np.zeros(task.rows, dtype=np.int64)
     made.add(level.totals, level.bounds)
@@ -157,15 +172,14 @@ def grow(task: TreeTask, parts: Sequence[Part]) -> tuple[Tree, Integers]:
             own = (split & (winner == number))[level.slot] & (level.slot >= 0)
             left = np.where(own, part.sides(level), left)
         signs = [part.chosen_signs(len(level.nodes)) for part in parts if isinstance(part, PlainPart)]
-        following, outcome = _descend(made, level, split, winner, gains.max(axis=1), left, signs, leaves)
+        following, outcome = _descend(made, level, split, winner, gains.max(axis=1), left, signs, leaves, add)
         for part in parts:
             part.finish(level, outcome)
         level = following
     return made.tree(), leaves
 
 
-def _root(task: TreeTask, *, monotone: bool) -> Level:
-    totals = task.gradients.values.sum(axis=0, keepdims=True)
+def _root(task: TreeTask, totals: Integers, *, monotone: bool) -> Level:
     outputs = totals.shape[1] // 2
     wide = Bounds(np.full((1, outputs), -np.inf), np.full((1, outputs), np.inf)) if monotone else None
     nodes = np.zeros(1, dtype=np.int64)
@@ -218,6 +232,7 @@ def _descend(
     left: Mask,
     signs: Sequence[Integers],
     leaves: Integers,
+    add: Add,
 ) -> tuple[Level, Outcome]:
     """Hand the rows of split nodes to their children, and open those that may be split again."""
     task, rows = level.task, level.task.gradients.rows
@@ -229,6 +244,7 @@ def _descend(
     totals = np.stack(
         [np.bincount(drawn[inside], column, children) for column in task.gradients.values[inside].T], axis=1
     ).astype(np.int64)  # sums of integers below 2^53: exact
+    totals = add(totals) if children else totals
     bounds = None if level.bounds is None else _narrow(task, level.bounds, split, totals, signs)
     numbers = np.empty(children, dtype=np.int64)
     for number, parent in enumerate(np.flatnonzero(split).tolist()):
@@ -284,6 +300,39 @@ class Listed:
     tie_key: bytes = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Columns that several silos hold, each of its own rows.
+
+    Parameters
+    ----------
+    places : ndarray of shape (own,), int64
+        Where a silo's rows stand among all rows, ascending.
+    add : callable
+        Sums over the silos.
+    """
+
+    places: Integers = field(repr=False)
+    add: Add = field(repr=False)
+
+    def histogram(self, layout: Layout, codes: Codes, drawn: Mask, level: Level) -> tuple[Integers, Integers]:
+        """Rows, and sums of g and h, per node and cell over all silos' rows."""
+        gradients = level.task.gradients
+        own = np.isin(gradients.rows, self.places)
+        rows = np.searchsorted(self.places, gradients.rows[own])
+        task = replace(level.task, gradients=replace(gradients, rows=rows, values=gradients.values[own]))
+        counts, sums = _histogram(layout, codes, drawn, replace(level, task=task, slot=level.slot[self.places]))
+        return self.add(counts), self.add(sums)
+
+    def sides(self, level: Level, splits: Mapping[int, Split], features: Sequence[Feature], codes: Codes) -> Mask:
+        """Whether rows of the nodes in ``splits`` go left, whosesoever they are: each silo answers for its own."""
+        left = np.zeros(len(level.slot), dtype=bool)
+        if not splits:
+            return left
+        left[self.places] = sides_of(level.slot[self.places], splits, features, codes)
+        return words_to_bits(self.add(bits_to_words(left)), len(left), "a silo of this party")
+
+
 @dataclass
 class PlainPart:
     """Columns in the clear: the active party's own, or anybody's in the reference.
@@ -300,6 +349,8 @@ class PlainPart:
     listed : Listed, optional
         The owner's list, where it is not told which rows of it take part: its candidates are then those of the listed
         rows that its own splits let through, and of candidates of equal gain it splits by the first in its own order.
+    shared : Shared, optional
+        Where the columns are several silos': ``codes`` are those of this silo's own rows.
     splits : list of Split
         Those that it has won so far.
     """
@@ -310,6 +361,7 @@ class PlainPart:
     limits: Limits = Limits()
     signs: Integers | None = None
     listed: Listed | None = field(default=None, repr=False)
+    shared: Shared | None = field(default=None, repr=False)
     splits: list[Split] = field(default_factory=list, repr=False)
     picked: dict[int, Split] = field(default_factory=dict, repr=False)
     _through: list[Integers] = field(default_factory=list, repr=False)
@@ -324,7 +376,8 @@ class PlainPart:
         if not drawn.any():
             return best
         layout = make_layout(self.features)
-        counts, sums = _histogram(layout, self.codes, drawn, level)
+        histogram = _histogram if self.shared is None else self.shared.histogram
+        counts, sums = histogram(layout, self.codes, drawn, level)
         if self.listed is not None:
             counts = _counts(layout, self.listed.codes, drawn, self._through)
         allowed = drawn & (level.counts >= max(self.limits.min_node_rows, 1))[:, None]
@@ -351,6 +404,8 @@ class PlainPart:
 
     def sides(self, level: Level) -> Mask:
         """Return for every row of the nodes won whether it goes left."""
+        if self.shared is not None:
+            return self.shared.sides(level, self.picked, self.features, self.codes)
         return sides_of(level.slot, self.picked, self.features, self.codes)
 
     def chosen_signs(self, nodes: int) -> Integers:

@@ -313,6 +313,7 @@ def candidate_sums(
     place : ndarray of shape (nodes,), int64
         Where a node's histogram stands among ``histograms``.
     counts : ndarray of shape (nodes, cells), int64
+        Own rows; a silo of several may have none in a cell of a candidate: what stands in such cells is not used.
     order : ndarray of shape (candidates + members,), int64
         In which order they are returned.
     """
@@ -322,14 +323,16 @@ def candidate_sums(
     bins = np.array([f.bins for f in layout.features], dtype=np.int64)
     single = one_hot[feature] & (candidates.bin < bins[feature])
     totals, ends = _running(layout, histograms, place, counts, candidates, np.flatnonzero(~single))
-    first = base + layout.starts[feature] + candidates.bin
+    cell = layout.starts[feature] + candidates.bin
+    first = np.where(counts[node, np.minimum(cell, layout.cells - 1)] > 0, base + cell, -1)
     first[~single] = len(histograms) + ends
     missing = np.where(
         candidates.missing_left & (counts[node, layout.missing[feature]] > 0), layout.missing[feature], -1
     )
     terms = np.stack([first, np.where(missing >= 0, base + missing, -1)], axis=1)
     owner = np.repeat(candidates.groups, candidates.group_sizes, axis=0)
-    members = place[owner[:, 0]] * layout.cells + layout.starts[owner[:, 1]] + candidates.members
+    cell = layout.starts[owner[:, 1]] + candidates.members
+    members = np.where(counts[owner[:, 0], cell] > 0, place[owner[:, 0]] * layout.cells + cell, -1)
     terms = np.concatenate([terms, np.stack([members, np.full(len(members), -1)], axis=1)])[order]
     lengths = (terms >= 0).sum(axis=1)
     offsets = np.concatenate([[0], np.cumsum(lengths)])

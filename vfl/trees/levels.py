@@ -90,13 +90,16 @@ class Told:
     child: Integers = field(repr=False)
 
 
-def first_level(tree: EncryptedTree, total: CipherVector, rows: int) -> EncryptedLevel:
-    """All rows in the root; ``total`` is their sum, ``rows`` how many there are, drawn or not."""
+def first_level(tree: EncryptedTree, total: CipherVector, rows: int, judged: int | None = None) -> EncryptedLevel:
+    """All rows in the root; ``total`` is their sum, ``rows`` how many there are, drawn or not.
+
+    ``judged`` is by how many drawn rows the root may be split, where this is a silo's part of them.
+    """
     slot = np.zeros(rows, dtype=np.int64)
     own = slot[tree.rows]
     counts = count_rows(tree.columns, tree.rows, own, 1, tree.drawn)
     histograms, place = total, np.full(1, -1)
-    if len(own) >= tree.least and tree.drawn.any():
+    if (len(own) if judged is None else judged) >= tree.least and tree.drawn.any():
         histograms = sum_rows(tree.columns, tree.gradients, total, tree.rows, own, counts, tree.drawn)
         place = np.zeros(1, dtype=np.int64)
     return EncryptedLevel(0, np.zeros(1, dtype=np.int64), 1, slot, counts, histograms, place)
@@ -108,13 +111,21 @@ def next_level(tree: EncryptedTree, level: EncryptedLevel, told: Told, totals: C
 
 
 def descend(
-    tree: EncryptedTree, level: EncryptedLevel, told: Told, own: Integers, totals: CipherVector
+    tree: EncryptedTree,
+    level: EncryptedLevel,
+    told: Told,
+    own: Integers,
+    totals: CipherVector,
+    judged: Integers | None = None,
 ) -> EncryptedLevel:
-    """As `next_level`, where ``own`` has the child of each of ``tree.rows``, -1 for none."""
+    """As `next_level`, where ``own`` has the child of each of ``tree.rows``, -1 for none.
+
+    ``judged`` is by how many drawn rows each child may be split, where this is a silo's part of them.
+    """
     children = len(told.open)
     rows = np.bincount(own[own >= 0], minlength=children)
     counts = count_rows(tree.columns, tree.rows, own, children, tree.drawn)
-    needed = told.open & (rows >= tree.least) & tree.drawn.any()
+    needed = told.open & ((rows if judged is None else judged) >= tree.least) & tree.drawn.any()
     histograms, place = _histograms(tree, level, told.parents, totals, own, rows, counts, needed)
     before = (told.split.cumsum() - 1)[told.parents]
     numbers = level.following + 2 * np.repeat(before, 2) + np.tile([0, 1], len(told.parents))

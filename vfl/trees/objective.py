@@ -96,9 +96,7 @@ def make_objective(task: str, outputs: int, max_delta_step: float | None = None)
     max_delta_step : float or None
         None: the task's default.
     """
-    from vfl.losses import FAMILIES  # scipy takes its time to import, and only the active party needs it
-
-    family = FAMILIES[_FAMILY[task]]
+    family = family_of(task)
     delta = default_max_delta_step(task) if max_delta_step is None else max_delta_step
     return Objective(
         task=task,
@@ -107,11 +105,18 @@ def make_objective(task: str, outputs: int, max_delta_step: float | None = None)
         start=partial(_start, family, outputs),
         gradients=partial(_gradients, family, delta),
         loss=partial(_loss, family),
-        predict=lambda scores: family.mean(_shaped(family, scores)),
+        predict=lambda scores: family.mean(shaped(family, scores)),
     )
 
 
-def _shaped(family: Family, scores: Floats) -> Floats:
+def family_of(task: str) -> Family:
+    """The generalised linear model whose loss trees minimise in this task."""
+    from vfl.losses import FAMILIES  # scipy takes its time to import, and passive parties do not need it
+
+    return FAMILIES[_FAMILY[task]]
+
+
+def shaped(family: Family, scores: Floats) -> Floats:
     """Scores as the families take them."""
     return scores if family.task == "multiclass" else scores[:, 0]
 
@@ -142,7 +147,7 @@ def _to_score(task: str, base_score: float) -> float:
 
 
 def _gradients(family: Family, max_delta_step: float, scores: Floats, y: Labels) -> tuple[Floats, Floats]:
-    z = _shaped(family, scores)
+    z = shaped(family, scores)
     g = family.residual(z, y)
     if family.task == "count":
         h = family.mean(z + max_delta_step)
@@ -156,4 +161,4 @@ def _gradients(family: Family, max_delta_step: float, scores: Floats, y: Labels)
 def _loss(family: Family, scores: Floats, y: Labels, weights: Floats | None) -> float:
     from vfl.losses import mean_loss, normalise_weights
 
-    return mean_loss(family, _shaped(family, scores), y, None if weights is None else normalise_weights(weights))
+    return mean_loss(family, shaped(family, scores), y, None if weights is None else normalise_weights(weights))

@@ -17,7 +17,7 @@ from vfl.trees.forest import Split, Tree, add_tree
 from vfl.trees.grow import PlainPart, TreeTask, grow
 from vfl.trees.kept import restore_splits, restore_trees, splits_to_arrays, trees_to_arrays
 from vfl.trees.objective import Objective
-from vfl.trees.sampling import draw_columns, draw_goss, draw_rows, fix_gradients
+from vfl.trees.sampling import FixedGradients, draw_columns, draw_goss, draw_rows, fix_gradients
 from vfl.trees.splits import Floats, Integers, make_rules
 
 Progress = Callable[[int, float | None], None]
@@ -90,6 +90,7 @@ def boost(
     progress: Progress,
     keeper: Keeper,
     splits: list[Split],
+    fix: Callable[[Floats, Floats, Integers], FixedGradients] = fix_gradients,
 ) -> Boosted:
     """Train, or go on after the rounds that the keeper restores.
 
@@ -101,6 +102,8 @@ def boost(
         Grows a tree of the round given; see `vfl.trees.grow.grow`.
     splits : list of Split
         Where the splits of the active party's own columns are kept as trees are grown.
+    fix : callable
+        Rounds the gradients of rows drawn to integers; several silos do it with the same scales.
     """
     n = labels.training
     y, weights = labels.y[:n], None if labels.weights is None else labels.weights[:n]
@@ -120,7 +123,7 @@ def boost(
             task = TreeTask(
                 number=len(at.trees),
                 output=output,
-                gradients=fix_gradients(g[:, own], h[:, own], rows),
+                gradients=fix(g[:, own], h[:, own], rows),
                 columns=draw_columns(columns, settings.colsample_bytree, seed, len(at.trees)),
                 rules=rules,
                 max_depth=settings.max_depth,

@@ -9,6 +9,7 @@ drawn with: its seed comes from the labels, which only the active party has.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,9 @@ from vfl.trees.splits import Floats, Integers, Mask
 
 FRACTION_BITS = 24
 """Bits of the largest |g| and of the largest h of a round; XGBoost's own gradients have as many."""
+
+LEAST_EXPONENT = -499
+"""Of the scale of g and h: what is smaller than 2^-500 counts as that."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,19 @@ class FixedGradients:
         return np.asarray(np.ldexp(pairs, np.array([-self.g_bits, -self.h_bits])))
 
 
-def fix_gradients(g: Floats, h: Floats, rows: Integers) -> FixedGradients:
-    """Round g and h of shape (m, outputs) to integers, with one power-of-two scale each."""
-    g_bits, h_bits = (FRACTION_BITS - int(np.frexp(np.abs(x).max(initial=2.0**-500))[1]) for x in (g, h))
+def fix_gradients(
+    g: Floats, h: Floats, rows: Integers, largest: Callable[[Sequence[int]], Sequence[int]] = list
+) -> FixedGradients:
+    """Round g and h of shape (m, outputs) to integers, with one power-of-two scale each.
+
+    ``largest`` makes the scales those of several silos: of their exponents, `LEAST_EXPONENT` at least, the largest.
+    """
+    own = [int(np.frexp(np.abs(x).max(initial=2.0**-500))[1]) for x in (g, h)]
+    g_bits, h_bits = (FRACTION_BITS - exponent for exponent in largest(own))
     values = np.empty((len(g), 2 * g.shape[1]), dtype=np.int64)
     values[:, 0::2], values[:, 1::2] = np.rint(np.ldexp(g, g_bits)), np.rint(np.ldexp(h, h_bits))
-    largest = (1 << FRACTION_BITS) - 1  # what rounds up to 2^FRACTION_BITS
-    return FixedGradients(rows, np.clip(values, -largest, largest), g_bits, h_bits)
+    bound = (1 << FRACTION_BITS) - 1  # what rounds up to 2^FRACTION_BITS
+    return FixedGradients(rows, np.clip(values, -bound, bound), g_bits, h_bits)
 
 
 def draw_rows(rows: int, share: float, seed: int, round_number: int) -> Integers:
