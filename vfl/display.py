@@ -17,7 +17,9 @@ from vfl.audit import size_text
 from vfl.events import PHASES, Event
 from vfl.job import Job
 from vfl.progress import TITLES, Phases, done_mark
+from vfl.report.silo_words import averaging_lines
 from vfl.report.summary import PartyPart, RunReport
+from vfl.report.words import CHIEF, RULES, round_word
 
 if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing an audit does not need
     from parties.budget import Left
@@ -48,12 +50,12 @@ _FILES = {
 class Display:
     """Progress of a run on one machine; the phase is that of the role furthest on.
 
-    Saving is the active party's alone: the others are at it while that one still evaluates.
+    Saving is the active party's alone, and of those that hold labels: others are at it while these still evaluate.
     """
 
     def __init__(self, job: Job, console: Console, starting: str = TITLES["starting"]) -> None:
         self._phases = Phases(job, console, starting)
-        self._active = job.active
+        self._labelled = job.labelled
 
     def __enter__(self) -> Display:
         if self._phases.moving:
@@ -72,7 +74,7 @@ class Display:
 
     def report(self, event: Event) -> None:
         """Show one event."""
-        if event.phase == "saving" and event.role != self._active:
+        if event.phase == "saving" and event.role not in self._labelled:
             return
         if PHASES.index(event.phase) > PHASES.index(self._phases.phase):
             self._phases.finish()
@@ -112,8 +114,8 @@ def show_own_summary(summary: RunReport, role: str, out: Path, console: Console)
 def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
     """What a role without metrics has to say."""
     own = next((party for party in summary.parties if party.name == role), None)
-    active = next(party.name for party in summary.parties if party.role == "active")
-    if role == active:
+    labelled = [party.name for party in summary.parties if party.role == "active"]
+    if role in labelled and (summary.metrics["joint"] or len(labelled) == 1):
         return
     rows = summary.rows
     table = _titled(f"{summary.name}: {role}")
@@ -123,16 +125,18 @@ def _show_own_part(summary: RunReport, role: str, console: Console) -> None:
     if own is not None:
         table.add_row("rows of the CSV", f"{own.rows:,}")
         table.add_row("columns used", f"{own.features:,}")
+    common = [] if _horizontal(summary) else [("common rows", summary.alignment.intersection)]
     for title, number in (
-        ("common rows", summary.alignment.intersection),
+        *common,
         ("training rows", rows["train"]),
         ("test rows", rows["test"]),
     ):
         table.add_row(title, "not told" if number is None else f"{number:,}")
     table.add_row("rounds", f"{summary.training.rounds:,}")
     console.print(table)
-    if rows["test"]:
-        say(f"Metrics and test scores are with the active party, {active}.", console)
+    if rows["test"] and role not in labelled:
+        those = f"the active party, {labelled[0]}" if len(labelled) == 1 else ", ".join(labelled)
+        say(f"Metrics and test scores are with {those}.", console)
 
 
 def _titled(title: str) -> Table:
@@ -158,7 +162,9 @@ def show_metrics(summary: RunReport, console: Console, title: str = "") -> None:
 def _metrics_table(summary: RunReport, title: str, *, intervals: bool) -> Table:
     sure = summary.confidence.get("joint", {})
     columns = [name for name in ("active_only", "joint", "pooled") if name in summary.metrics]
-    titles = {"active_only": "active party alone", "joint": "joint", "pooled": "pooled"}
+    several = sum(party.role == "active" for party in summary.parties) > 1
+    alone = "label holder alone" if several else "active party alone"
+    titles = {"active_only": alone, "joint": "joint", "pooled": "pooled"}
     table = _titled(title)
     table.add_column("", no_wrap=True)
     for name in columns:
@@ -175,29 +181,50 @@ def _metrics_table(summary: RunReport, title: str, *, intervals: bool) -> Table:
 
 def _show_course(summary: RunReport, console: Console) -> None:
     """How the run went, and what it warned of."""
-    training = summary.training
+    training, averaged = summary.training, summary.training.aggregation
     holder = "active party" if training.key_holder == "active" else "coordinator"
-    key = "no key" if training.mode == "split" else f"key at the {holder}"
-    word = "epoch" if summary.model == "splitnn" else "round"
+    key = "no key" if training.mode == "split" or training.key_holder is None else f"key at the {holder}"
+    in_rounds = averaged is not None and (averaged.rule != "fedsgd" or averaged.dp is not None)
+    word = round_word(summary.model, rounds=in_rounds or summary.model == "boosting")
     rounds = f"1 {word}" if training.rounds == 1 else f"{training.rounds:,} {word}s"
     common = summary.alignment.intersection
+    start = "of " if common is None else f"{common:,} common rows of "
     tell(
-        ("of " if common is None else f"{common:,} common rows of ")
-        + ", ".join(f"{party.name} {_rows(summary, party):,}" for party in summary.parties)
+        (start if averaged is None else f"{RULES[averaged.rule][0]} of rows of ")
+        + ", ".join(f"{party.name}{_rows(summary, party)}" for party in summary.parties)
         + f"; {rounds}{'' if training.converged else ' (not converged)'}, {key}; "
         f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "
         f"{size_text(summary.training.bytes + summary.alignment.bytes)} sent",
         console,
     )
+    for line in (*_silo_lines(summary), *([] if averaged is None else averaging_lines(averaged))):
+        tell(line, console)
     if summary.feature_importance:
         tell(_importance_line(summary), console)
     for line in summary.warnings:
         warn(line, console)
 
 
-def _rows(summary: RunReport, party: PartyPart) -> int:
-    """Rows of a party's CSV, or the ids that it brought, where no more is known of it."""
-    return summary.alignment.rows[party.name] if party.rows is None else party.rows
+def _horizontal(summary: RunReport) -> bool:
+    return summary.training.aggregation is not None
+
+
+def _silo_lines(summary: RunReport) -> list[str]:
+    """The chief figure of each silo: of the joint model on its own test rows, and of its own model."""
+    metric = CHIEF[summary.task]
+    kinds = {f"{metric} of the joint model on each silo's test rows": summary.by_silo}
+    kinds |= {f"{metric} of each silo's own model on all test rows": summary.alone}
+    lines = {
+        title: ", ".join(f"{name} {_figure(figures.get(metric))}" for name, figures in silos.items())
+        for title, silos in kinds.items()
+    }
+    return [f"{title}: {cells}" for title, cells in lines.items() if cells]
+
+
+def _rows(summary: RunReport, party: PartyPart) -> str:
+    """Rows of a party's CSV, or the ids that it brought, where no more is known of it; maybe not even that."""
+    rows = summary.alignment.rows.get(party.name) if party.rows is None else party.rows
+    return "" if rows is None else f" {rows:,}"
 
 
 def _importance_line(summary: RunReport) -> str:

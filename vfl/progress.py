@@ -48,6 +48,11 @@ def done_mark(console: Console) -> str:
     return "+" if console.options.ascii_only else "✓"
 
 
+def averages(job: Job) -> bool:
+    """Whether silos train in rounds whose number the job gives: of averaging, or of noisy gradients."""
+    return job.horizontal and (job.averaging.aggregation != "fedsgd" or job.privacy.dp != "none")
+
+
 def round_text(rounds: int, loss: float | None, parts: int = 0) -> str:
     """How far a training is; with ``parts`` an alignment.
 
@@ -120,13 +125,16 @@ class Phases:
         )
         self.phase = ""
         self.moving = moves(console)
-        self.expected = min(EXPECTED_ROUNDS.get(job.model, job.max_rounds), job.max_rounds)
+        usual = job.max_rounds if averages(job) else EXPECTED_ROUNDS.get(job.model, job.max_rounds)
+        self.expected = min(usual, job.max_rounds)
         self._unit, self._of = "round", ""
         if job.model == "boosting":
             self._unit = "tree" if job.boosting.multi_output else "round"
             self._of = f" of {self.expected:,}"
-        elif job.model == "splitnn":
+        elif job.model == "splitnn" and not averages(job):
             self._unit, self._of = "epoch", f" of {self.expected:,}"
+        elif averages(job):
+            self._of = f" of {self.expected:,}"
         self._room = console.width - len("✓ ") - _TITLE - 1 - _SECONDS - 1 - (bar + 1 if bar else 0)
         self._console = console
         self._titles = TITLES | {"starting": starting}

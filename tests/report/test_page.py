@@ -284,7 +284,8 @@ def test_a_network_says_how_it_was_held_and_what_was_kept(runs: Runs) -> None:
     page = Page(write_page(run))
     for text in (
         "trained one split neural network to tell two classes apart",
-        "no row left its owner",
+        "no row was sent, but bank learnt so many sums over the others' columns that their rows can be worked out",
+        "all parties' columns, from which a guard says that rows can be worked out",
         "Training took 3 epochs; the active party held the Paillier key",
         "source-layer: one first layer held by all parties in shares, computed under encryption",
         "3 units, to which all parties add, then 4; relu",
@@ -297,6 +298,7 @@ def test_a_network_says_how_it_was_held_and_what_was_kept(runs: Runs) -> None:
     ):
         assert page.says(text), text
     assert not page.says("training.n_estimators")
+    assert not page.says("nobody saw anybody's rows") and not page.says("no row left its owner")
 
 
 def test_keys_of_the_model_are_not_hidden_by_another_models(runs: Runs) -> None:

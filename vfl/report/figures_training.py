@@ -11,12 +11,15 @@ from vfl.report.summary import RunReport
 from vfl.report.words import plural, round_word, significant
 
 
-def loss_figure(report: RunReport) -> Figure | None:
-    """Loss of the training rows, and of the validation rows where there are any; None below two figures."""
+def loss_figure(report: RunReport, *, rounds: bool = False) -> Figure | None:
+    """Loss of the training rows, and of the validation rows where there are any; None below two figures.
+
+    ``rounds``: a round is one of averaging, whatever the model.
+    """
     loss, validation = report.training.loss, report.training.validation_loss
     if sum(math.isfinite(value) for value in loss) < 2:
         return None
-    what = round_word(report.model)
+    what = round_word(report.model, rounds=rounds)
     with canvas() as (drawn, (axes,)):
         dots = "o" if len(loss) <= 40 else ""
         axes.plot(range(len(loss)), np.array(loss), color=JOINT, marker=dots, markersize=4)

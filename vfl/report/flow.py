@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.ledger import Entry
@@ -17,6 +17,8 @@ SPENT = {
     "wire": ("c3", "wire", "packing, sealing and sending messages"),
     "waiting": ("c4", "waiting", "for the other roles"),
 }
+_MOST_LANES = 6  # silos without a passive party, each with a lane of its own
+_MOST_LINES = 9  # roles of which the table has every pair; of more, silos count as their party
 _PHASES = {"alignment": "alignment", "training": "training", "evaluation": "evaluation"}
 
 
@@ -45,10 +47,11 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A party in the picture of the messages, with its arrows."""
+    """A party in the picture of the messages, with its arrows; ``role`` says where it stands, ``what`` what it is."""
 
     name: str
     role: str
+    what: str
     arrows: list[Arrow]
 
 
@@ -92,15 +95,18 @@ def funnel(run: RunDirectory) -> list[Bar]:
             bars.append((party.name, "rows of its CSV", party.rows, "c6"))
         if ids is not None and ids != party.rows:
             bars.append((party.name, "distinct valid ids", ids, "c6"))
-    if report.alignment.intersection is not None:
+    if report.alignment.intersection is not None and not run.horizontal:
         bars.append(("all parties", "rows in common", report.alignment.intersection, "joint"))
+    used = [report.rows.get(part) for part in ("train", "validation", "test")]
+    if run.horizontal and None not in (used[0], used[2]):
+        bars.append(("all silos", "rows in all", sum(rows or 0 for rows in used), "joint"))
     parts = {"train": "to train on", "validation": "to watch the training", "test": "held out to test"}
     if report.evaluates:
         parts = {"test": "scored and compared with their labels"}
     titles = {"train": "training", "validation": "validation", "test": "new rows" if report.evaluates else "test"}
     rows = [(titles[part], note, report.rows.get(part), "c3") for part, note in parts.items()]
     bars += [(title, note, number, colour) for title, note, number, colour in rows if number]
-    most = max(number for _, _, number, _ in bars) or 1
+    most = max((number for _, _, number, _ in bars), default=1) or 1
     return [
         Bar(label, note, count(number), round(100 * number / most, 2), colour) for label, note, number, colour in bars
     ]
@@ -111,8 +117,10 @@ def messages(run: RunDirectory) -> Flow | None:
     entries = run.entries
     if not entries:
         return None
-    most = max(sum(entry.bytes for entry in group) for group in _pairs(entries).values())
-    lanes = [_lane(party.name, party.role, run.role, entries, most) for party in run.report.parties]
+    named = _grouped(run)
+    most = max(sum(entry.bytes for entry in group) for group in _pairs(entries, named).values())
+    lanes = [_lane(name, run, entries, most, named) for name in dict.fromkeys(named.values()) if name != COORDINATOR]
+    exact = {name: name for name in named} if len(named) <= _MOST_LINES else named
     pairs = [
         (
             sender,
@@ -121,7 +129,9 @@ def messages(run: RunDirectory) -> Flow | None:
             f"{len(group):,}",
             size_text(sum(entry.bytes for entry in group)),
         )
-        for (sender, receiver), group in sorted(_pairs(entries).items(), key=lambda item: _place(run, *item[0]))
+        for (sender, receiver), group in sorted(
+            _pairs(entries, exact).items(), key=lambda pair: _place(exact, *pair[0])
+        )
     ]
     total = f"{plural(len(entries), 'message')}, {size_text(sum(entry.bytes for entry in entries))}"
     alt = f"Messages between the roles: {total} in all. " + " ".join(
@@ -131,35 +141,55 @@ def messages(run: RunDirectory) -> Flow | None:
     return Flow([lane for lane in lanes if lane.arrows], alt, pairs, total, sealed)
 
 
-def _pairs(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
+def _grouped(run: RunDirectory) -> dict[str, str]:
+    """Under which name the picture has each role: silos under their party's, a few of them alone each its own."""
+    apart = run.horizontal and len(run.report.parties) <= _MOST_LANES
+    return {COORDINATOR: COORDINATOR} | {
+        party.name: party.name if apart else party.holder or party.name for party in run.report.parties
+    }
+
+
+def _pairs(entries: Sequence[Entry], named: Mapping[str, str]) -> dict[tuple[str, str], list[Entry]]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault((entry.sender, entry.receiver), []).append(entry)
+        sender, receiver = (named.get(role, role) for role in (entry.sender, entry.receiver))
+        groups.setdefault((sender, receiver), []).append(entry)
     return groups
 
 
-def _place(run: RunDirectory, *roles: str) -> list[int]:
-    order = [COORDINATOR, *(party.name for party in run.report.parties)]
+def _place(named: Mapping[str, str], *roles: str) -> list[int]:
+    order = list(dict.fromkeys(named.values()))
     return [order.index(role) if role in order else len(order) for role in roles]
 
 
-def _lane(name: str, role: str, whose: str | None, entries: Sequence[Entry], most: int) -> Lane:
-    """Up to four arrows: to and from the coordinator, and through it to and from other parties."""
-    others = "other parties" if whose in (None, name) else whose  # its own ledger has nothing else
-    kinds: list[tuple[str, str, bool, Callable[[Entry], bool]]] = [
-        ("out", "to the coordinator", False, lambda e: e.sender == name and e.receiver == COORDINATOR),
-        ("in", "from the coordinator", False, lambda e: e.receiver == name and e.sender == COORDINATOR),
-        ("out", f"to {others}", True, lambda e: e.sender == name and e.receiver != COORDINATOR),
-        ("in", f"from {others}", True, lambda e: e.receiver == name and e.sender != COORDINATOR),
+def _lane(name: str, run: RunDirectory, entries: Sequence[Entry], most: int, named: Mapping[str, str]) -> Lane:
+    """Up to five arrows: to and from the coordinator, and through it to and from other parties, and among silos."""
+    others = "other parties" if run.role is None or named[run.role] == name else named[run.role]  # no more in a ledger
+    others = "other silos" if run.horizontal and others == "other parties" else others
+    kinds: list[tuple[str, str, bool, Callable[[str, str], bool]]] = [
+        ("out", "to the coordinator", False, lambda a, b: a == name and b == COORDINATOR),
+        ("in", "from the coordinator", False, lambda a, b: b == name and a == COORDINATOR),
+        ("out", f"to {others}", True, lambda a, b: a == name and b not in (COORDINATOR, name)),
+        ("in", f"from {others}", True, lambda a, b: b == name and a not in (COORDINATOR, name)),
+        ("in", "between its silos", True, lambda a, b: a == b == name),
     ]
     arrows = []
     for way, title, sealed, belongs in kinds:
-        group = [entry for entry in entries if belongs(entry)]
+        group = [one for pair, held in _pairs(entries, named).items() if belongs(*pair) for one in held]
         total = sum(entry.bytes for entry in group)
         thick = round(1.5 + 4.5 * (min(total / most, 1.0)) ** 0.5, 1)
         if group:
             arrows.append(Arrow(way, title, size_text(total), plural(len(group), "message"), thick, sealed))
-    return Lane(name, role, arrows)
+    return Lane(name, *_kind(name, run), arrows)
+
+
+def _kind(name: str, run: RunDirectory) -> tuple[str, str]:
+    """Where a lane stands, and what it is, in words."""
+    members = run.holders.get(name, [])
+    if not members:
+        return ("active" if name == run.active.name else "passive"), "silo"
+    role, silos = members[0].role, sum(bool(party.holder) for party in members)
+    return role, f"{role} party" + (f", {plural(silos, 'silo')}" if silos else "")
 
 
 def time_split(run: RunDirectory) -> list[TimeBar]:

@@ -7,25 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfl.events import Comparison, Metrics
+from vfl.report.evidence import OWN
+from vfl.report.introduction import exposure
 from vfl.report.run_directory import RunDirectory
 from vfl.report.summary import RunReport
 from vfl.report.words import (
     CHIEF,
     METRICS,
-    MODELS,
+    RULES,
     decimals_for,
     fixed,
     listed,
-    percent,
     plural,
     probability,
-    round_word,
     significant,
 )
 
-_NUMBERS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six", 7: "Seven", 8: "Eight"}
 _EQUAL = 1e-3  # of the joint figure: a difference that no use of the model would show
 _ORDER = ("joint", "active_only", "pooled")
+_SILOS = 6  # of more, the best and the worst ones stand in the headline
+_NO_COLUMNS = "no columns: the training mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,73 +93,100 @@ class Without:
 
 def model_names(run: RunDirectory) -> dict[str, str]:
     """What the models of a report are called in sentences, e.g. "bank alone"."""
-    return {"joint": "joint model", "active_only": f"{run.active.name} alone", "pooled": "pooled data"}
+    alone = {f"{OWN}{name}": f"{name.partition('.')[2] or name} alone" for name in run.report.alone}
+    return {"joint": "joint model", "active_only": f"{run.label_holder} alone", "pooled": "pooled data"} | alone
 
 
-def introduction(run: RunDirectory) -> str:
-    """What was trained, by whom, on what."""
-    report = run.report
-    if report.evaluates:
-        return (
-            f"A joint model of {listed([party.name for party in report.parties])}, trained before "
-            f"({MODELS.get(report.model, report.model)}), scored "
-            f"{plural(report.rows['test'] or 0, 'new row')} whose labels {run.active.name} has."
-        )
-    names = [party.name for party in report.parties]
-    passive = listed([party.name for party in run.passive])
-    task = {
-        "binary": "to tell two classes apart",
-        "multiclass": "to tell several classes apart",
-        "regression": "to predict a number",
-        "count": "to predict a count",
-    }[report.task]
-    holders = f"{'holds' if len(run.passive) == 1 else 'hold'} further columns about the same people or things"
-    common = report.alignment.intersection
-    if common is None:
-        shared = f"{run.active.name} alone knows which rows they have in common"
-    else:
-        shared = f"They have {plural(common, 'row')} in common"
-    kept = "no row left its owner"
-    if run.in_the_clear:
-        kept = (
-            "no column left its owner, but what its own network makes of every row did, readable to "
-            f"{run.active.name}, and so did the gradients that came back"
-        )
-    return (
-        f"{_NUMBERS.get(len(names), str(len(names)))} parties trained one {MODELS.get(report.model, report.model)} "
-        f"{task}: {run.active.name}, which holds the labels, and {passive}, which {holders}. {shared}; {kept}."
-    )
+def figures_of(report: RunReport) -> dict[str, Metrics]:
+    """Metrics by model in the order of the page; those of silos alone under the names that comparisons have."""
+    known = {name: report.metrics[name] for name in _ORDER if report.metrics.get(name)}
+    return known | {f"{OWN}{name}": figures for name, figures in report.alone.items()}
 
 
 def headline(run: RunDirectory) -> Headline | None:
     """The chief figures and what follows from them; None where the role knows none."""
     report = run.report
     metric = CHIEF[report.task]
-    models = [name for name in _ORDER if report.metrics.get(name, {}).get(metric) is not None]
+    models = {name: figures for name, figures in figures_of(report).items() if figures.get(metric) is not None}
     if "joint" not in models:
         return None
-    names, unseen = model_names(run), "nobody saw anybody's rows"
-    notes = {
-        "joint": f"all parties' columns, {'sent as outputs of their own networks' if run.in_the_clear else unseen}",
-        "active_only": "the label holder's own columns" if run.active.features else "no columns: the training mean",
+    names, notes = model_names(run), _notes(run)
+    colours = {"joint": "joint", "active_only": "alone", "pooled": "pooled"}
+    own = [name for name in models if name.startswith(OWN)]
+    shown = [name for name in models if name not in own] + _extremes({name: models[name] for name in own}, metric)
+    lines = [(colours.get(name, "muted"), names[name], notes.get(name, ""), name, models[name]) for name in shown]
+    others = [name for name in ("active_only", "pooled") if name in models]
+    verdicts = [_verdict(report, name, names[name]) for name in others]
+    verdicts += [_beside_silos(report, {name: models[name] for name in own}, names)] if own else []
+    title = METRICS[metric][0]
+    dots = _dots(report, metric, lines)
+    return Headline(title[:1].upper() + title[1:], METRICS[metric][1], dots, verdicts or [_alone(report)])
+
+
+def _notes(run: RunDirectory) -> dict[str, str]:
+    """What each model was made of."""
+    if run.horizontal:
+        averaged = run.report.training.aggregation
+        how = RULES[averaged.rule][0] if averaged is not None else "averaging"
+        rows = {party.name: party.rows for party in run.report.parties}
+        return {
+            "joint": f"{how} of {plural(len(rows), 'silo')}: nobody saw another's rows",
+            "pooled": "one model on all silos' rows in one place, for comparison",
+        } | {f"{OWN}{name}": "a model of its own rows, on all silos' test rows" for name in rows}
+    joint = "sent as outputs of their own networks" if run.in_the_clear else "nobody saw anybody's rows"
+    joint = "from which a guard says that rows can be worked out" if exposure(run) == "all" else joint
+    silos = ", of all its silos" if len(run.labelled) > 1 else ""
+    return {
+        "joint": f"all parties' columns, {joint}",
+        "active_only": f"the label holder's own columns{silos}" if run.active.features else _NO_COLUMNS,
         "pooled": "all columns in one place, for comparison",
     }
-    colours = {"joint": "joint", "active_only": "alone", "pooled": "pooled"}
-    lines = [(colours[name], names[name], notes[name], name, report.metrics[name]) for name in models]
-    others = [name for name in ("active_only", "pooled") if name in models]
-    verdicts = [_verdict(report, name, names[name]) for name in others] or [_alone(report)]
-    title = METRICS[metric][0]
-    return Headline(title[:1].upper() + title[1:], METRICS[metric][1], _dots(report, metric, lines), verdicts)
+
+
+def _extremes(models: dict[str, Metrics], metric: str) -> list[str]:
+    """Silos alone, best first; of many the best and the worst only."""
+    best = sorted(models, key=lambda name: _value(models[name], metric), reverse=METRICS[metric][2])
+    return best if len(best) <= _SILOS else [*best[: _SILOS // 2], *best[-_SILOS // 2 :]]
+
+
+def _beside_silos(report: RunReport, models: dict[str, Metrics], names: dict[str, str]) -> Verdict:
+    """The joint model beside what each silo reaches with its own rows."""
+    metric = CHIEF[report.task]
+    title, _, more = METRICS[metric]
+    joint = _value(report.metrics["joint"], metric)
+    gains = {name: (joint - _value(figures, metric)) * (1 if more else -1) for name, figures in models.items()}
+    least, most = min(gains, key=lambda name: gains[name]), max(gains, key=lambda name: gains[name])
+    digits = max(decimals_for([joint]), min(decimals_for([gains[least]], 2), decimals_for([joint]) + 1))
+    known = report.comparison
+    open_ = [name for name in gains if name in known and known[name].low <= 0 <= known[name].high]
+    worse = [name for name, gain in gains.items() if gain < 0 and name not in open_]
+    side = "higher" if more else "lower"
+    if worse:
+        who, does = _plain(worse, names), "does" if len(worse) == 1 else "do"
+        other = "lower" if more else "higher"
+        text = f"Alone {who} {does} better than the joint model: its {title} is {fixed(-gains[least], digits)} {other}."
+    elif open_:
+        rest = [name for name in gains if name not in open_]
+        text = f"That the joint model and {_plain(open_, names)} alone differ in {title} may be chance"
+        text += f"; it is better than {_plain(rest, names)} alone." if rest else "."
+    else:
+        span = f"{fixed(gains[least], digits)} to {fixed(gains[most], digits)}"
+        text = f"The joint model is better than any silo alone: its {title} is {span} {side}."
+    proof = f"Beside {names[least]}: {_proof(known[least], digits)}" if least in known else ""
+    return Verdict(text, proof)
+
+
+def _plain(models: Sequence[str], names: dict[str, str]) -> str:
+    return listed([names[name].removesuffix(" alone") for name in models])
 
 
 def metric_rows(run: RunDirectory) -> tuple[list[str], list[MetricRow]]:
     """All metrics of all models: names of the models, and a row per metric; empty where there are none."""
-    report = run.report
-    models = [name for name in _ORDER if report.metrics.get(name)]
+    models = figures_of(run.report)
     if "joint" not in models:
         return [], []
     names = model_names(run)
-    return [names[name] for name in models], _rows(report, {name: report.metrics[name] for name in models})
+    return [names[name] for name in models], _rows(run.report, models)
 
 
 def without_parties(run: RunDirectory) -> Without | None:
@@ -287,21 +315,3 @@ def _dots(report: RunReport, metric: str, lines: Sequence[tuple[str, str, str, s
 def _value(metrics: Metrics, name: str) -> float:
     value = metrics.get(name)
     return math.nan if value is None else value
-
-
-def training_line(run: RunDirectory) -> str:
-    """How the training went, in one sentence or two."""
-    report = run.report
-    holder = "the active party" if report.training.key_holder == "active" else "the coordinator"
-    verb, what = "grew" if report.model == "boosting" else "took", round_word(report.model)
-    end = "" if report.training.converged else ", and stopped before it had converged"
-    if report.evaluates:
-        key = "no key was needed" if run.in_the_clear else f"{holder} held the key"
-        return f"Of the run that trained the model: {plural(report.training.rounds, what)}{end}; {key}."
-    held, trained = report.rows["test"], report.rows["train"]
-    key = "nothing was encrypted with Paillier" if run.in_the_clear else f"{holder} held the Paillier key"
-    course = f"Training {verb} {plural(report.training.rounds, what)}{end}; {key}."
-    if held is None or trained is None:
-        return course
-    share = f" ({percent(held / sum(rows or 0 for rows in report.rows.values()), 0)})" if held else ""
-    return f"{course} {plural(held, 'row')}{share} were held out for the test figures."

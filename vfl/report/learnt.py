@@ -9,6 +9,7 @@ from parties.ledger import Entry
 from parties.link import COORDINATOR
 from vfl import audit
 from vfl.report.run_directory import RunDirectory
+from vfl.report.summary import PartyPart
 from vfl.report.words import listed, plural
 
 _HIDDEN = {
@@ -57,13 +58,17 @@ class Hidden:
 
 def learnt(run: RunDirectory) -> list[Learnt]:
     """Disclosures by receiver, in the order of the job, the coordinator last; a role's own page begins with its own."""
-    roles = {party.name: f"{party.role} party" for party in run.report.parties} | {COORDINATOR: "no data of its own"}
+    roles = {party.name: _what(party) for party in run.report.parties} | {COORDINATOR: "no data of its own"}
     groups: dict[str, list[audit.Sent]] = {}
     for line in audit.learnt(run.entries):
         groups.setdefault(line.receivers[0], []).append(line)
     place = {name: number for number, name in enumerate(roles)}
     order = sorted(groups, key=lambda name: (name != run.role, place.get(name, len(place))))
     return [Learnt(name, roles.get(name, ""), [_line(line) for line in groups[name]]) for name in order]
+
+
+def _what(party: PartyPart) -> str:
+    return f"silo of {party.holder}, {party.role} party" if party.holder else f"{party.role} party"
 
 
 def nothing_learnt(run: RunDirectory) -> list[str]:
@@ -95,6 +100,8 @@ def _opens(entry: Entry, holder: str) -> str:
         return f"{holder}, who holds the key{below}"
     if entry.message == "splitnn.share":
         return "Nobody: it is one half of a sum, random without the other"
+    if entry.kind == "Masked" and protocol == "siblings":
+        return "The first silo of the party: in the sum the masks cancel"
     if entry.kind == "Masked":
         return (
             "The receiver: in the sum the masks cancel" if entry.discloses else "Nobody: masks cancel only in the sum"

@@ -28,9 +28,11 @@ from vfl.report.figures import Figure
 from vfl.report.figures_training import loss_figure
 from vfl.report.flow import SPENT, funnel, messages, phases, time_split, time_table
 from vfl.report.gradients import gradients
-from vfl.report.headline import headline, introduction, metric_rows, training_line, without_parties
+from vfl.report.headline import headline, metric_rows, without_parties
+from vfl.report.introduction import introduction, training_line
 from vfl.report.learnt import hidden, learnt, nothing_learnt
 from vfl.report.run_directory import RunDirectory, read_run_directory
+from vfl.report.silos import noise, silos
 from vfl.report.summary import RunReport
 from vfl.report.words import count, listed, round_word, seconds
 
@@ -114,7 +116,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "intervals": any(cell.low for row in rows for cell in row.cells),
         "without": without_parties(run),
         "quality": _quality(run),
-        "loss": None if run.report.evaluates else loss_figure(run.report),
+        "loss": None if run.report.evaluates else loss_figure(run.report, rounds=run.in_rounds),
         "course": [] if run.report.evaluates else _course(run),
         "rows_are": "new rows" if run.report.evaluates else "test rows",
         "columns_kind": kind,
@@ -125,7 +127,10 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "time": time_split(run),
         "time_rows": time_table(run),
         "spent": SPENT,
-        "hub": "passes on what it cannot read" if run.in_the_clear else "passes on and adds up what it cannot read",
+        "hub": _hub(run),
+        "kind": "Horizontal federated learning" if run.horizontal else "Vertical federated learning",
+        "silos": silos(run),
+        "noise": noise(run),
         "gradients": gradients(run),
         "phases": phases(run),
         "learnt": learnt(run),
@@ -149,6 +154,8 @@ def _contents(content: dict[str, Any]) -> list[tuple[str, str]]:
         "funnel": "Rows",
         "flow": "Messages",
         "time": "Time",
+        "silos": "Silos",
+        "noise": "Differential privacy",
         "gradients": "What gradients tell",
         "learnt": "Who learnt what",
         "hidden": "What stayed hidden",
@@ -180,6 +187,13 @@ def _quality(run: RunDirectory) -> Quality:
     return Quality(regression_figures(evidence) if evidence.task == "regression" else count_figures(evidence))
 
 
+def _hub(run: RunDirectory) -> str:
+    """What the coordinator does with what passes through it."""
+    if run.horizontal:
+        return "adds up what it cannot read one by one"
+    return "passes on what it cannot read" if run.in_the_clear else "passes on and adds up what it cannot read"
+
+
 def _several(parts: Sequence[ColumnPart]) -> bool:
     return any(part.scores for part in parts)
 
@@ -192,8 +206,9 @@ def _subtitle(run: RunDirectory) -> str:
         return "A run of all roles on one machine: this page shows what each of them has."
     if run.role == COORDINATOR:
         return "The coordinator's own page: it has neither ids, columns, labels nor scores."
-    if run.role == run.active.name:
-        return f"The own page of {run.role}, the active party: what it may know, and nothing else."
+    if run.role in run.labelled:
+        what = "the active party" if len(run.labelled) == 1 else f"a silo of {run.label_holder}, which holds the labels"
+        return f"The own page of {run.role}, {what}: what it may know, and nothing else."
     return f"The own page of {run.role}, a passive party: what it may know, and nothing else."
 
 
@@ -201,10 +216,12 @@ def _tiles(run: RunDirectory) -> list[tuple[str, str]]:
     """The size of the run in a few figures."""
     report = run.report
     own = next((party for party in report.parties if party.name == run.role), None)
-    columns = [party.features for party in report.parties if party.features is not None]
+    features = [[party.features for party in parties if party.features is not None] for parties in run.holders.values()]
+    columns = [max(known) for known in features if known]
+    common = ("rows in common", count(report.alignment.intersection))
     tiles = [
-        ("rows in common", count(report.alignment.intersection)),
-        ("new rows" if report.evaluates else "test rows", count(report.rows["test"])),
+        ("silos", count(len(report.parties))) if run.horizontal else common,
+        ("new rows" if report.evaluates else "test rows", count(run.judged)),
     ]
     if own is not None and own.features is not None:
         tiles.append(("own columns", count(own.features)))
@@ -212,7 +229,7 @@ def _tiles(run: RunDirectory) -> list[tuple[str, str]]:
         tiles.append(("columns of all", count(sum(columns))))
     return [
         *tiles,
-        (f"{round_word(report.model)}s", count(report.training.rounds)),
+        (f"{round_word(report.model, rounds=run.in_rounds)}s", count(report.training.rounds)),
         ("time in all", seconds(report.seconds.get("total", 0.0))),
         ("bytes sent" if run.role is None else "own traffic", size_text(sum(entry.bytes for entry in run.entries))),
     ]
@@ -223,12 +240,12 @@ def _course(run: RunDirectory) -> list[tuple[str, str]]:
     report = run.report
     training, rows = report.training, report.rows
     holder = "the active party" if training.key_holder == "active" else "the coordinator"
-    holder = "nobody" if run.in_the_clear else holder
+    holder = "nobody" if run.in_the_clear or run.horizontal else holder
     encrypted, decrypted = report.crypto.encryptions, report.crypto.decryptions
     split = [f"{count(rows[part])} {part}" for part in ("train", "validation", "test") if rows.get(part) is not None]
     course = [
         *_network(run),
-        (f"{round_word(report.model).title()}s", count(training.rounds)),
+        (f"{round_word(report.model, rounds=run.in_rounds).title()}s", count(training.rounds)),
         ("Kept", _kept_epoch(report)),
         ("Converged", _converged(report)),
         ("Rows", ", ".join(split)),
@@ -245,16 +262,23 @@ def _network(run: RunDirectory) -> list[tuple[str, str]]:
     """How a network was held and what it looks like, as far as the job says."""
     if run.report.model != "splitnn":
         return []
+    if run.horizontal:
+        return _layers(run)
     mode = "split: every party its own network below, outputs and gradients in the clear"
     if not run.in_the_clear:
         mode = "source-layer: one first layer held by all parties in shares, computed under encryption"
+    return [("Mode", mode), *_layers(run)]
+
+
+def _layers(run: RunDirectory) -> list[tuple[str, str]]:
+    """Widths of a network, where a folder says the job."""
     kept = next(iter(run.kept.values()), None)
     if kept is None:
-        return [("Mode", mode)]
+        return []
     network = kept.job.splitnn
     above = f", then {listed([count(width) for width in network.hidden])}" if network.hidden else ""
-    first = f"{count(network.units)} units, to which all parties add{above}; {network.activation}"
-    return [("Mode", mode), ("Layers", first)]
+    added = "" if run.horizontal else ", to which all parties add"
+    return [("Layers", f"{count(network.units)} units{added}{above}; {network.activation}")]
 
 
 def _kept_epoch(report: RunReport) -> str:
@@ -294,7 +318,10 @@ def _facts(run: RunDirectory) -> list[tuple[str, str]]:
         ("Seed", f"{report.seed} (of the order of rows; keys and masks are always new)"),
         ("Engine", f"vfl {report.version}"),
         ("Encryption", _encryption(run)),
-        ("Alignment", f"{report.alignment.protocol}, {size_text(report.alignment.bytes)}"),
+        (
+            "Alignment",
+            "none" if run.horizontal else f"{report.alignment.protocol}, {size_text(report.alignment.bytes)}",
+        ),
     ]
     if began is not None:
         facts.append(("Began", f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"))
@@ -306,9 +333,11 @@ def _facts(run: RunDirectory) -> list[tuple[str, str]]:
 
 def _encryption(run: RunDirectory) -> str:
     """Scheme, length of the key and kernel, or that there was none."""
-    if run.in_the_clear:
-        return "none but the sealing of what goes from party to party"
     crypto = run.report.crypto
+    if run.horizontal:
+        return "masks that cancel in the sum over silos, and the sealing of what goes from silo to silo"
+    if run.in_the_clear or crypto.key_bits is None:
+        return "none but the sealing of what goes from party to party"
     return f"{crypto.scheme.title()}, {crypto.key_bits:,} bits, kernel {crypto.kernel}"
 
 

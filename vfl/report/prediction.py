@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from parties.ledger import read_ledger
 from vfl import __version__
 from vfl.kept_run import KeptRun
+from vfl.optim import Vector
 from vfl.predict import Scored
 from vfl.prediction import Predicted
 from vfl.report.summary import Disclosure, disclosures
@@ -58,7 +61,7 @@ class PredictionReport(msgspec.Struct, frozen=True):
 
 
 def summarise_prediction(
-    kept: KeptRun, scored: Scored, ledger: Path, seconds: float, *, predicted: Predicted | None = None
+    kept: KeptRun, scored: Scored, ledger: Path, seconds: float, *, predicted: Sequence[Predicted] = ()
 ) -> PredictionReport:
     """Build the report of a prediction.
 
@@ -66,11 +69,13 @@ def summarise_prediction(
     ----------
     ledger : Path
         Of the prediction: whose disclosures and bytes it lists.
-    predicted : Predicted, optional
-        At the active party.
+    scored : Scored
+        Of whoever writes it.
+    predicted : sequence of Predicted
+        What parties with labels have that are known here; none at a passive party.
     """
     entries = read_ledger(ledger)
-    alone = None if predicted is None else len(predicted.alone_rows)
+    rows = {name: count for one in predicted for name, count in one.scored.sizes.items()}
     return PredictionReport(
         name=kept.job.name,
         task=kept.job.task,
@@ -78,17 +83,17 @@ def summarise_prediction(
         version=__version__,
         run=kept.run,
         protocol=scored.protocol,
-        rows=scored.sizes,
-        scored=len(scored.rows) if scored.told else None,
-        alone=alone,
-        unscored=None if predicted is None else len(predicted.unscored),
-        score=_spread(scored),
-        score_of=predicted.new.model.classes[1] if predicted is not None and kept.job.task == "binary" else "",
-        classes={} if predicted is None else _per_class(predicted),
+        rows=rows or scored.sizes,
+        scored=sum(len(one.scored.rows) for one in predicted) if predicted else _told(scored),
+        alone=sum(len(one.alone_rows) for one in predicted) if predicted else None,
+        unscored=sum(len(one.unscored) for one in predicted) if predicted else None,
+        score=_spread(predicted),
+        score_of=predicted[0].new.model.classes[1] if predicted and kept.job.task == "binary" else "",
+        classes=_per_class(predicted),
         seconds=round(seconds, 3),
         bytes=sum(entry.bytes for entry in entries),
         disclosures=disclosures(entries),
-        warnings=list(predicted.warnings if predicted is not None else scored.warnings),
+        warnings=list(dict.fromkeys(line for one in predicted or (scored,) for line in one.warnings)),
     )
 
 
@@ -102,21 +107,33 @@ def write_prediction(folder: Path, report: PredictionReport) -> None:
     (folder / FILE).write_bytes(encode_prediction(report))
 
 
-def _spread(scored: Scored) -> dict[str, float] | None:
+def _told(scored: Scored) -> int | None:
+    """Rows scored, as far as a party without labels knows of them."""
+    return len(scored.rows) if scored.told else None
+
+
+def _spread(predicted: Sequence[Predicted]) -> dict[str, float] | None:
     """Least, mean and largest score, if they are finite."""
-    values = scored.predicted
-    if values is None or values.ndim != 1:
+    values = _scores(predicted)
+    if values is None or values.ndim != 1 or not len(values):
         return None
     spread = {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
     return spread if all(map(math.isfinite, spread.values())) else None
 
 
-def _per_class(predicted: Predicted) -> dict[str, int]:
+def _per_class(predicted: Sequence[Predicted]) -> dict[str, int]:
     """Rows of each predicted class, in code order."""
-    from vfl.prediction import chosen_classes
+    from vfl.prediction_csv import chosen_classes
 
-    classes = predicted.new.model.classes
-    if not classes or predicted.scored.predicted is None:
+    values = _scores(predicted)
+    classes = predicted[0].new.model.classes if predicted else []
+    if not classes or values is None:
         return {}
-    chosen = chosen_classes(predicted.scored.predicted, classes)
+    chosen = chosen_classes(values, classes)
     return {name: chosen.count(name) for name in classes}
+
+
+def _scores(predicted: Sequence[Predicted]) -> Vector | None:
+    """Joint scores of all parties with labels."""
+    known = [one.scored.predicted for one in predicted if one.scored.predicted is not None]
+    return np.concatenate(known) if known else None

@@ -38,7 +38,8 @@ class RunDirectory:
     entries : list of Entry
         The ledger: every message of the run, or every one that the role sent or received.
     evidence : Evidence or None
-        Labels and predictions of the test rows, where the active party's folder is there and has them.
+        Labels and predictions of the test rows, where the active party's folder is there and has them; where several
+        silos hold labels those of all of them, or on a silo's own page its own.
     kept : dict of party to KeptRun
         Of the parties whose folders belong here.
     digests : dict of name to str
@@ -55,13 +56,52 @@ class RunDirectory:
 
     @property
     def active(self) -> PartyPart:
-        """The party with the labels."""
+        """The party with the labels; of several silos that hold them, the first one, which leads."""
         return next(party for party in self.report.parties if party.role == "active")
 
     @property
-    def passive(self) -> list[PartyPart]:
-        """The other parties."""
-        return [party for party in self.report.parties if party.role != "active"]
+    def labelled(self) -> list[str]:
+        """Who holds labels: the active party, or all silos of the label holder."""
+        return [party.name for party in self.report.parties if party.role == "active"]
+
+    @property
+    def holders(self) -> dict[str, list[PartyPart]]:
+        """Every holder of columns with its silos, in the order of the job; a party without silos is its own."""
+        found: dict[str, list[PartyPart]] = {}
+        for party in self.report.parties:
+            found.setdefault(party.holder or party.name, []).append(party)
+        return found
+
+    @property
+    def label_holder(self) -> str:
+        """The holder of the labels, silos or not."""
+        return self.active.holder or self.active.name
+
+    @property
+    def passive(self) -> list[str]:
+        """The other holders."""
+        return [name for name in self.holders if name != self.label_holder]
+
+    @property
+    def has_silos(self) -> bool:
+        """Whether any holder is made of silos."""
+        return any(party.holder for party in self.report.parties)
+
+    @property
+    def horizontal(self) -> bool:
+        """Whether all are silos of the label holder, so that nothing was aligned and nobody had a key."""
+        return self.has_silos and not self.passive
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether a network, too, was trained in rounds of averaging, and not in epochs over all rows."""
+        averaged = self.report.training.aggregation
+        return averaged is not None and (averaged.rule != "fedsgd" or averaged.dp is not None)
+
+    @property
+    def judged(self) -> int | None:
+        """Test rows that the figures are of: a silo's own page has its own."""
+        return self.report.rows["test"] if self.evidence is None else len(self.evidence.y)
 
     @property
     def in_the_clear(self) -> bool:
@@ -96,14 +136,13 @@ def read_run_directory(folder: Path, role: str | None = None) -> RunDirectory:
         )
     seen = [name for name in names if whose in (None, name)]
     present = [name for name in seen if (folder / name / MODEL).is_file()]
-    active = next(party.name for party in report.parties if party.role == "active")
     files = [REPORT, *(f"{party.name}/{MODEL}" for party in report.parties if party.name in present)]
     return RunDirectory(
         folder=folder,
         role=whose,
         report=report,
         entries=read_ledger(folder / LEDGER),
-        evidence=_evidence(folder / active) if active in seen else None,
+        evidence=_evidence(folder, report, whose),
         kept=_kept(folder, present),
         digests={name: _sha256(folder / name) for name in files},
     )
@@ -153,24 +192,36 @@ def _filled(lines: dict[str, Any]) -> dict[str, Any]:
 
 def _check(report: RunReport) -> None:
     """What the page takes for granted."""
-    if [party.role for party in report.parties].count("active") != 1 or not {"train", "test"} <= set(report.rows):
+    labelled = {party.holder or party.name for party in report.parties if party.role == "active"}
+    if len(labelled) != 1 or not {"train", "test"} <= set(report.rows):
         raise ValueError("no report of a federation")
 
 
 def _whose(report: RunReport) -> str | None:
-    """Who wrote the report: all, one party, or the coordinator, which knows no party's rows."""
+    """Who wrote the report: all, one party, or the coordinator, which knows no party's rows.
+
+    Where all roles ran here, those of a silo that was lost are unknown.
+    """
     known = [party.name for party in report.parties if party.rows is not None]
-    if len(known) == len(report.parties):
+    if len(known) > 1 or len(known) == len(report.parties):
         return None
     return known[0] if known else COORDINATOR
 
 
-def _evidence(folder: Path) -> Evidence | None:
-    if not folder.is_dir():
+def _evidence(folder: Path, report: RunReport, whose: str | None) -> Evidence | None:
+    """What the page may show: of all test rows, or of the role's own."""
+    labelled = [party.name for party in report.parties if party.role == "active"]
+    if whose is None:
+        place = folder if len(labelled) > 1 else folder / labelled[0]
+    elif whose in labelled:
+        place = folder / whose
+    else:
+        return None
+    if not place.is_dir():
         return None
     from vfl.report.evidence import load_evidence
 
-    return load_evidence(folder)
+    return load_evidence(place)
 
 
 def _kept(folder: Path, names: list[str]) -> dict[str, KeptRun]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.events import Comparison, Intervals
-from vfl.report.evidence import ALONE, JOINT, POOLED, Evidence, Floats, Labels
+from vfl.report.evidence import ALONE, JOINT, OWN, POOLED, Evidence, Floats, Labels
 
 MAIN_METRIC = {"binary": "auc", "multiclass": "accuracy", "regression": "rmse", "count": "poisson_deviance"}
 
@@ -59,11 +59,11 @@ def bootstrap_intervals(evidence: Evidence, seed: int, models: Sequence[str] | N
 
 
 def compare(evidence: Evidence, seed: int) -> dict[str, Comparison]:
-    """Compare the joint model with the active party alone and with the pooled data, as far as they are there.
+    """Compare the joint model with the active party alone, the pooled data and silos alone, as far as they are there.
 
     ``seed`` is the job's. A comparison that is undefined is left out.
     """
-    others = [name for name in (ALONE, POOLED) if name in evidence.predicted]
+    others = [name for name in evidence.predicted if name in (ALONE, POOLED) or name.startswith(OWN)]
     if evidence.task == "binary":
         joint = evidence.predicted[JOINT]
         tested = {name: delong(evidence.y, joint, evidence.predicted[name]) for name in others}

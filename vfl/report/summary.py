@@ -199,7 +199,10 @@ def summarise(
         parties=[_party(member.name, member.role, results.get(member.name)) for member in job.parties],
         rows={name: results[name].ids for name in names if name != COORDINATOR and not job.horizontal},
         crypto=_crypto(job, played.kernel, played.encryptions, played.decryptions),
-        warnings=[line for name in names for line in results[name].warnings],
+        warnings=[
+            *(line for name in names for line in results[name].warnings),
+            *(f"{name} was lost, and the run went on without it: {why}" for name, why in played.lost.items()),
+        ],
         alignment_seconds=hub.seconds.get("aligning", 0.0),
         time={name: results[name].spent for name in names},
         averaging=averaging_part(job, results, hub.rounds),

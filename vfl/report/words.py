@@ -34,16 +34,36 @@ MODELS = {
     "splitnn": "split neural network",
 }
 
+RULES = {
+    "fedsgd": (
+        "FedSGD",
+        "In every round each silo works out the gradient on its own rows, and their sum makes one step (FedSGD).",
+    ),
+    "fedavg": (
+        "FedAvg",
+        "In every round each silo trains on its own rows, and the mean of their models, by rows, goes on (FedAvg).",
+    ),
+    "weighted": (
+        "weighted averaging",
+        "In every round each silo trains on its own rows, and the mean of their models, by declared weights, goes on.",
+    ),
+    "simple": (
+        "simple averaging",
+        "In every round each silo trains on its own rows, and the plain mean of their models goes on.",
+    ),
+}
+"""Per rule of averaging: its name, and what it does."""
+
 _ROUNDS = {"boosting": "tree", "splitnn": "epoch"}
 
 
-def round_word(model: str) -> str:
-    """What a round of the training is called, in the singular.
+def round_word(model: str, *, rounds: bool = False) -> str:
+    """What a round of the training is called, in the singular; ``rounds``: it is one of averaging, whatever the model.
 
-    >>> round_word("boosting"), round_word("splitnn"), round_word("logistic")
-    ('tree', 'epoch', 'round')
+    >>> round_word("boosting"), round_word("splitnn"), round_word("logistic"), round_word("splitnn", rounds=True)
+    ('tree', 'epoch', 'round', 'round')
     """
-    return _ROUNDS.get(model, "round")
+    return "round" if rounds else _ROUNDS.get(model, "round")
 
 
 def significant(value: float | None, digits: int = 3) -> str:
