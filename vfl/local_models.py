@@ -32,6 +32,8 @@ from vfl.silo_privacy import SiloNoise
 from vfl.terms import Integers
 from vfl.torch_parts import seed_of
 
+LARGEST_WEIGHT = 2.0**30
+"""Beyond it a training diverges: columns are standardised, and labels scaled."""
 COEFFICIENTS, INTERCEPT = "coefficients", "intercept"
 
 
@@ -189,8 +191,7 @@ class LocalGlm:
         for gradient in self._gradients(now, round_number):
             for array, found, start, l2 in zip(now, gradient, weights, self.penalty, strict=True):
                 array -= lines.learning_rate * (found + l2 * array + lines.proximal * (array - start))
-            if not all(np.isfinite(array).all() for array in now):
-                raise diverged(round_number)
+            check_weights(now, round_number)
         return (0.0 if self.noise else self.gradient(weights)[0]), now
 
     def _gradients(self, now: Sequence[Vector], round_number: int) -> Iterator[list[Vector]]:
@@ -254,12 +255,18 @@ def local_batches(job: Job, silo: str, rows: int, round_number: int) -> Iterator
         yield from np.array_split(order.astype(np.int64), -(-rows // lines.batch_size))
 
 
-def diverged(round_number: int) -> DataError:
-    """A training that has left the numbers."""
-    return DataError(
-        f"training diverged in round {round_number}: weights are no longer numbers, expected losses that fall; lower "
-        "training.learning_rate"
-    )
+def check_weights(weights: Sequence[Vector], round_number: int) -> None:
+    """Refuse weights that a training has driven beyond all bounds.
+
+    Raises
+    ------
+    DataError
+    """
+    if not all(np.abs(array).max(initial=0.0) <= LARGEST_WEIGHT for array in weights):
+        raise DataError(
+            f"training diverged in round {round_number}: weights are beyond {LARGEST_WEIGHT:g}, expected losses that "
+            "fall; lower training.learning_rate"
+        )
 
 
 def relative_weights(weights: Vector | None, siblings: Sums) -> Vector | None:
@@ -273,7 +280,7 @@ def relative_weights(weights: Vector | None, siblings: Sums) -> Vector | None:
     if weights is None:
         return None
     own = math.fsum(np.minimum(weights, 2.0**100).tolist())
-    total, rows, beyond = siblings.floats("weights", [own, len(weights), (weights > 2.0**100).sum()])
+    total, rows, beyond = siblings.floats("weights", [own, len(weights), float((weights > 2.0**100).sum())])
     if not total > 0 or beyond:
         raise DataError(
             "the sample weights of the training rows are "
@@ -304,13 +311,14 @@ def agree_glm_scale(job: Job, y: Labels, sample_weights: Vector | None, outputs:
         return GlmScale(family.start(np.arange(outputs), shares * (outputs / shares.sum()), outputs))
     mean, deviation = label_moments(y, relative, siblings)
     if family.name == "linear":
+        deviation = deviation or 1.0
         return GlmScale(np.array([mean / deviation]), deviation)
     return GlmScale(family.start(np.array([mean]), None, 1))
 
 
 def label_moments(y: Labels, relative: Floats, siblings: Sums) -> tuple[float, float]:
-    """Weighted mean of the labels of all silos' training rows, and their standard deviation or 1 where it is 0."""
+    """Weighted mean of the labels of all silos' training rows, and their standard deviation."""
     rows, total = siblings.floats("labels", [len(y), math.fsum((relative * y).tolist())])
     mean = total / rows
     (squares,) = siblings.floats("labels' squares", [math.fsum((relative * (y - mean) ** 2).tolist())])
-    return mean, math.sqrt(max(squares, 0.0) / rows) or 1.0
+    return mean, math.sqrt(max(squares, 0.0) / rows)

@@ -24,7 +24,7 @@ from torch.func import functional_call, grad, vmap
 from parties.errors import ConfigError, DataError
 from vfl.epochs import draw_batches
 from vfl.job import Job
-from vfl.local_models import Sums, diverged, label_moments, local_batches
+from vfl.local_models import Sums, check_weights, label_moments, local_batches
 from vfl.losses import Labels
 from vfl.network import LabelScale, Network, build, called, row_losses
 from vfl.optim import Vector
@@ -62,6 +62,10 @@ class LocalNetwork:
         Their labels.
     sample_weights : ndarray of shape (n,), or None
         Scaled to mean 1 over the training rows of all silos.
+    first : tuple of ndarray
+        Weights to begin with.
+    own_module : bool
+        The layers above the first one are the user's own.
     noise : SiloNoise or None
         Where the job asks for differential privacy.
     """
@@ -72,6 +76,7 @@ class LocalNetwork:
     y: Labels = field(repr=False)
     sample_weights: Vector | None = field(repr=False)
     network: Network = field(repr=False)
+    first: tuple[Vector, ...] = field(repr=False)
     own_module: bool = False
     noise: SiloNoise | None = None
 
@@ -101,9 +106,8 @@ class LocalNetwork:
         return len(self.y)
 
     def start(self) -> list[Vector]:
-        """The weights drawn from the job's seed."""
-        columns, outputs, module = self.X.shape[1], self.network.outputs, self.network.top if self.own_module else None
-        return _arrays(Whole(_double(build(self.job, columns, outputs, self.network.label, module, columns))))
+        """The weights drawn from the job's seed; those of the user's own layers as they were."""
+        return [array.copy() for array in self.first]
 
     def gradient(self, weights: Sequence[Vector], rows: Integers | None = None) -> tuple[float, list[Vector]]:
         """Sums over training rows of this silo (None: all) of their weighted losses and gradients."""
@@ -144,8 +148,7 @@ class LocalNetwork:
                         parameter.grad += self.job.splitnn.proximal * (parameter.detach() - begun)
                 optimizer.step()
             found = _arrays(whole)
-        if not all(np.isfinite(array).all() for array in found):
-            raise diverged(round_number)
+        check_weights(found, round_number)
         return loss, found
 
     def fit(self, epochs: int) -> list[Vector]:
@@ -167,8 +170,7 @@ class LocalNetwork:
                     self._backward(whole, batch, mean=True)
                     optimizer.step()
             found = _arrays(whole)
-        if not all(np.isfinite(array).all() for array in found):
-            raise diverged(epochs)
+        check_weights(found, epochs)
         return found
 
     def losses(self, weights: Sequence[Vector]) -> Vector:
@@ -288,7 +290,8 @@ def make_local_network(
             "top, got a module with buffers, such as batch normalisation's, which silos cannot average; expected "
             "parameters only; take layer normalisation instead"
         )
-    return LocalNetwork(job, silo, X, y, sample_weights, network, module is not None, noise)
+    first = tuple(_arrays(Whole(network)))
+    return LocalNetwork(job, silo, X, y, sample_weights, network, first, module is not None, noise)
 
 
 def agree_label_scale(job: Job, y: Labels, sample_weights: Vector | None, siblings: Sums) -> LabelScale:

@@ -53,6 +53,7 @@ import numpy as np
 
 from parties.checkpoint import Keeper
 from parties.errors import ConfigError
+from vfl.aggregation import least_silos
 from vfl.gradient_noise import draw_normal
 from vfl.job import Job
 from vfl.optim import Vector
@@ -167,7 +168,7 @@ def make_silo_noise(job: Job, rows: int, total_rows: int, keeper: Keeper) -> Sil
     multiplier = noise_multiplier(job, rate, steps)
     share = multiplier * lines.dp_clip
     if lines.dp == "central":
-        share /= math.sqrt(fewest_silos(job))
+        share /= math.sqrt(least_silos(job))
     key, starts = _secret(keeper, kept=job.averaging.min_silos is None)
     return SiloNoise(lines.dp_clip, multiplier, share, rate, steps, key, starts)
 
@@ -179,13 +180,6 @@ def sampling(job: Job, rows: int, total_rows: int) -> tuple[float, int]:
     if lines.aggregation == "fedsgd":
         return min(1.0, size * len(job.parties) / total_rows), 1
     return min(1.0, size / rows), lines.local_epochs * -(-rows // size)
-
-
-def fewest_silos(job: Job) -> int:
-    """The fewest silos whose sum is opened in a round."""
-    lines, silos = job.averaging, len(job.parties)
-    drawn = max(2, math.ceil(lines.client_fraction * silos))
-    return min(silos, drawn if lines.min_silos is None else lines.min_silos)
 
 
 def noise_multiplier(job: Job, rate: float, steps: int) -> float:
