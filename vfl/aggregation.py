@@ -132,6 +132,17 @@ def least_silos(job: Job) -> int:
     return job.averaging.min_silos or count_drawn(job.averaging, len(job.labelled))
 
 
+def count_needed(settings: Averaging, asked: int) -> int:
+    """How many of the silos asked must answer: all, or ``min_silos`` and more than half of them.
+
+    More than half, so that no two lists of silos that answered can be told to different silos (`vfl.secure_sum`).
+
+    >>> count_needed(Averaging(), 5), count_needed(Averaging(min_silos=2), 5)
+    (5, 3)
+    """
+    return asked if settings.min_silos is None else max(settings.min_silos, asked // 2 + 1)
+
+
 def draw_silos(names: Sequence[str], settings: Averaging, seed: int, round_number: int) -> list[str]:
     """Silos that take part in a round, drawn from the job's public seed; in the order given.
 

@@ -88,11 +88,13 @@ class Attendance:
         if not any(each.silo == name and (each.round == line.round or each.why != "late") for each in self.left_out):
             self.left_out.append(line)
 
-    def close(self) -> None:
-        """Go on without those who still owe an answer when the training ends."""
+    def close(self) -> list[str]:
+        """Wait for those who still owe an answer when the training ends, and go on without who does not answer then."""
+        late = list(self._owed)
         self._hear_debtors(self.seconds or 0.0)
-        for name in list(self._owed):
+        for name in self._owed:
             self.endpoint.dismiss(name, "was late when the training ended")
+        return [name for name in late if name not in self._owed]
 
     def _receive(self, name: str, message: Message[DataParty, Coordinator, T], until: float) -> T | None:
         link = self.links[name]
