@@ -1,7 +1,8 @@
 """Cut the UCI credit-card file into three companies' CSVs: ``python cut.py UCI_Credit_Card.csv [FOLDER]``.
 
 The bank knows the customer and the label, the card network the repayment status, the biller the amounts. Each has a
-name of its own for the id, a row order of its own, and lacks a share of the rows. The result is the same every time.
+name of its own for the id, a row order of its own, and lacks a share of the rows. For ``silos.toml`` the card network
+is cut once more, into three regions of unequal size with different customers. The result is the same every time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PARTIES = {  # file: id column, columns, share of rows it lacks
     "card_network": ("client", ["PAY_0", "PAY_2", "PAY_3", "PAY_4", "PAY_5", "PAY_6"], 0.12),
     "biller": ("account_holder", [f"BILL_AMT{m}" for m in MONTHS] + [f"PAY_AMT{m}" for m in MONTHS], 0.15),
 }
+REGIONS = {"north": 0.5, "coast": 0.3, "south": 0.2}
 
 
 def cut(source: Path, folder: Path) -> None:
@@ -27,6 +29,16 @@ def cut(source: Path, folder: Path) -> None:
         order = np.random.default_rng([350, number]).permutation(len(raw))
         rows = raw.iloc[order[: round((1 - lacks) * len(raw))]]
         rows[["ID", *columns]].rename(columns={"ID": id_column}).to_csv(folder / f"{file}.csv", index=False)
+    cut_regions(folder)
+
+
+def cut_regions(folder: Path) -> None:
+    """The card network's rows, each in one region."""
+    rows = pd.read_csv(folder / "card_network.csv", dtype=str)
+    shares = list(REGIONS.values())
+    region = np.random.default_rng(350).choice(len(shares), size=len(rows), p=shares)
+    for number, name in enumerate(REGIONS):
+        rows[region == number].to_csv(folder / f"card_network_{name}.csv", index=False)
 
 
 if __name__ == "__main__":
