@@ -30,7 +30,9 @@ def show_psi(report: PsiReport, console: Console, *, out: Path) -> None:
     for line in report.warnings:
         warn(line, console)
     if report.files:
-        same = "" if report.alignment.one_sided else ", line by line the same people at every party"
+        silos = any(party.common != report.alignment.intersection for party in report.parties)
+        same = ", each silo's own, in one order" if silos else ", line by line the same people at every party"
+        same = "" if report.alignment.one_sided else same
         say(f"Aligned rows{same}:", console)
     for file in report.files.values():
         say(f"  {out / file}", console)
@@ -51,7 +53,7 @@ def _table(report: PsiReport) -> Table:
         table.add_column("rows without an id", justify="right")
         table.add_column("rows with a repeated id", justify="right")
     for party in report.parties:
-        ids, common = _ids(report, party), report.alignment.intersection
+        ids, common = _ids(report, party), party.common
         share = _UNKNOWN if common is None or ids is None else f"{common / ids:.1%}"
         more = [_figure(party.missing), _figure(party.duplicates)] if left_out else []
         table.add_row(escape(party.name), _figure(party.rows), _figure(ids), _figure(common), share, *more)

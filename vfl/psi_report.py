@@ -10,7 +10,7 @@ import msgspec
 from parties.ledger import Entry
 from parties.link import COORDINATOR
 from vfl import __version__
-from vfl.job import Job
+from vfl.job import Job, Member
 from vfl.report.summary import ALIGNMENT_PROTOCOLS, Disclosure, disclosures
 
 ALIGNED = "aligned.csv"
@@ -23,7 +23,7 @@ class PsiResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sizes`` are the lengths of all lists, as all know them; the rest of the numbers are a party's own, 0 at the
     coordinator. ``intersection`` is None at the passive party of a one-sided alignment, which is told none. ``file``
-    says whether it has written its aligned rows.
+    says whether it has written its aligned rows; ``own`` is how many these are, where they are told.
     """
 
     role: str
@@ -36,17 +36,22 @@ class PsiResult(msgspec.Struct, frozen=True, kw_only=True):
     ids: int = 0
     missing: int = 0
     duplicates: int = 0
+    own: int | None = None
     file: bool = False
 
 
 class PsiParty(msgspec.Struct, frozen=True):
-    """A party: rows of its CSV, rows without an id, and rows left out for an id that others have; null: not known."""
+    """A party: rows of its CSV, without an id, left out for an id that others of them have, common; null: not known.
+
+    ``common`` counts the party's own rows: of a party without silos all common ones.
+    """
 
     name: str
     role: str
     rows: int | None = None
     missing: int | None = None
     duplicates: int | None = None
+    common: int | None = None
 
 
 class PsiAlignment(msgspec.Struct, frozen=True):
@@ -93,7 +98,7 @@ def summarise_psi(
         version=__version__,
         seed=job.seed,
         purpose=purpose,
-        parties=[_party(member.name, member.role, results.get(member.name)) for member in job.parties],
+        parties=[_party(member, job, results.get(member.name), lead) for member in job.parties],
         alignment=PsiAlignment(
             protocol=lead.protocol,
             rows={name: own.get(name, size) for name, size in lead.sizes.items()},
@@ -115,7 +120,10 @@ def encode_psi(report: PsiReport) -> bytes:
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
-def _party(name: str, role: str, result: PsiResult | None) -> PsiParty:
+def _party(member: Member, job: Job, result: PsiResult | None, lead: PsiResult) -> PsiParty:
+    """A party as far as it is known here; common to all is what a party with one list has."""
+    own = None if result is None else result.own
+    common = lead.intersection if len(job.holders[member.holder]) == 1 else own
     if result is None:
-        return PsiParty(name, role)
-    return PsiParty(name, role, result.csv_rows, result.missing, result.duplicates)
+        return PsiParty(member.name, member.role, common=common)
+    return PsiParty(member.name, member.role, result.csv_rows, result.missing, result.duplicates, common)

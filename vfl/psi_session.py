@@ -97,6 +97,7 @@ def play_party(
         ids=own.count,
         missing=own.missing,
         duplicates=own.duplicates,
+        own=len(alignment.rows) if told and not cardinality else None,
         file=told and not cardinality,
     )
 

@@ -59,6 +59,7 @@ def test_both_parties_on_one_machine() -> None:
     report = summary(result("bank"), result("shop"), result("coordinator", csv_rows=0, ids=0, file=False))
     assert cells(report, "bank") == ["2,050", "2,000", "1,500", "75.0%", "30", "20"]
     assert cells(report, "shop") == ["3,000", "3,000", "1,500", "50.0%", "0", "0"]
+    assert [party.common for party in report.parties] == [1_500, 1_500]
     lines = shown(report)
     assert "1,500 common ids; ecdh, 2.0 s in all, 1.5 s aligning, 0 B sent" in lines
     assert lines[-4:] == [
@@ -99,6 +100,35 @@ def test_the_passive_party_of_a_one_sided_alignment_hears_no_number() -> None:
     assert not [line for line in lines if "aligned.csv" in line]
     assert any(line.startswith("One-sided: bank alone has aligned rows; shop learns neither which") for line in lines)
     assert msgspec.json.decode(encode_psi(report))["alignment"]["intersection"] is None
+
+
+def silo_summary(*results: PsiResult, purpose: Purpose = "psi") -> PsiReport:
+    members = [Member(name="bank", role="active")]
+    members += [Member(name=f"shop.{silo}", role="passive") for silo in ("east", "west")]
+    made = Job(name="trial", model="linear", task="regression", parties=tuple(members), seed=4)
+    sizes = {"bank": 2_000, "shop.east": 800, "shop.west": 900}
+    known = {one.role: msgspec.structs.replace(one, sizes=sizes, warnings=[]) for one in results}
+    return summarise_psi(made, purpose, known, [], 2.0)
+
+
+def test_a_silo_has_its_own_share_of_the_common_rows() -> None:
+    east, west = result("shop.east", ids=800, own=700), result("shop.west", ids=900, own=800)
+    report = silo_summary(result("bank", own=1_500), east, west)
+    assert cells(report, "bank")[2:4] == ["1,500", "75.0%"]
+    assert cells(report, "shop.east")[2:4] == ["700", "87.5%"]
+    assert cells(report, "shop.west")[2:4] == ["800", "88.9%"]
+    assert "Aligned rows, each silo's own, in one order:" in shown(report)
+
+
+def test_nobody_else_knows_how_many_rows_a_silo_has() -> None:
+    report = silo_summary(result("shop.east", ids=800, own=700))
+    assert [party.common for party in report.parties] == [1_500, 700, None]
+    assert cells(report, "shop.west") == ["-", "900", "-", "-"]
+
+
+def test_only_the_number_of_silos() -> None:
+    report = silo_summary(result("shop.east", file=False), purpose="psi cardinality")
+    assert [party.common for party in report.parties] == [1_500, None, None]
 
 
 @pytest.mark.parametrize("role", ["bank", "coordinator"])

@@ -230,3 +230,33 @@ def test_a_policy_is_heeded_where_guards_are_enforced(tmp_path: Path) -> None:
     )
     with pytest.raises(PolicyError, match="policy min_intersection: party 'shop'"):
         align(strict, tmp_path)
+
+
+def siloed(folder: Path, **silos: Sequence[object]) -> Scenario:
+    """A bank of the ids 0 to 11, and shops of several silos."""
+    lists = {"bank": range(12)} | {f"shops.{silo}": ids for silo, ids in silos.items()}
+    for name, ids in lists.items():
+        (folder / f"{name}.csv").write_bytes(plain(ids)["cells"])
+    bank = {"name": "bank", "role": "active", "id": "id", "data": "bank.csv"}
+    tables = [{"name": silo, "data": f"shops.{silo}.csv"} for silo in silos]
+    shops = {"name": "shops", "role": "passive", "id": "id", "silo": tables}
+    document = {"name": "trial", "seed": 5, "alignment": {"min_intersection": 1}, "party": [bank, shops]}
+    return build_scenario(document, folder, file="scenario.toml", alone=True)
+
+
+def test_silos_have_their_own_rows_in_the_order_of_all(tmp_path: Path) -> None:
+    results = align(siloed(tmp_path, east=[11, 3, 5, 40], west=[7, 41, 2]), tmp_path)
+    order = [row[0] for row in aligned(tmp_path, "bank")[1:]]
+    assert sorted(order, key=int) == ["2", "3", "5", "7", "11"]
+    for silo, ids in (("east", {"11", "3", "5"}), ("west", {"7", "2"})):
+        name = f"shops.{silo}"
+        assert [row[0] for row in aligned(tmp_path, name)[1:]] == [one for one in order if one in ids]
+        assert (results[name].own, results[name].intersection) == (len(ids), 5)
+    assert (results["bank"].own, results[COORDINATOR].own) == (5, None)
+
+
+def test_an_id_in_two_silos_leaves_no_file(tmp_path: Path) -> None:
+    made = siloed(tmp_path, east=[11, 3, 5, 40], west=[7, 41, 11])
+    with pytest.raises(DataError, match="1 ids of party 'shops' stand in the lists of two of its silos"):
+        align(made, tmp_path)
+    assert not list(tmp_path.rglob("aligned.csv"))
