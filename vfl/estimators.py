@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
+from parties.spec import holder_of
 from vfl.job import Averaging, Job, Task
 from vfl.network_estimators import Networks, SplitClassifier, SplitRegressor
 from vfl.own_modules import Modules
@@ -208,7 +209,7 @@ OBJECTIVES: Mapping[str, Task] = {"squared_error": "regression", "poisson": "cou
 
 
 def estimator_of(job: Job, modules: Modules | None = None) -> Estimator:
-    """The estimator that a job trains, with the parties' own modules.
+    """The estimator that a job trains, with the parties' own modules as a kept model names them.
 
     >>> from vfl.job import Boosting, Member
     >>> members = Member(name="bank", role="active"), Member(name="shop", role="passive")
@@ -221,7 +222,8 @@ def estimator_of(job: Job, modules: Modules | None = None) -> Estimator:
         )
     if job.model == "splitnn":
         own = dict(modules or {})
-        lines = {"top": own.pop(job.active, None), "bottoms": own or None, **_of_layers(job.splitnn)}
+        lead = holder_of(job.active) if job.horizontal else job.active
+        lines = {"top": own.pop(lead, None), "bottoms": own or None, **_of_layers(job.splitnn)}
         return _of_task(job, SplitClassifier, SplitRegressor, lines)
     kind = next(kind for kind in ESTIMATORS if kind.model == job.model)
     lines = _of_layers(job.training)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from parties.errors import ConfigError
+from parties.errors import ConfigError, DataError
 from parties.ledger import Entry
 from vfl.prediction import Predicted
-from vfl.report.evidence import JOINT, Evidence, save_evidence
+from vfl.report.evidence import JOINT, Evidence, merge_evidence, save_evidence
 from vfl.report.run_directory import read_report
 from vfl.report.statistics import bootstrap_intervals
 from vfl.report.summary import ALIGNMENT_PROTOCOLS, AlignmentPart, PartyPart, RunReport, disclosures, encode_report
@@ -28,11 +29,15 @@ def report_of_training(directory: Path) -> RunReport:
     return report
 
 
-def evaluate_rows(predicted: Predicted, trained: RunReport, entries: list[Entry], seconds: float) -> RunReport:
-    """The report of an evaluation: metrics of the joint scores on the new rows.
+def evaluate_rows(
+    predicted: Sequence[Predicted], trained: RunReport, entries: list[Entry], seconds: float
+) -> RunReport:
+    """The report of an evaluation: metrics of the joint scores on the new rows of all parties with labels.
 
     Parameters
     ----------
+    predicted : sequence of Predicted
+        Of the active party, or of all silos with labels that are known here.
     trained : RunReport
         Of the run that trained the model; what is about the training stays as it is there.
     entries : list of Entry
@@ -41,41 +46,67 @@ def evaluate_rows(predicted: Predicted, trained: RunReport, entries: list[Entry]
     from vfl.metrics import evaluate  # scikit-learn takes seconds to import
 
     evidence = evidence_of(predicted)
-    scored, columns = predicted.scored, len(predicted.new.model.columns)
-    features = {party.name: party.features for party in trained.parties} | {predicted.new.spec.name: columns}
+    metrics = {
+        name: evaluate(one.task, one.y, one.predicted[JOINT], one.classes)
+        for name, one in {JOINT: evidence, **evidence.of_silos()}.items()
+    }
+    scored = predicted[0].scored
     return msgspec.structs.replace(
         trained,
-        parties=[
-            PartyPart(party.name, party.role, predicted.csv_rows.get(party.name), features[party.name])
-            for party in trained.parties
-        ],
-        alignment=AlignmentPart(
-            protocol=scored.protocol,
-            rows=scored.sizes,
-            intersection=len(scored.rows),
-            seconds=round(scored.seconds["aligning"], 3),
-            bytes=sum(entry.bytes for entry in entries if entry.message.partition(".")[0] in ALIGNMENT_PROTOCOLS),
-        ),
-        rows={**trained.rows, "test": len(scored.rows)},
-        metrics={JOINT: evaluate(evidence.task, evidence.y, evidence.predicted[JOINT], evidence.classes)},
+        parties=_parties(predicted, trained),
+        alignment=_alignment(predicted, entries),
+        rows={**trained.rows, "test": len(evidence.y)},
+        metrics={JOINT: metrics.pop(JOINT)},
         seconds={
             "total": round(seconds, 3),
             "alignment": round(scored.seconds["aligning"], 3),
             "training": 0.0,
-            "evaluation": round(scored.seconds["scoring"], 3),
+            "evaluation": round(sum(one.scored.seconds["scoring"] for one in predicted), 3),
         },
         disclosures=disclosures(entries),
-        warnings=list(predicted.warnings),
+        warnings=list(dict.fromkeys(line for one in predicted for line in one.warnings)),
         confidence=bootstrap_intervals(evidence, trained.seed),
         comparison={},
         without={},
+        alone={},
+        by_silo=metrics,
         time={},
-        evaluates=predicted.new.model.kept.run,
+        evaluates=predicted[0].new.model.kept.run,
     )
 
 
-def evidence_of(predicted: Predicted) -> Evidence:
-    """Labels and joint scores of the new rows, in the order of the active party's data."""
+def evidence_of(predicted: Sequence[Predicted]) -> Evidence:
+    """Labels and joint scores of the new rows, in the order of each one's data, silos one after the other.
+
+    Raises
+    ------
+    DataError
+        There is no row to judge.
+    """
+    parts = [_evidence_of(one) for one in predicted]
+    if len(parts) == 1:
+        return parts[0]
+    merged = merge_evidence({one.silo: part for one, part in zip(predicted, parts, strict=True)})
+    if merged is None:
+        raise DataError("the new rows: none was scored, expected one at least in one of the silos; check their ids")
+    return merged
+
+
+def write_evaluation(folder: Path, predicted: Sequence[Predicted], report: RunReport) -> None:
+    """Fill a folder: those of parties with labels with scores and evidence, and report.json."""
+    for one in predicted:
+        new, scored = one.new, one.scored
+        own = folder / new.spec.name
+        own.mkdir(mode=0o700, exist_ok=True)
+        if scored.predicted is not None:
+            save_test_scores(own, new.spec, new.table, scored.rows, scored.predicted, new.model.classes)
+        save_evidence(own, _evidence_of(one))
+    if len(predicted) > 1:
+        save_evidence(folder, evidence_of(predicted))
+    (folder / REPORT).write_bytes(encode_report(report))
+
+
+def _evidence_of(predicted: Predicted) -> Evidence:
     new, scored = predicted.new, predicted.scored
     if new.labels is None or scored.predicted is None:
         raise TypeError("an evaluation needs labels and scores")
@@ -84,12 +115,25 @@ def evidence_of(predicted: Predicted) -> Evidence:
     )
 
 
-def write_evaluation(folder: Path, predicted: Predicted, report: RunReport) -> None:
-    """Fill a folder: the active party's own with scores and evidence, and report.json."""
-    new, scored = predicted.new, predicted.scored
-    own = folder / new.spec.name
-    own.mkdir(mode=0o700, exist_ok=True)
-    if scored.predicted is not None:
-        save_test_scores(own, new.spec, new.table, scored.rows, scored.predicted, new.model.classes)
-    save_evidence(own, evidence_of(predicted))
-    (folder / REPORT).write_bytes(encode_report(report))
+def _parties(predicted: Sequence[Predicted], trained: RunReport) -> list[PartyPart]:
+    """Rows of the new data, and columns in use."""
+    rows = {name: count for one in predicted for name, count in one.csv_rows.items()}
+    features = {party.name: party.features for party in trained.parties}
+    features |= {one.new.spec.name: len(one.new.model.columns) for one in predicted}
+    return [
+        msgspec.structs.replace(party, rows=rows.get(party.name), features=features[party.name])
+        for party in trained.parties
+    ]
+
+
+def _alignment(predicted: Sequence[Predicted], entries: list[Entry]) -> AlignmentPart:
+    """How the new ids were aligned, if they were."""
+    scored = predicted[0].scored
+    aligned = not predicted[0].job.horizontal
+    return AlignmentPart(
+        protocol=scored.protocol,
+        rows=scored.sizes if aligned else {},
+        intersection=scored.intersection if aligned else None,
+        seconds=round(scored.seconds["aligning"], 3),
+        bytes=sum(entry.bytes for entry in entries if entry.message.partition(".")[0] in ALIGNMENT_PROTOCOLS),
+    )

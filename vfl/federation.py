@@ -30,7 +30,7 @@ from vfl.joint_model import JointModel, make_model
 from vfl.kept_directory import KeptDirectory
 from vfl.network_estimators import MODULES, SplitClassifier, SplitRegressor
 from vfl.notebook import watch
-from vfl.own_modules import Modules, modules_of
+from vfl.own_modules import Modules, kept_modules, modules_of
 from vfl.party import Data, Party, plain
 from vfl.run import run_scenario
 from vfl.tables import show
@@ -202,7 +202,8 @@ def train(
         page=out is not None,
         modules=modules,
     )
-    return make_model(directory, summary, data=_data(federation, scenario), modules=modules)
+    own = kept_modules(modules or {}, scenario.job)
+    return make_model(directory, summary, data=_data(federation, scenario), modules=own)
 
 
 def prepare(

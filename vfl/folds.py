@@ -21,7 +21,7 @@ from parties.errors import ConfigError
 from vfl.common_alignment import CommonAlignment
 from vfl.events import Metrics
 from vfl.federation import Tables
-from vfl.job import Scenario
+from vfl.job import Job, Scenario
 from vfl.notebook import Course
 from vfl.own_modules import Modules
 from vfl.tables import show
@@ -112,6 +112,16 @@ def check_folds(cv: object) -> None:
     """Refuse what is no number of folds."""
     if not isinstance(cv, int) or isinstance(cv, bool) or cv < 2:
         raise ConfigError(f"cv, got {show(cv)}, expected a whole number of folds, at least 2")
+
+
+def refuse_silos(job: Job) -> None:
+    """Refuse parties made of silos: nobody knows whose rows are in a fold."""
+    if job.has_silos:
+        silo = next(party.name for party in job.parties if party.name != party.holder)
+        raise ConfigError(
+            f"federation, got one with silos such as '{silo}', expected parties without: nobody knows whose rows would "
+            "be in a fold; fit with several values of seed instead, each holds out other rows"
+        )
 
 
 def sum_of_spent(alignment: CommonAlignment) -> pd.DataFrame:

@@ -51,14 +51,19 @@ class HorizontalShard:
     own_module: bool = False
 
     @property
+    def columns(self) -> list[str]:
+        """Names of the encoded columns."""
+        return self.preprocessor.names
+
+    @property
     def coef(self) -> Vector:
         """Linear models: one row per encoded column, one column per score."""
         return self.weights[COEFFICIENTS]
 
     @property
-    def intercept(self) -> Vector:
-        """Linear models: one number per score; zeros where the job fits none."""
-        return self.weights.get(INTERCEPT, np.zeros(self.coef.shape[1]))
+    def intercept(self) -> Vector | None:
+        """Linear models: one number per score, where the job fits them."""
+        return self.weights.get(INTERCEPT)
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -155,7 +160,8 @@ def _check_linear(kept: _Kept, shard: HorizontalShard) -> None:
     outputs = len(kept.classes) if kept.task == "multiclass" else 1
     if COEFFICIENTS not in shard.weights or set(shard.weights) - {COEFFICIENTS, INTERCEPT}:
         raise ValueError("the weights are not those of a linear model")
-    shapes = shard.coef.shape == (len(shard.preprocessor.names), outputs), shard.intercept.shape == (outputs,)
+    fits = shard.coef.shape == (len(shard.columns), outputs)
+    fits = fits and (shard.intercept is None or shard.intercept.shape == (outputs,))
     floats = all(array.dtype == np.float64 for array in shard.weights.values())
-    if not (all(shapes) and floats) or shard.label is not None or shard.own_module:
+    if not (fits and floats) or shard.label is not None or shard.own_module:
         raise ValueError("the arrays do not fit each other")

@@ -15,8 +15,9 @@ import pandas as pd
 from parties.errors import ConfigError
 from vfl.estimators import Estimator, estimator_of
 from vfl.events import Intervals, Metrics
+from vfl.horizontal_shard import HorizontalShard
 from vfl.kept_directory import KeptDirectory, ModelReport
-from vfl.kept_model import Model, network_of, with_modules
+from vfl.kept_model import Model, network_of, whole_network, with_modules
 from vfl.notebook import table_html, watch
 from vfl.optim import Vector
 from vfl.own_modules import Modules
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import torch
 
     from vfl.job import Job
+
+
+Rows = Mapping[str, Data] | Data
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class JointModel:
         The whole run, as in report.json; ``report.show()`` shows its page.
     coef_ : dict of party name to DataFrame
         Of linear models: one row per encoded column of the party, one column per score (softmax: per class). They
-        belong to the standardised columns.
+        belong to the standardised columns. The silos of a party have the same.
     intercept_ : ndarray of shape (outputs,), float64
         Of linear models: zeros without an intercept.
     classes_ : list of str
@@ -101,7 +105,7 @@ class JointModel:
     network_ : torch.nn.Module
         Of networks: the active party's layers above the first one, trained; as ``top`` of `SplitClassifier`.
     test_scores_ : DataFrame or None
-        Ids, labels and joint scores of the rows held out.
+        Ids, labels and joint scores of the rows held out; where silos hold the labels, of all of them, by ``silo``.
 
     Examples
     --------
@@ -136,23 +140,25 @@ class JointModel:
     models: Mapping[str, Model] = field(repr=False)
     data: Mapping[str, Path | pd.DataFrame] = field(default_factory=dict, repr=False)
 
-    def predict(self, data: Mapping[str, Data] | None = None, *, progress: bool = False) -> pd.Series:
+    def predict(self, data: Rows | None = None, *, progress: bool = False) -> pd.Series:
         """Classes (as text), or numbers, of rows that all parties have.
 
         Parameters
         ----------
         data : mapping of party name to path or DataFrame, optional
             Rows of every party, with the columns of the training; the parties need not have the same rows, nor in the
-            same order. By default the rows of the federation, training rows too.
+            same order; silos by names such as "hospitals.north". Where silos alone have trained, each has the whole
+            model: the rows of some of them, or a path or DataFrame alone, are enough. By default the rows of the
+            federation, training rows too.
         progress : bool
             Show the phases.
 
         Returns
         -------
         Series
-            In the order of the active party's rows, indexed by its ids. Rows that another party lacks are left out, or
-            scored on the active party's columns alone, as ``unmatched_rows`` of its policy says; `predictions` names
-            them.
+            In the order of the active party's rows, indexed by its ids, or of its silos' one after the other. Rows
+            that another party lacks are left out, or scored on the active party's columns alone, as
+            ``unmatched_rows`` of its policy says; `predictions` names them.
 
         Raises
         ------
@@ -161,14 +167,12 @@ class JointModel:
         """
         return self.predictions(data, progress=progress).chosen
 
-    def predict_proba(self, data: Mapping[str, Data] | None = None, *, progress: bool = False) -> pd.DataFrame:
+    def predict_proba(self, data: Rows | None = None, *, progress: bool = False) -> pd.DataFrame:
         """Probabilities, one column per class in the order of ``classes_``; see `predict`."""
         self._check_classes("predict_proba")
         return self.predictions(data, progress=progress).probabilities
 
-    def decision_function(
-        self, data: Mapping[str, Data] | None = None, *, progress: bool = False
-    ) -> pd.Series | pd.DataFrame:
+    def decision_function(self, data: Rows | None = None, *, progress: bool = False) -> pd.Series | pd.DataFrame:
         """Log-odds of the positive class, or of several classes the logarithms of their probabilities; see `predict`.
 
         They are taken from the probabilities: infinite where one rounds to 0 or 1.
@@ -181,12 +185,12 @@ class JointModel:
             return pd.DataFrame(logarithms, index=probabilities.index, columns=self.classes_)
         return pd.Series(logarithms[:, 1] - logarithms[:, 0], index=probabilities.index, name="score")
 
-    def predictions(self, data: Mapping[str, Data] | None = None, *, progress: bool = False) -> Predictions:
+    def predictions(self, data: Rows | None = None, *, progress: bool = False) -> Predictions:
         """Scores, classes and the rows without any, in one; see `predict`."""
         given = self._given(data)
-        return collect(self._predict(given, labelled=False, progress=progress), given[self._job.active])
+        return collect(self._predict(given, labelled=False, progress=progress), given)
 
-    def evaluate(self, data: Mapping[str, Data] | None = None, *, progress: bool = False) -> Evaluation:
+    def evaluate(self, data: Rows | None = None, *, progress: bool = False) -> Evaluation:
         """Metrics on the rows that ``fit`` held out, or on new rows with labels.
 
         Parameters
@@ -217,7 +221,7 @@ class JointModel:
             metrics=evaluate(evidence.task, evidence.y, evidence.predicted["joint"], evidence.classes),
             rows=len(evidence.y),
             confidence=bootstrap_intervals(evidence, self.report.seed),
-            warnings=list(predicted.warnings),
+            warnings=list(dict.fromkeys(line for one in predicted for line in one.warnings)),
         )
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -239,19 +243,20 @@ class JointModel:
     @property
     def coef_(self) -> dict[str, pd.DataFrame]:
         """Coefficients by party."""
-        shards = self._linear("coef_")
-        return {name: _coefficients(shard, self.classes_) for name, shard in shards.items()}
+        shards, holders = self._linear("coef_"), self._job.holders
+        first = {holder: next(shards[name] for name in names if name in shards) for holder, names in holders.items()}
+        return {holder: _coefficients(shard, self.classes_) for holder, shard in first.items()}
 
     @property
     def intercept_(self) -> Vector:
         """One number per score."""
-        lead = self._linear("intercept_")[self._job.active]
+        lead = self._linear("intercept_")[self._lead]
         return np.zeros(lead.coef.shape[1]) if lead.intercept is None else lead.intercept
 
     @property
     def classes_(self) -> list[str]:
         """Class texts (binary: negative, positive); empty for numbers."""
-        return self.models[self._job.active].classes
+        return self.models[self._lead].classes
 
     @property
     def n_iter_(self) -> int:
@@ -280,7 +285,9 @@ class JointModel:
     @cached_property
     def network_(self) -> torch.nn.Module:
         """The active party's layers above the first one, trained."""
-        lead = self.models[self._job.active]
+        lead = self.models[self._lead]
+        if isinstance(lead.shard, HorizontalShard) and self._job.model == "splitnn":
+            return whole_network(lead).top.train(False)
         if not isinstance(lead.shard, SplitShard):
             raise AttributeError(f"{type(self.estimator).__name__} has no network_, expected a split neural network")
         return network_of(lead).top.train(False)
@@ -288,17 +295,30 @@ class JointModel:
     @cached_property
     def test_scores_(self) -> pd.DataFrame | None:
         """Ids, labels and joint scores of the rows held out; None without any."""
-        scores = self.directory.path / self._job.active / "test_scores.csv"
-        ids = self.models[self._job.active].kept.party.id_columns
+        found = {name: self._scores_of(name) for name in self._job.labelled if name in self.models}
+        kept = {name: frame for name, frame in found.items() if frame is not None}
+        if not kept or all(name == self.models[name].kept.party.holder for name in kept):
+            return next(iter(kept.values()), None)
+        named = {name: frame.rename(columns={"silo": "CSV silo"}) for name, frame in kept.items()}
+        return pd.concat(named, names=["silo"]).reset_index("silo").reset_index(drop=True)
+
+    def _scores_of(self, name: str) -> pd.DataFrame | None:
+        scores, ids = self.directory.path / name / "test_scores.csv", self.models[name].kept.party.id_columns
         return pd.read_csv(scores, dtype=dict.fromkeys(ids, str)) if scores.exists() else None
 
     @property
     def _job(self) -> Job:
         return next(iter(self.models.values())).kept.job
 
-    def _linear(self, name: str) -> dict[str, Shard]:
+    @property
+    def _lead(self) -> str:
+        """The active party, or where silos alone have trained the first one that is here."""
+        return next(name for name in self._job.labelled if name in self.models)
+
+    def _linear(self, name: str) -> dict[str, Shard | HorizontalShard]:
         """The parties' parts of a linear model."""
-        shards = {party: model.shard for party, model in self.models.items() if isinstance(model.shard, Shard)}
+        kinds = () if self._job.model == "splitnn" else (Shard, HorizontalShard)
+        shards = {party: model.shard for party, model in self.models.items() if isinstance(model.shard, kinds)}
         if not shards:
             raise AttributeError(f"{type(self.estimator).__name__} has no {name}, expected a linear model")
         return shards
@@ -307,16 +327,18 @@ class JointModel:
         if not self.classes_:
             raise AttributeError(f"{type(self.estimator).__name__} predicts numbers and has no {name}, use predict")
 
-    def _given(self, data: Mapping[str, Data] | None) -> dict[str, Path | pd.DataFrame]:
+    def _given(self, data: Rows | None) -> dict[str, Path | pd.DataFrame]:
         """The data to predict: those given, or the federation's own."""
         if data is None and not self.data:
             raise ConfigError(
                 "data, got none for a model that was loaded, expected a mapping of party to CSV or DataFrame: the "
                 "model does not hold the rows that it was trained on"
             )
-        return check_data(list(self.models), self.data if data is None else data)
+        return check_data(self._job, list(self.models), self.data if data is None else data)
 
-    def _predict(self, data: Mapping[str, Path | pd.DataFrame], *, labelled: bool, progress: bool) -> Predicted:
+    def _predict(
+        self, data: Mapping[str, Path | pd.DataFrame], *, labelled: bool, progress: bool
+    ) -> tuple[Predicted, ...]:
         with watch(self._job, progress=progress, doing="Reading the rows") as report:
             return predict_here(self.models, data, report, labelled=labelled)
 
@@ -366,11 +388,12 @@ def make_model(
     modules: Modules | None = None,
 ) -> JointModel:
     """The model of the run that lies in a directory; ``data`` are what it was trained on, where they are known."""
-    parts = with_modules(load_models(directory.path) if models is None else models, modules or {})
-    job = next(iter(parts.values())).kept.job
+    found = load_models(directory.path) if models is None else models
+    job = next(iter(found.values())).kept.job
+    parts = with_modules(found, modules or {})
     return JointModel(estimator_of(job, modules), ModelReport.of(report, directory), directory, parts, data or {})
 
 
-def _coefficients(shard: Shard, classes: list[str]) -> pd.DataFrame:
+def _coefficients(shard: Shard | HorizontalShard, classes: list[str]) -> pd.DataFrame:
     names = classes if len(classes) == shard.coef.shape[1] else ["coef"]
     return pd.DataFrame(shard.coef, index=shard.columns, columns=names)

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from parties.errors import ConfigError, DataError
+from vfl.horizontal_shard import HorizontalShard, load_horizontal_shard
 from vfl.kept_run import KeptRun, load_kept_run
 from vfl.shard import Shard, load_shard
 from vfl.splitnn_shard import SplitShard, load_split_shard
@@ -35,7 +38,7 @@ class Model:
     """
 
     kept: KeptRun
-    shard: Shard | TreeShard | SplitShard = field(repr=False)
+    shard: Shard | TreeShard | SplitShard | HorizontalShard = field(repr=False)
     module: object = field(default=None, repr=False)
 
     @property
@@ -67,6 +70,8 @@ def load_model(folder: Path) -> Model:
         A file of it is missing, damaged, of another version or of another run.
     """
     kept = load_kept_run(folder)
+    if kept.job.horizontal:
+        return Model(kept, _of_silo(folder, kept, load_horizontal_shard(folder)))
     if kept.job.model == "boosting":
         return Model(kept, load_tree_shard(folder))
     if kept.job.model == "splitnn":
@@ -85,8 +90,21 @@ def _fitting(folder: Path, kept: KeptRun, shard: SplitShard) -> SplitShard:
     return shard
 
 
+def _of_silo(folder: Path, kept: KeptRun, shard: HorizontalShard) -> HorizontalShard:
+    """A shard of the run, if it has the columns and scores that were agreed on."""
+    fits = kept.columns.get(kept.party.name) == len(shard.preprocessor.names)
+    if not fits or (kept.job.model != "splitnn" and shard.coef.shape[1] != kept.outputs):
+        raise DataError(
+            f"model shard {folder}: cannot be read (not as many columns or scores as were agreed on); run the training "
+            "again"
+        )
+    return shard
+
+
 def with_modules(models: Mapping[str, Model], modules: object) -> dict[str, Model]:
     """Models with the networks of their own that parties trained, as the user hands them over.
+
+    Silos that trained alone have the same one, by the name of their party.
 
     Raises
     ------
@@ -98,20 +116,34 @@ def with_modules(models: Mapping[str, Model], modules: object) -> dict[str, Mode
     if not isinstance(modules, Mapping):
         raise ConfigError(
             f"modules, got {type(modules).__name__}, expected a mapping of party to torch.nn.Module, such as "
-            f"{{'{next(iter(models))}': module}}"
+            f"{{'{owner_of(next(iter(models.values())))}': module}}"
         )
+    owners = {owner_of(model): model for model in models.values()}
     for name in modules:
-        if name not in models or not _has_own_module(models[name]):
-            own = [f"'{one}'" for one, model in models.items() if _has_own_module(model)]
+        if name not in owners or not _has_own_module(owners[name]):
+            own = [f"'{one}'" for one, model in owners.items() if _has_own_module(model)]
             raise ConfigError(
                 f"modules, got one for {show(name)}, expected one for each party that trained a module of its own: "
                 f"{', '.join(own) or 'none did in this run'}"
             )
-    whole = {name: replace(model, module=modules.get(name)) for name, model in models.items()}
-    for name in modules:
-        rebuild = network_of if whole[name].kept.party.role == "active" else bottom_of
-        rebuild(whole[name])
+    whole = {name: replace(model, module=modules.get(owner_of(model))) for name, model in models.items()}
+    for model in whole.values():
+        if model.module is not None:
+            _rebuild(model)
     return whole
+
+
+def _rebuild(model: Model) -> None:
+    """Refuse another module than the one that was trained."""
+    if isinstance(model.shard, HorizontalShard):
+        whole_network(model)
+    else:
+        (network_of if model.kept.party.role == "active" else bottom_of)(model)
+
+
+def owner_of(model: Model) -> str:
+    """By which name a user hands over a module: a party's own, of silos that trained alone their party's."""
+    return model.kept.party.holder if model.kept.job.horizontal else model.name
 
 
 def check_network(model: Model) -> None:
@@ -122,13 +154,14 @@ def check_network(model: Model) -> None:
     ConfigError
     """
     shard = model.shard
-    if not isinstance(shard, SplitShard) or not (shard.network or shard.own_module):
+    silos = isinstance(shard, HorizontalShard) and model.kept.job.model == "splitnn"
+    if not silos and not (isinstance(shard, SplitShard) and (shard.network or shard.own_module)):
         return
     need_torch(f"party '{model.name}': model 'splitnn'")
-    if shard.own_module and model.module is None:
+    if _has_own_module(model) and model.module is None:
         raise ConfigError(
             f"party '{model.name}' trained a torch module of its own, of which a run keeps the weights alone; expected "
-            f"the module again, in Python: vfl.load_model(RUN_DIR, modules={{'{model.name}': module}})"
+            f"the module again, in Python: vfl.load_model(RUN_DIR, modules={{'{owner_of(model)}': module}})"
         )
 
 
@@ -161,6 +194,24 @@ def bottom_of(model: Model) -> Bottom:
         return load_bottom(job, model.name, len(shard.preprocessor.names), shard.network, module=model.module)
 
 
+def whole_network(model: Model) -> Network:
+    """The joint network as each silo has it that trained alone: all layers, in float64; errors as of `network_of`."""
+    check_network(model)
+    from vfl.local_network import rebuild  # torch takes seconds to import
+
+    shard, kept = whole_of(model), model.kept
+    label = np.zeros(0) if shard.label is None else shard.label
+    with _naming(model):
+        return rebuild(kept.job, len(shard.columns), kept.outputs, shard.weights, label, module=model.module)
+
+
+def whole_of(model: Model) -> HorizontalShard:
+    """The whole joint model, where silos alone have trained."""
+    if not isinstance(model.shard, HorizontalShard):
+        raise TypeError("only silos that trained alone have the whole model")
+    return model.shard
+
+
 @contextmanager
 def _naming(model: Model) -> Iterator[None]:
     """Say whose weights do not fit."""
@@ -177,4 +228,4 @@ def _split_shard(model: Model) -> SplitShard:
 
 
 def _has_own_module(model: Model) -> bool:
-    return isinstance(model.shard, SplitShard) and model.shard.own_module
+    return isinstance(model.shard, SplitShard | HorizontalShard) and model.shard.own_module

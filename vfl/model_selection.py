@@ -20,7 +20,7 @@ import pandas as pd
 from vfl.common_alignment import align_once
 from vfl.estimators import Estimator
 from vfl.federation import Federation, prepare
-from vfl.folds import Fold, check_folds, lines_of, play, sum_of_spent, sum_of_warnings, trainings
+from vfl.folds import Fold, check_folds, lines_of, play, refuse_silos, sum_of_spent, sum_of_warnings, trainings
 from vfl.notebook import Course, table_html
 from vfl.own_modules import modules_of
 
@@ -125,6 +125,7 @@ def cross_validate(
     200
     """
     scenario, tables = prepare(federation, estimator, lines_of(seed, 0.0, validation_fraction))
+    refuse_silos(scenario.job)
     modules = modules_of(estimator, scenario.job)
     check_folds(cv)
     with Course(cv, progress) as course:

@@ -17,6 +17,7 @@ from parties.spec import PartySpec
 from psi.ids import PreparedIds
 from vfl.exact import requantise
 from vfl.glm import ONES_BITS, Block, Fit
+from vfl.horizontal_shard import HorizontalShard
 from vfl.kept_model import Model, check_network
 from vfl.network_columns import encode_new
 from vfl.optim import Vector
@@ -41,20 +42,30 @@ class NewRows:
     spec : PartySpec
         How the new data are read, and the policy that holds now.
     encoded : ndarray of shape (table rows, d)
-        GLMs: the columns as integers in the training's scales, int64; trees: their bins, uint16; networks: float64.
+        GLMs: the columns as integers in the training's scales, int64; trees: their bins, uint16; networks, and whatever
+        silos alone have trained: float64.
+    ids : PreparedIds or None
+        None where silos alone have trained, for nothing is aligned then.
     labels : ndarray of shape (table rows,) or None
-        Of rows to be evaluated, at the active party: as the model codes them.
+        Of rows to be evaluated, at a party with labels: as the model codes them.
     warnings : tuple of str
     """
 
     model: Model
     spec: PartySpec
     table: PartyTable = field(repr=False)
-    ids: PreparedIds = field(repr=False)
+    ids: PreparedIds | None = field(repr=False)
     encoded: Integers | Codes | Vector = field(repr=False)
     labels: Labels | None = field(repr=False)
     guards: Guards
     warnings: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> PreparedIds:
+        """The ids, where there are any."""
+        if self.ids is None:
+            raise TypeError("rows of silos that train alone have no ids")
+        return self.ids
 
     @property
     def block(self) -> Block:
@@ -84,7 +95,7 @@ def read_new_rows(
     spec : PartySpec
         The party's lines; which columns are features is the model's to say.
     labelled : bool
-        The active party's rows come with labels, to be evaluated.
+        The rows come with labels, to be evaluated.
 
     Raises
     ------
@@ -107,7 +118,7 @@ def read_new_rows(
         model=model,
         spec=lines,
         table=table,
-        ids=read_ids(model.kept.job, lines, table),
+        ids=None if model.kept.job.horizontal else read_ids(model.kept.job, lines, table),
         encoded=encoded,
         labels=None
         if table.labels is None
@@ -139,6 +150,10 @@ def _encode(model: Model, table: PartyTable) -> tuple[Integers | Codes | Vector,
         return model.shard.binning.transform(table.features, new_data=True)
     if isinstance(model.shard, SplitShard):
         return encode_new(model.shard.preprocessor, table.features)
+    if isinstance(model.shard, HorizontalShard):
+        if model.kept.job.model == "splitnn":
+            return encode_new(model.shard.preprocessor, table.features)
+        return model.shard.preprocessor.transform(table.features, new_data=True)
     shard = model.shard
     X, warnings = shard.preprocessor.transform(table.features, new_data=True)
     integers, outside = requantise(X[:, shard.kept], shard.scale_bits)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from parties.errors import ConfigError
+from parties.spec import holder_of
 from vfl.job import Job, SplitNN
 from vfl.tables import show
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Modules = Mapping[str, object]
 """Module of each party that has its own: of the active party the layers above the first one, else its bottom network.
+
+Where silos alone train, each has a copy of the same layers above the first one.
 """
 
 
@@ -30,11 +33,17 @@ def modules_of(estimator: Estimator, job: Job) -> dict[str, object]:
         Something else than modules, for somebody else than the parties, or beside parameters that would say the same.
     """
     top, bottoms = getattr(estimator, "top", None), getattr(estimator, "bottoms", None)
-    modules: dict[str, object] = {} if top is None else {job.active: _copied("top", top, job.splitnn.units)}
+    owners = job.labelled if job.horizontal else (job.active,)
+    modules: dict[str, object] = {} if top is None else {n: _copied("top", top, job.splitnn.units) for n in owners}
     if bottoms is not None:
         modules |= _bottoms(bottoms, job)
     _check_not_ignored(job, modules)
     return modules
+
+
+def kept_modules(modules: Modules, job: Job) -> dict[str, object]:
+    """Modules by the names under which a kept model takes them back: silos that train alone share one."""
+    return {holder_of(name): module for name, module in modules.items()} if job.horizontal else dict(modules)
 
 
 def _bottoms(bottoms: object, job: Job) -> dict[str, object]:
@@ -43,6 +52,8 @@ def _bottoms(bottoms: object, job: Job) -> dict[str, object]:
         raise ConfigError(
             f"bottoms, got {type(bottoms).__name__}, expected a mapping of party to torch.nn.Module, for {names}"
         )
+    if job.horizontal:
+        raise ConfigError("bottoms, got modules for silos that train alone, expected none: no party has features only")
     if job.splitnn.mode != "split":
         raise ConfigError(
             f"bottoms, got modules in mode '{job.splitnn.mode}', expected mode='split': there alone passive parties "

@@ -19,7 +19,7 @@ from parties.errors import ConfigError, DataError
 from vfl.common_alignment import align_once
 from vfl.estimators import Estimator
 from vfl.federation import Federation, Tables, check_kind, prepare, train
-from vfl.folds import Fold, check_folds, lines_of, play, sum_of_spent, sum_of_warnings, trainings
+from vfl.folds import Fold, check_folds, lines_of, play, refuse_silos, sum_of_spent, sum_of_warnings, trainings
 from vfl.job import Scenario, Task
 from vfl.joint_model import JointModel
 from vfl.metrics import METRIC_NAMES
@@ -154,6 +154,7 @@ class GridSearch(BaseEstimator):  # type: ignore[misc]
         scenarios, modules, tables = self._prepare(
             candidates, federation, lines_of(seed, test_fraction, validation_fraction)
         )
+        refuse_silos(scenarios[0].job)
         self.scoring_ = _check_scoring(self.scoring, [scenario.job.task for scenario in scenarios])
         warnings: list[list[str]] = []
         with Course(len(scenarios) * self.cv + bool(self.refit), progress) as course:

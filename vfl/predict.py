@@ -90,6 +90,8 @@ class Scored:
     seconds : dict of "aligning", "scoring" to float
     told : bool
         Whether the party learns which of its rows were scored; not so the passive one of a one-sided alignment.
+    intersection : int
+        Rows that all parties have; as many as ``rows``, but for a silo, which has some of them.
     """
 
     rows: Integers = field(repr=False)
@@ -99,6 +101,7 @@ class Scored:
     seconds: dict[str, float]
     warnings: tuple[str, ...]
     told: bool = True
+    intersection: int = 0
 
 
 def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int = 1) -> Scored:
@@ -121,7 +124,7 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
     compare(endpoint, new)
     clock = Clock(name, report)
     with clock.phase("aligning"):
-        alignment = align_party(endpoint, new.ids, settings(job), workers=workers)
+        alignment = align_party(endpoint, new.valid, settings(job), workers=workers)
         told = is_told(job, new.spec)
         least = job.alignment.min_prediction_rows  # where guards are enforced the coordinator stops below it
         guards.heed(rows_to_predict(policy, party=name, rows=alignment.intersection if told else least))
@@ -132,11 +135,12 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
     return Scored(
         rows=alignment.rows[order] if told else alignment.rows[:0],
         predicted=None if predicted is None else predicted[order],
-        sizes={**alignment.sizes, name: len(new.ids.ids)},
+        sizes={**alignment.sizes, name: len(new.valid.ids)},
         protocol=alignment.protocol,
         seconds=clock.seconds,
         warnings=(*new.warnings, *guards.warnings, *warnings_of(job.alignment.protocol, alignment.sizes)),
         told=told,
+        intersection=alignment.intersection if told else 0,
     )
 
 
@@ -151,7 +155,15 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> Scored:
     with clock.phase("scoring"):
         terms = Terms(job, "active", "", 0, outputs, {}, consent=False)  # who holds a key does not matter here
         _add_up(endpoint, terms, joined.intersection)
-    return Scored(np.zeros(0, dtype=np.int64), None, joined.sizes, joined.protocol, clock.seconds, ())
+    return Scored(
+        np.zeros(0, dtype=np.int64),
+        None,
+        joined.sizes,
+        joined.protocol,
+        clock.seconds,
+        (),
+        intersection=joined.intersection,
+    )
 
 
 def _add_up(endpoint: Endpoint, terms: Terms, rows: int) -> None:

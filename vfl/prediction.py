@@ -1,12 +1,12 @@
 """A prediction on one machine: read the shards of a run and new CSVs, play all roles, and hand out the joint scores.
 
-``vfl.predict`` is the protocol; here is what stands around it. Between companies see `vfl.company_prediction`.
+``vfl.predict`` is the protocol; here is what stands around it. Between companies see `vfl.company_prediction`. Every
+party with labels gets the scores of its own rows: without silos one party, else each silo of the label holder. Where
+silos alone have trained, each has the whole model, and nothing is played (`vfl.horizontal_prediction`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from parties.local import run_local
 from parties.policy import Guards
 from vfl import predict
 from vfl.events import Report
+from vfl.horizontal_prediction import score_locally
 from vfl.job import Job, job_fields
 from vfl.kept_model import Model, load_model
 from vfl.kept_run import FILE, load_kept_run
@@ -37,17 +38,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEDGER = "ledger.jsonl"
-THRESHOLD = 0.5
+UNNAMED = ""
+"""Instead of a party's name: data of nobody in particular."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Scores of the active party's new rows.
+    """Scores of the new rows of a party with labels: the active party, or a silo.
 
     Parameters
     ----------
     new : NewRows
-        The active party's.
+        Its own.
     scored : Scored
         The joint scores of the rows that all parties have.
     unmatched : ndarray of shape (m,), int64
@@ -55,6 +57,9 @@ class Predicted:
         says so, of those with a valid id, in the order of ``alone_rows``.
     csv_rows : dict of party name to int
         Rows of the data of every party that is known here.
+    silo : str
+        Its name where it is a silo; empty of any other party, and where silos alone have trained and it was not said
+        whose rows these are.
     """
 
     new: NewRows
@@ -64,6 +69,7 @@ class Predicted:
     alone: Vector | None = field(repr=False)
     csv_rows: dict[str, int]
     warnings: tuple[str, ...]
+    silo: str = ""
 
     @property
     def job(self) -> Job:
@@ -79,7 +85,7 @@ class Predicted:
         """Rows with a score in the order of the data, their scores, and whether these are joint."""
         rows, scores = self.scored.rows, self.scored.predicted
         if scores is None:
-            raise TypeError("only the active party has scores")
+            raise TypeError("only parties with labels have scores")
         joint = np.ones(len(rows), dtype=bool)
         if self.alone is not None:
             rows, scores = np.append(rows, self.alone_rows), np.concatenate([scores, self.alone])
@@ -125,6 +131,8 @@ def find_parties(folder: Path) -> list[str]:
 def load_models(folder: Path) -> dict[str, Model]:
     """Every party's part of the model in a run's directory of one machine.
 
+    Where silos alone have trained each has the whole model, and those that are there are enough.
+
     Raises
     ------
     ConfigError, DataError
@@ -134,7 +142,7 @@ def load_models(folder: Path) -> dict[str, Model]:
     models = {name: load_model(folder / name) for name in names}
     job = next(iter(models.values())).kept.job
     lost = [party.name for party in job.parties if party.name not in models]
-    if lost:
+    if lost and not job.horizontal:
         raise ConfigError(
             f"RUN_DIR {folder}, got the part of {_listed(names)} alone, expected that of {_listed(lost)} too; between "
             "companies every party names its own folder and its party file: --join PARTY.toml"
@@ -142,16 +150,30 @@ def load_models(folder: Path) -> dict[str, Model]:
     return models
 
 
-def check_data(names: Sequence[str], data: Mapping[str, object]) -> None:
-    """Refuse data of strangers, and parties without data."""
+def check_data(models: Mapping[str, Model], data: Mapping[str, object]) -> None:
+    """Refuse data of strangers, and parties without data.
+
+    Data of nobody in particular (``UNNAMED``), or of some silos, are enough where silos alone have trained.
+    """
+    names, horizontal = list(models), _job(models).horizontal
+    if UNNAMED in data and (not horizontal or len(data) > 1):
+        raise unnamed(str(data[UNNAMED]))
     for name in data:
-        if name not in names:
-            raise ConfigError(f"--data, got one for '{name}', expected {_listed(names)}, the parties of the run")
-    if lost := [name for name in names if name not in data]:
+        if name not in (*names, UNNAMED):
+            hint = "; rows of anybody else come without a name: --data CSV" if horizontal else ""
+            raise ConfigError(f"--data, got one for '{name}', expected {_listed(names)}, the parties of the run{hint}")
+    if not data and horizontal:
+        raise ConfigError(f"--data missing, got none, expected a CSV, or one PARTY=CSV for any of {_listed(names)}")
+    if not horizontal and (lost := [name for name in names if name not in data]):
         raise ConfigError(
             f"--data missing for party '{lost[0]}', got {_listed(list(data)) or 'none'}, expected one PARTY=CSV for "
             f"each of {_listed(names)}"
         )
+
+
+def unnamed(path: str) -> ConfigError:
+    """Data that nobody's name stands before."""
+    return ConfigError(f"--data, got {path!r}, expected PARTY=CSV such as bank=new_customers.csv")
 
 
 def predict_here(
@@ -161,7 +183,7 @@ def predict_here(
     *,
     labelled: bool = False,
     ledgers: Path | None = None,
-) -> Predicted:
+) -> tuple[Predicted, ...]:
     """Score new rows jointly, all roles in this process, taking turns.
 
     Parameters
@@ -169,20 +191,54 @@ def predict_here(
     models : mapping of party name to Model
         Of all parties, as `load_models` reads them.
     data : mapping of party name to path or DataFrame
+        Where silos alone have trained: of some of them, or of nobody in particular, as ``UNNAMED``.
     labelled : bool
-        The active party's data have labels.
+        The data of parties with labels have them.
     ledgers : Path, optional
         An existing folder for every role's ledger and, in the end, one of all.
+
+    Returns
+    -------
+    tuple of Predicted
+        One for each party with labels whose data were given, in job order.
 
     Raises
     ------
     VflError
         One line; nothing is written but ledgers.
     """
-    names = list(models)
-    check_data(names, data)
-    job = models[names[0]].kept.job
-    news = {name: _read(models[name], data[name], labelled=labelled) for name in names}
+    check_data(models, data)
+    if _job(models).horizontal:
+        return _predict_apart(models, data, labelled=labelled, ledgers=ledgers)
+    news = {name: _read(model, data[name], labelled=labelled) for name, model in models.items()}
+    return _predict_together(news, report, ledgers)
+
+
+def _predict_apart(
+    models: Mapping[str, Model],
+    data: Mapping[str, Path | pd.DataFrame],
+    *,
+    labelled: bool,
+    ledgers: Path | None,
+) -> tuple[Predicted, ...]:
+    """Score rows where silos alone have trained: nobody else is needed, and the ledger stays empty."""
+    found = []
+    for name in (UNNAMED, *models):
+        if name in data:
+            model = models[name] if name else next(iter(models.values()))
+            new = _read(model, data[name], labelled=labelled)
+            scored = score_locally(new)
+            nothing = np.zeros(0, dtype=np.int64)
+            rows = {model.name: new.table.n_rows}
+            found.append(Predicted(new, scored, nothing, nothing, None, rows, scored.warnings, name))
+    if ledgers is not None:
+        write_ledger(ledgers / LEDGER, [])
+    return tuple(found)
+
+
+def _predict_together(news: Mapping[str, NewRows], report: Report, ledgers: Path | None) -> tuple[Predicted, ...]:
+    """Play all roles."""
+    job = next(iter(news.values())).model.kept.job
     books = {name: Ledger(None if ledgers is None else own_folder(ledgers, name) / LEDGER) for name in role_types(job)}
 
     def play(endpoint: Endpoint) -> Scored:
@@ -203,53 +259,26 @@ def predict_here(
     if ledgers is not None:
         write_ledger(ledgers / LEDGER, merge_sent(book.entries for book in books.values()))
     rows = {name: new.table.n_rows for name, new in news.items()}
-    sizes = {name: results[name].sizes[name] for name in names}  # each its own: lists may be padded
-    return summarise(news[job.active], replace(results[job.active], sizes=sizes), rows, [results[n] for n in names])
+    sizes = {name: results[name].sizes[name] for name in news}  # each its own: lists may be padded
+    return tuple(
+        summarise(news[name], replace(results[name], sizes=sizes), rows, [results[n] for n in news])
+        for name in job.labelled
+    )
 
 
 def summarise(new: NewRows, scored: Scored, rows: dict[str, int], results: Sequence[Scored]) -> Predicted:
-    """What the active party has in the end; rows that the others lack are scored alone if its policy says so."""
+    """What a party with labels has in the end; rows that others lack are scored alone if its policy says so."""
     unmatched = np.setdiff1d(np.arange(new.table.n_rows), scored.rows)
-    valid = np.setdiff1d(new.ids.rows, scored.rows)
+    valid = np.setdiff1d(new.valid.rows, scored.rows)
     alone = predict.predict_alone(new, valid) if new.spec.policy.unmatched_rows == "score" else None
     warnings = tuple(dict.fromkeys(line for result in results for line in result.warnings))
-    return Predicted(new, scored, unmatched, valid if alone is not None else valid[:0], alone, rows, warnings)
+    own = valid if alone is not None else valid[:0]
+    silo = new.spec.name if new.spec.name != new.spec.holder else ""
+    return Predicted(new, scored, unmatched, own, alone, rows, warnings, silo)
 
 
-def scores_csv(predicted: Predicted) -> bytes:
-    """Scores as CSV, in the order of the active party's data: id as there, score or one per class, and class.
-
-    With ``unmatched_rows = "score"`` a column ``joint`` says which rows all parties have. An id column that bears the
-    name of another column is called "CSV name".
-    """
-    rows, scores, joint = predicted.in_order()
-    columns = score_columns(scores, predicted.new.model.classes)
-    if predicted.alone is not None:
-        columns["joint"] = ["true" if flag else "false" for flag in joint]
-    return _csv(_ids(predicted.new, rows, columns) | columns)
-
-
-def unmatched_csv(predicted: Predicted) -> bytes | None:
-    """Ids of the rows without any score, as in the active party's data; None if there are none."""
-    rows = predicted.unscored
-    return _csv(_ids(predicted.new, rows, {})) if len(rows) else None
-
-
-def score_columns(scores: Vector, classes: Sequence[str]) -> dict[str, Sequence[object]]:
-    """Columns of predictions: ``score``, or ``score_CLASS`` for each class; and ``class`` where there are classes."""
-    if scores.ndim == 2:
-        columns: dict[str, Sequence[object]] = {
-            f"score_{name}": scores[:, at].tolist() for at, name in enumerate(classes)
-        }
-    else:
-        columns = {"score": scores.tolist()}
-    return columns | ({"class": chosen_classes(scores, classes)} if classes else {})
-
-
-def chosen_classes(scores: Vector, classes: Sequence[str]) -> list[str]:
-    """Class of each row: the likeliest one, of two the positive one from a probability of one half on."""
-    codes = scores.argmax(axis=1) if scores.ndim == 2 else (scores >= THRESHOLD).astype(np.int64)
-    return [classes[code] for code in codes.tolist()]
+def _job(models: Mapping[str, Model]) -> Job:
+    return next(iter(models.values())).kept.job
 
 
 def _read(model: Model, data: Path | pd.DataFrame, *, labelled: bool) -> NewRows:
@@ -257,19 +286,6 @@ def _read(model: Model, data: Path | pd.DataFrame, *, labelled: bool) -> NewRows
     kept = model.kept
     guards = Guards(enforce=kept.job.privacy.enforce, small_data=True)
     return read_new_rows(model, kept.party, data, guards, labelled=labelled and kept.party.role == "active")
-
-
-def _ids(new: NewRows, rows: Integers, taken: Mapping[str, object]) -> dict[str, Sequence[object]]:
-    cells = zip(new.spec.id_columns, new.table.id_columns, strict=True)
-    return {f"CSV {name}" if name in taken else name: [column[row] for row in rows] for name, column in cells}
-
-
-def _csv(columns: Mapping[str, Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue().encode()
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Joint predictions as a data scientist handles them: pandas objects, indexed by the active party's ids."""
+"""Joint predictions as a data scientist handles them: pandas objects, indexed by ids of those who have the labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,17 +11,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from parties.errors import ConfigError
+from vfl.job import Job
 from vfl.notebook import table_html
 from vfl.optim import Vector
 from vfl.party import Data
-from vfl.prediction import Predicted, score_columns
+from vfl.prediction import UNNAMED, Predicted
+from vfl.prediction_csv import score_columns
 from vfl.tables import show
 from vfl.terms import Integers
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Joint predictions of rows, in the order of the active party's rows.
+    """Joint predictions of rows, in the order of the active party's rows, or of its silos' one after the other.
+
+    Where they are silos' the index begins with a level ``silo``. Rows of silos without ids are called as in their
+    DataFrame's own index, those of a CSV by their number, from 0 on.
 
     Attributes
     ----------
@@ -83,20 +88,28 @@ class Predictions:
         return table_html(title, self.to_frame().head(10))
 
 
-def collect(predicted: Predicted, data: Path | pd.DataFrame) -> Predictions:
-    """Predictions of a prediction; ``data`` are the active party's, whose ids the index takes up as they are."""
-    rows, scores, joint = predicted.in_order()
+def collect(predicted: Sequence[Predicted], data: Mapping[str, Path | pd.DataFrame]) -> Predictions:
+    """Predictions of a prediction, of all parties with labels.
+
+    Parameters
+    ----------
+    data : mapping of party name to path or DataFrame
+        What was predicted; the index takes up its ids as they are.
+    """
+    found = [one.in_order() for one in predicted]
     return Predictions(
-        scores=scores,
-        classes=predicted.new.model.classes,
-        joint=_series(joint, _ids(predicted, data, rows)),
-        unmatched=_ids(predicted, data, predicted.unscored),
-        warnings=list(predicted.warnings),
+        scores=np.concatenate([scores for _, scores, _ in found]),
+        classes=predicted[0].new.model.classes,
+        joint=_series(
+            np.concatenate([joint for _, _, joint in found]), _index(predicted, data, [rows for rows, _, _ in found])
+        ),
+        unmatched=_index(predicted, data, [one.unscored for one in predicted]),
+        warnings=list(dict.fromkeys(line for one in predicted for line in one.warnings)),
     )
 
 
-def check_data(names: list[str], data: object) -> dict[str, Path | pd.DataFrame]:
-    """Data of exactly these parties, paths as paths.
+def check_data(job: Job, names: list[str], data: object) -> dict[str, Path | pd.DataFrame]:
+    """Data of exactly these parties, paths as paths; where silos alone have trained of some of them, or of anybody.
 
     Raises
     ------
@@ -104,16 +117,21 @@ def check_data(names: list[str], data: object) -> dict[str, Path | pd.DataFrame]
         Something else was given.
     """
     listed = ", ".join(f"'{name}'" for name in names)
+    if job.horizontal and isinstance(data, str | Path | pd.DataFrame):
+        return {UNNAMED: _one("", data)}
     if not isinstance(data, Mapping):
+        reason = (
+            "or of one alone: any silo has the whole model" if job.horizontal else "every party has columns of its own"
+        )
         raise ConfigError(
-            f"data, got {type(data).__name__}, expected a mapping of party to CSV or DataFrame, for {listed}: every "
-            "party has columns of its own"
+            f"data, got {type(data).__name__}, expected a mapping of party to CSV or DataFrame, for {listed}: {reason}"
         )
     if strangers := [name for name in data if name not in names]:
         raise ConfigError(f"data, got some for {show(strangers[0])}, expected them for {listed}, the model's parties")
-    if lost := [name for name in names if name not in data]:
+    lost = [name for name in names if name not in data]
+    if lost and (not job.horizontal or not data):
         raise ConfigError(f"data, got none for party '{lost[0]}', expected a CSV or DataFrame for each of {listed}")
-    return {name: _one(name, data[name]) for name in names}
+    return {name: _one(name, data[name]) for name in names if name in data}
 
 
 def _one(name: str, data: Data) -> Path | pd.DataFrame:
@@ -128,9 +146,27 @@ def _series(joint: NDArray[np.bool_], index: pd.Index) -> pd.Series:
     return pd.Series(joint, index=index, name="joint")
 
 
-def _ids(predicted: Predicted, data: Path | pd.DataFrame, rows: Integers) -> pd.Index:
-    """Ids of the active party's rows: as its DataFrame has them, or as its CSV writes them."""
+def _index(
+    predicted: Sequence[Predicted], data: Mapping[str, Path | pd.DataFrame], rows: Sequence[Integers]
+) -> pd.Index:
+    """Ids of rows of all parties with labels, silos by name."""
+    parts = [
+        _ids(one, data.get(one.new.spec.name, data.get(UNNAMED)), own) for one, own in zip(predicted, rows, strict=True)
+    ]
+    if not any(one.silo for one in predicted):
+        return parts[0]
+    frames = [part.to_frame(index=False) for part in parts]
+    names = list(frames[0].columns)
+    cells = pd.concat([frame.set_axis(names, axis=1) for frame in frames], ignore_index=True)
+    silos = np.repeat([one.silo for one in predicted], [len(part) for part in parts])
+    return pd.MultiIndex.from_arrays([silos, *(cells[name] for name in names)], names=["silo", *parts[0].names])
+
+
+def _ids(predicted: Predicted, data: Path | pd.DataFrame | None, rows: Integers) -> pd.Index:
+    """Ids of a party's rows: as its DataFrame has them, or as its CSV writes them; else what its rows are called."""
     names, table = list(predicted.new.spec.id_columns), predicted.new.table
+    if not names:
+        return data.index[rows] if isinstance(data, pd.DataFrame) else pd.RangeIndex(table.n_rows)[rows]
     if isinstance(data, pd.DataFrame) and set(names) <= set(data.columns):
         columns = [data[name].iloc[rows].to_numpy() for name in names]
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,7 +56,7 @@ def evaluate(
         sys.stdout.buffer.flush()
     from vfl.display_prediction import show_evaluation
 
-    show_evaluation(report, len(predicted.unmatched), final, console)
+    show_evaluation(report, sum(len(one.unmatched) for one in predicted), final, console)
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _folder(directory: Path, out: Path | None, names: list[str], *, overwrite: b
             yield path, out
 
 
-def _score_here(directory: Path, files: dict[str, Path], folder: Path, console: Console) -> Predicted:
+def _score_here(directory: Path, files: dict[str, Path], folder: Path, console: Console) -> tuple[Predicted, ...]:
     from vfl.display import Display
     from vfl.prediction import load_models, predict_here
 
@@ -84,7 +84,9 @@ def _score_here(directory: Path, files: dict[str, Path], folder: Path, console: 
         return predict_here(models, files, display.report, labelled=True, ledgers=folder)
 
 
-def _score_together(party: Path, directory: Path, files: dict[str, Path], folder: Path, console: Console) -> Predicted:
+def _score_together(
+    party: Path, directory: Path, files: dict[str, Path], folder: Path, console: Console
+) -> tuple[Predicted, ...]:
     from parties.errors import LocalProtocolError
     from vfl import company_prediction
     from vfl.company_file import load_joining
@@ -101,10 +103,10 @@ def _score_together(party: Path, directory: Path, files: dict[str, Path], folder
         status.finish()
     if not isinstance(predicted, Predicted):
         raise LocalProtocolError("the active party ended without scores")
-    return predicted
+    return (predicted,)
 
 
-def _write(folder: Path, predicted: Predicted, trained: RunReport, start: float) -> RunReport:
+def _write(folder: Path, predicted: Sequence[Predicted], trained: RunReport, start: float) -> RunReport:
     """Fill the evaluation's directory."""
     from parties.ledger import read_ledger
     from vfl.evaluation import evaluate_rows, write_evaluation

@@ -26,7 +26,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="PARTY=CSV",
-        help="A party's new rows; one for each party, or one's own.",
+        help="A party's new rows; one for each party, or one's own. Silos that trained alone: of any, or just CSV.",
         autocompletion=complete_data,
     ),
 ]
@@ -72,12 +72,18 @@ def predict(
 
 
 def parse_data(given: Sequence[str]) -> dict[str, Path]:
-    """Read ``PARTY=CSV``, one or more."""
+    """Read ``PARTY=CSV``, one or more; a CSV alone is that of ``UNNAMED``."""
+    from vfl.prediction import UNNAMED, unnamed
+
     files: dict[str, Path] = {}
     for text in given:
         name, sign, path = text.partition("=")
-        if not sign or not name or not path:
-            raise ConfigError(f"--data, got {text!r}, expected PARTY=CSV such as bank=new_customers.csv")
+        if not sign:
+            name, path = UNNAMED, text
+        elif not name or not path:
+            raise unnamed(text)
+        if name in files and name == UNNAMED:
+            raise unnamed(text)
         if name in files:
             raise ConfigError(f"--data, got two for party '{name}', expected one")
         files[name] = Path(path)
@@ -99,7 +105,8 @@ def _predict_here(
     with Display(job, console, starting="Reading the rows") as display, kept_folder(directory / PREDICTIONS) as kept:
         predicted = predict_here(models, files, display.report, ledgers=kept.path)
         seconds, ledger = time.perf_counter() - start, kept.path / LEDGER
-        report = summarise_prediction(models[job.active].kept, predicted.scored, ledger, seconds, predicted=predicted)
+        first = predicted[0]
+        report = summarise_prediction(first.new.model.kept, first.scored, ledger, seconds, predicted=predicted)
         unscored = write_scores(predicted, target)
         write_prediction(kept.path, report)
     show_prediction(report, target, unscored, kept.final, console)
@@ -135,11 +142,11 @@ def _predict_together(
     unscored = None
     with Status(company.job, directory, console) as status, kept_folder(directory / PREDICTIONS) as kept:
         result = company_prediction.join(joining, new, kept.path / LEDGER, status)
-        predicted = result if isinstance(result, Predicted) else None
+        predicted = (result,) if isinstance(result, Predicted) else ()
         scored = result.scored if isinstance(result, Predicted) else result
         seconds, ledger = time.perf_counter() - start, kept.path / LEDGER
         report = summarise_prediction(new.model.kept, scored, ledger, seconds, predicted=predicted)
-        if predicted is not None and target is not None:
+        if predicted and target is not None:
             unscored = write_scores(predicted, target)
         write_prediction(kept.path, report)
         status.finish()
@@ -170,10 +177,10 @@ def unscored_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}_unscored{out.suffix}")
 
 
-def write_scores(predicted: Predicted, out: Path) -> Path | None:
+def write_scores(predicted: Sequence[Predicted], out: Path) -> Path | None:
     """Write the scores, and beside them the ids without one; returns the file of the latter, if there is one."""
     from vfl.kept_folder import replace_file
-    from vfl.prediction import scores_csv, unmatched_csv
+    from vfl.prediction_csv import scores_csv, unmatched_csv
 
     unscored, left = unscored_file(out), unmatched_csv(predicted)
     if left is not None:
