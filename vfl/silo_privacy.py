@@ -34,7 +34,8 @@ played again, and the difference of two sums with the same noise would be bare: 
 secret of its own, and each start after the first counts as two more rounds (as far as a silo can be ahead of the
 checkpoint that all go on from). The epsilon that is reported counts them.
 
-Sums are cut to a grid and the noise is rounded to it, as in `vfl.gradient_noise`: low bits of floats tell nothing.
+Sums are cut to a grid of 2^-40 deviations and the noise is rounded to it, as in `vfl.gradient_noise`: low bits of
+floats tell nothing. That the cut may move two sums apart is allowed for in the clipping.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ from vfl.job import Job
 from vfl.optim import Vector
 from vfl.terms import Integers
 
-_GRID_BITS = 20
-_BELOW = 1 - 2.0**-40  # rounding must not lift a clipped norm over the limit
+_GRID_BITS = 40
+_BELOW = 1 - 2.0**-20  # cutting sums of d entries to the grid moves them by sqrt(d) 2^-40 deviations at most
 _AHEAD = 2
 _LARGEST_NOISE = 1e6
 _PRECISION = 1e-4  # of the noise found for an epsilon
