@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from parties.budget import Budget
 from parties.checkpoint import ALIGNED, Arrays, Fact, Keeper, Snapshot
 from parties.data import PartyTable
@@ -130,9 +132,16 @@ def align_once(scenario: Scenario, tables: Mapping[str, PartyTable], report: Rep
 def _in_order(snapshot: Snapshot, order: Integers) -> Snapshot:
     """The same of these rows only, in this order; the coordinator has no rows.
 
-    Nor has the passive party of a one-sided alignment any common ones: it does not know of an order.
+    Nor has the passive party of a one-sided alignment any common ones: it does not know of an order. One of several
+    silos has its own among these rows.
     """
     if not snapshot.facts["intersection"]:
         return snapshot
     facts = {**snapshot.facts, "intersection": len(order)}
+    if "owned" in snapshot.arrays:
+        own = np.full(int(snapshot.fact("intersection", int)), -1)
+        own[snapshot.integers("owned")] = np.arange(len(snapshot.arrays["rows"]))
+        own = own[order]
+        arrays = {"rows": snapshot.integers("rows")[own[own >= 0]], "owned": np.flatnonzero(own >= 0)}
+        return Snapshot(snapshot.step, facts, arrays)
     return Snapshot(snapshot.step, facts, {name: array[order] for name, array in snapshot.arrays.items()})
