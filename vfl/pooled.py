@@ -76,9 +76,9 @@ def refer(
     save_evidence(folder if silos else folder / job.active, whole)
     metrics = {name: evaluate(whole.task, whole.y, scores, whole.classes) for name, scores in whole.predicted.items()}
     parts = whole.of_silos()
-    judged = [name for name in metrics if not name.startswith(WITHOUT)] if silos else [POOLED]
+    judged = [name for name in (whole.predicted if silos else made) if not name.startswith(WITHOUT)]
     return References(
-        metrics={name: metrics[name] for name in (JOINT, ALONE, POOLED) if name in (metrics if silos else judged)},
+        metrics={name: metrics[name] for name in (JOINT, ALONE, POOLED) if name in judged},
         confidence=bootstrap_intervals(whole, job.seed, judged),
         comparison=compare(whole, job.seed),
         without=_named(metrics, WITHOUT),
@@ -101,7 +101,7 @@ def _made(
 ) -> dict[str, Vector]:
     """Predictions of the test rows by all models beside the joint one."""
     if scenario.job.horizontal:
-        return _of_silos(scenario, folder, evidence, tables)
+        return _of_silos(scenario, folder, evidence, tables, modules)
     loaded = {spec.name: tables[spec.name] if tables else read_party(spec) for spec in scenario.parties}
     if scenario.job.has_silos:
         return _with_silos(scenario, folder, evidence, loaded)
@@ -167,7 +167,11 @@ def _models(predict: Predict, active: str, passive: Sequence[str], alone: Vector
 
 
 def _of_silos(
-    scenario: Scenario, folder: Path, evidence: Evidence, tables: Mapping[str, PartyTable] | None
+    scenario: Scenario,
+    folder: Path,
+    evidence: Evidence,
+    tables: Mapping[str, PartyTable] | None,
+    modules: Mapping[str, object],
 ) -> dict[str, Vector]:
     """Where there is no passive party: one model on all silos' rows, and each silo's own; all on all test rows."""
     from vfl.horizontal_part import fit_alone, fit_pooled, gather
@@ -175,8 +179,10 @@ def _of_silos(
     job, classes = scenario.job, evidence.classes
     silos = gather(scenario, folder, tables)
     X = np.vstack([silos[name].X[silos[name].n_fit :] for name in evidence.silos])
-    predicted = {POOLED: fit_pooled(job, list(silos.values()), classes)(X)}
-    return predicted | {f"{OWN}{name}": fit_alone(job, rows, classes)(X) for name, rows in silos.items()}
+    module = modules.get(job.active)
+    predicted = {POOLED: fit_pooled(job, list(silos.values()), classes, module=module)(X)}
+    alone = {name: fit_alone(job, rows, classes, module=module) for name, rows in silos.items()}
+    return predicted | {f"{OWN}{name}": predict(X) for name, predict in alone.items()}
 
 
 def _glm(folder: Path, data: Aligned, frames: Frames) -> Predict:

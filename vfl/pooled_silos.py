@@ -19,8 +19,8 @@ from parties.data import PartyTable
 from parties.errors import DataError
 from parties.policy import Guards
 from parties.spec import holder_of
-from psi.align import row_order
 from psi.ids import PreparedIds
+from psi.plain import PlainRows, plain_alignment
 from vfl.job import Job, Scenario
 from vfl.parts import Parts
 from vfl.prepare import split_rows
@@ -68,47 +68,41 @@ def gather_rows(job: Job, ids: Mapping[str, PreparedIds], folder: Path, tables: 
     folder : Path
         The run's directory.
     """
-    owners = {holder: owners_of(job, members, ids) for holder, members in job.holders.items()}
-    common = sorted(set.intersection(*(set(places) for places in owners.values())))
-    if all(members != (holder,) for holder, members in job.holders.items()):
-        ordered, parts = _as_kept(job, owners[holder_of(job.active)], common, folder, tables)
-    else:
-        ordered = [common[at] for at in row_order(common, job.seed)]
-        parts = split_rows(job, len(ordered))
-    return Gathered({holder: [places[one] for one in ordered] for holder, places in owners.items()}, parts)
+    found = plain_alignment(ids, job.seed, job.alignment.duplicates)
+    common = sum(len(found[name].rows) for name in job.labelled)
+    places = {holder: _placed(members, found, common) for holder, members in job.holders.items()}
+    if any(members == (holder,) for holder, members in job.holders.items()):
+        return Gathered(places, split_rows(job, common))
+    order, parts = _as_kept(job, places[holder_of(job.active)], folder, tables)
+    return Gathered({holder: [held[at] for at in order] for holder, held in places.items()}, parts)
 
 
-def owners_of(job: Job, members: Sequence[str], ids: Mapping[str, PreparedIds]) -> dict[bytes, Where]:
-    """Which silo has an id, and in which row; an id of several as ``alignment.duplicates`` says."""
-    found: dict[bytes, Where] = {}
-    repeated: set[bytes] = set()
+def _placed(members: Sequence[str], found: Mapping[str, PlainRows], common: int) -> list[Where]:
+    """Which member of a holder has each common row, and where."""
+    held: list[Where] = [("", 0)] * common
     for name in members:
-        for one, row in zip(ids[name].ids, ids[name].rows.tolist(), strict=True):
-            if one in found:
-                repeated.add(one)
-            found.setdefault(one, (name, row))
-    dropped = repeated if job.alignment.duplicates == "drop" else set()
-    return {one: place for one, place in found.items() if one not in dropped}
+        for place, row in zip(found[name].owned.tolist(), found[name].rows.tolist(), strict=True):
+            held[place] = name, row
+    return held
 
 
 def _as_kept(
-    job: Job, owners: Mapping[bytes, Where], common: Sequence[bytes], folder: Path, tables: Mapping[str, PartyTable]
-) -> tuple[list[bytes], Parts]:
+    job: Job, held: Sequence[Where], folder: Path, tables: Mapping[str, PartyTable]
+) -> tuple[list[int], Parts]:
     """The common rows part by part, as the label holder's silos kept them, each in its own order."""
-    by_place = {owners[one]: one for one in common}
-    held: dict[str, list[bytes]] = {"train": [], "validation": [], "test": []}
+    places = {where: at for at, where in enumerate(held)}
+    rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for name in job.labelled:
-        table = tables[name]
-        rows_of: dict[tuple[str, ...], int] = {}
-        for row, cells in enumerate(zip(*table.id_columns, strict=True)):
-            rows_of.setdefault(cells, row)
+        first: dict[tuple[str, ...], int] = {}
+        for row, cells in enumerate(zip(*tables[name].id_columns, strict=True)):
+            first.setdefault(cells, row)
         kept = pd.read_csv(folder / name / IDS, dtype=str, keep_default_na=False)
-        for *parts, where in kept.itertuples(index=False):
-            one = by_place.get((name, rows_of.get(tuple(parts), -1)))
-            if one is None or where not in held:
+        for *parts, part in kept.itertuples(index=False):
+            place = places.get((name, first.get(tuple(parts), -1)))
+            if place is None or part not in rows:
                 raise changed(folder / name / IDS)
-            held[where].append(one)
-    return [one for ids in held.values() for one in ids], Parts(*(len(ids) for ids in held.values()))
+            rows[part].append(place)
+    return [place for held in rows.values() for place in held], Parts(*(len(held) for held in rows.values()))
 
 
 def changed(path: Path) -> DataError:

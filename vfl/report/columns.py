@@ -39,10 +39,16 @@ class ColumnPart:
 
 
 def coefficients(run: RunDirectory) -> list[ColumnPart]:
-    """Coefficients of the parties whose shards lie here, on one scale."""
+    """Coefficients of the parties whose shards lie here, on one scale; silos of a party have the same ones."""
+    from vfl.horizontal_shard import HorizontalShard, load_horizontal_shard
     from vfl.shard import Shard, load_shard
 
-    shards: dict[str, Shard] = {name: load_shard(run.folder / name) for name in run.shards}
+    load = load_horizontal_shard if run.horizontal else load_shard
+    shards: dict[str, Shard | HorizontalShard] = {
+        holder: load(run.folder / next(party.name for party in parties if party.name in run.shards))
+        for holder, parties in run.holders.items()
+        if any(party.name in run.shards for party in parties)
+    }
     largest = max((float(abs(shard.coef).max()) for shard in shards.values() if shard.coef.size), default=0.0) or 1.0
     scores = next((tuple(shard.classes) for shard in shards.values() if shard.classes), ())
     parts = []

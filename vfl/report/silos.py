@@ -50,7 +50,8 @@ def _said(run: RunDirectory) -> list[str]:
     if run.horizontal:
         said.append(
             "Each kept its rows, and what left it was masked: the coordinator could open the sum over the silos only. "
-            "The joint model is known to all of them and to the coordinator."
+            "The joint model is known to all of them and to the coordinator; how many rows each trains on and holds "
+            "out, and sums such as the columns' means, to all silos."
         )
     else:
         said.append(
