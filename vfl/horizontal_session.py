@@ -18,7 +18,7 @@ from parties.data import PartyTable
 from parties.link import Endpoint
 from parties.policy import Guards
 from parties.spec import PartySpec
-from vfl import consent
+from vfl import consent, horizontal
 from vfl.clock import Clock
 from vfl.events import Comparison, Intervals, Metrics, Report, RoleResult
 from vfl.horizontal_consent import check_consent_to_averaging
@@ -119,8 +119,6 @@ def play_party(
     module : torch.nn.Module, optional
         Model splitnn: the user's own layers above the first one, the same at all silos.
     """
-    from vfl import horizontal
-
     clock = Clock(endpoint.name, report)
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards, loaded.table.features.columns)
@@ -180,8 +178,6 @@ def play_party(
 
 def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> RoleResult:
     """Play the coordinator to its end: it takes part in the training alone."""
-    from vfl import horizontal
-
     clock = Clock(endpoint.name, report)
     with clock.phase("preparing"):
         _mark_prepared(endpoint)
