@@ -22,23 +22,27 @@ NAMES = ["bank", "shop", "biller"]
 ROLES = {"bank": Active, "shop": Passive, "biller": Passive, "coordinator": Coordinator}
 
 
-def run_over_sockets(plays):
+SILOS = {"bank": Active, "shop.east": Passive, "shop.west": Passive, "coordinator": Coordinator}
+
+
+def run_over_sockets(plays, roles=ROLES):
     """What each role returned or raised; who raises tells the others with an abort, as a process does."""
     before = set(threading.enumerate())
-    identities = {name: make_identity(name) for name in ROLES}
-    pinned = {name: identities[name].public for name in NAMES}
+    names = [name for name in roles if name != "coordinator"]
+    identities = {name: make_identity(name) for name in roles}
+    pinned = {name: identities[name].public for name in names}
     sealing = {name: identity.sealing for name, identity in pinned.items()}
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     context = tls.server_context(identities["coordinator"], pinned.values())
-    hub = HubTransport(listener, context, lambda der: tls.peer_name(der, pinned), NAMES, PATIENCE, lambda text: None)
-    transports = {name: party(identities[name], identities["coordinator"], port) for name in NAMES}
+    hub = HubTransport(listener, context, lambda der: tls.peer_name(der, pinned), names, PATIENCE, lambda text: None)
+    transports = {name: party(identities[name], identities["coordinator"], port) for name in names}
     transports["coordinator"] = hub
     ended = {}
 
     def role(name):
         transport = transports[name]
-        endpoint = Endpoint(name, ROLES, transport)
+        endpoint = Endpoint(name, roles, transport)
         try:
             standing = Standing(transport.enter())
             if name == "coordinator":
@@ -92,6 +96,25 @@ def test_lists_larger_than_a_socket_holds():
     rows = {name: [columns[name][row] for row in ended[name].rows] for name in NAMES}
     assert rows["bank"] == rows["shop"] == rows["biller"]
     assert ended["coordinator"].intersection == len(rows["bank"]) == 6000
+
+
+def test_large_lists_of_silos():
+    columns = {"bank": cells(0, 12_000), "shop.east": cells(3000, 9000), "shop.west": cells(9000, 15_000)}
+    ended = run_over_sockets(alignment(columns, AlignmentSettings()), SILOS)
+    rows = {name: [columns[name][row] for row in ended[name].rows] for name in columns}
+    assert ended["coordinator"].intersection == len(rows["bank"]) == 9000
+    for name in ("shop.east", "shop.west"):
+        assert rows[name] == [rows["bank"][place] for place in ended[name].owned]
+    assert len(rows["shop.east"]) + len(rows["shop.west"]) == 9000
+
+
+def test_an_id_in_two_silos_reaches_every_role():
+    columns = {"bank": cells(0, 20), "shop.east": cells(0, 12), "shop.west": cells(10, 30)}
+    for _ in range(5):
+        ended = run_over_sockets(alignment(columns, AlignmentSettings(min_intersection=10)), SILOS)
+        assert {type(error) for error in ended.values()} == {DataError}
+        (text,) = {str(error) for error in ended.values()}
+        assert "2 ids of party 'shop'" in text
 
 
 REFUSALS = {
