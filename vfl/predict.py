@@ -4,7 +4,11 @@
     A --> P   same     whether all shards are of one run
     A --> C   outputs  scores per row
     ... alignment of the new ids (psi.align), with a least number of rows of its own ...
-    ... vfl.scoring (linear models), vfl.boosting_scoring (trees), vfl.splitnn_scoring or vfl.split_learning ...
+    ... vfl.scoring (linear models), vfl.boosting_scoring (trees), vfl.splitnn_scoring or vfl.split_learning; where
+        parties are made of silos vfl.scoring_silos or vfl.boosting_silos_scoring ...
+
+P is every other party, and every silo but the first one of the label holder, which is A. Each silo of the label holder
+gets the scores of its own rows.
 
 Leakage
 -------
@@ -32,15 +36,17 @@ import numpy as np
 from parties.errors import DataError, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.policy import rows_to_predict
-from parties.wire import Active, Control, Coordinator, Message, Passive
+from parties.wire import Active, Control, Coordinator, DataParty, Message
 from psi.align import Alignment, AlignmentSettings, align_coordinator, align_party
 from psi.exchange import warnings_of
 from vfl import (
     boosting_scoring,
     boosting_scoring_one_sided,
+    boosting_silos_scoring,
     consent,
     scoring,
     scoring_one_sided,
+    scoring_silos,
     split_learning,
     splitnn_scoring,
 )
@@ -68,8 +74,8 @@ MAX_OUTPUTS = 1 << 20
 class Wire:
     """Messages around the scoring of new rows."""
 
-    model = Message(Passive, Active, Control)
-    same = Message(Active, Passive, Control)
+    model = Message(DataParty, Active, Control)
+    same = Message(Active, DataParty, Control)
     outputs = Message(Active, Coordinator, Control)
 
 
@@ -82,7 +88,7 @@ class Scored:
     rows : ndarray of shape (n,), int64
         Rows of its new data that were scored, ascending; none where it is not ``told``.
     predicted : ndarray of shape (n,) or (n, classes), float64, or None
-        At the active party: P(positive), class probabilities, or the predicted number.
+        At a party with labels: P(positive), class probabilities, or the predicted number.
     sizes : dict of party name to int
         Distinct valid ids of its own, and the lengths of the others' lists, which may be padded.
     protocol : str
@@ -105,7 +111,7 @@ class Scored:
 
 
 def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int = 1) -> Scored:
-    """Play a party: the active one gets the joint scores of the common rows.
+    """Play a party: the active one, or each silo of the label holder, gets the joint scores of its common rows.
 
     Raises
     ------
@@ -120,8 +126,7 @@ def play_party(endpoint: Endpoint, new: NewRows, report: Report, *, workers: int
         guards.heed(rows_to_predict(policy, party=name, rows=job.alignment.min_prediction_rows))
     consent.check_scoring(job, new.spec, guards)
     endpoint.consent = consent.of(job, new.spec, guards)
-    compare = _compare_as_passive if new.spec.role == "passive" else _compare_as_active
-    compare(endpoint, new)
+    (_compare_as_active if name == job.active else _compare)(endpoint, new)
     clock = Clock(name, report)
     with clock.phase("aligning"):
         alignment = align_party(endpoint, new.valid, settings(job), workers=workers)
@@ -169,12 +174,14 @@ def play_coordinator(endpoint: Endpoint, job: Job, report: Report) -> Scored:
 def _add_up(endpoint: Endpoint, terms: Terms, rows: int) -> None:
     """The coordinator's part of scoring so many rows, where it has one."""
     job = terms.job
-    if job.model == "splitnn":
+    if job.has_silos:
+        score = boosting_silos_scoring if job.model == "boosting" else scoring_silos
+        score.score_as_coordinator(endpoint, terms, rows)
+    elif job.model == "splitnn":
         if job.splitnn.mode == "source-layer":
             splitnn_scoring.score_as_coordinator(endpoint, terms, rows)
     elif job.model != "boosting":
-        score = scoring_one_sided if job.alignment.one_sided else scoring
-        score.score_as_coordinator(endpoint, terms, rows)
+        (scoring_one_sided if job.alignment.one_sided else scoring).score_as_coordinator(endpoint, terms, rows)
 
 
 def settings(job: Job) -> AlignmentSettings:
@@ -212,8 +219,8 @@ def predict_alone(new: NewRows, rows: Integers) -> Vector:
     return _to_prediction(new, np.ldexp(to_scores(fixed), fit.label_bits))
 
 
-def _compare_as_passive(endpoint: Endpoint, new: NewRows) -> None:
-    lead = endpoint.link(Passive, Active, new.model.kept.job.active)
+def _compare(endpoint: Endpoint, new: NewRows) -> None:
+    lead = endpoint.link(DataParty, Active, new.model.kept.job.active)
     lead.send(Wire.model, Control({"run": new.model.kept.run}))
     differs = lead.recv(Wire.same).facts.get("differs")
     if differs is not None:
@@ -223,7 +230,7 @@ def _compare_as_passive(endpoint: Endpoint, new: NewRows) -> None:
 
 
 def _compare_as_active(endpoint: Endpoint, new: NewRows) -> None:
-    links = [endpoint.link(Active, Passive, name) for name in endpoint.peers(Passive)]
+    links = [endpoint.link(Active, DataParty, name) for name in endpoint.peers(DataParty)]
     told = {link.peer: link.recv(Wire.model).facts.get("run") for link in links}
     differing = [name for name, run in told.items() if run != new.model.kept.run]
     for link in links:
@@ -295,6 +302,12 @@ def _score_linearly(endpoint: Endpoint, new: NewRows, alignment: Alignment) -> V
     whole, fit = new.block, new.weights
     integers = np.ascontiguousarray(whole.integers[alignment.rows])
     block = type(whole)(integers, whole.scale_bits, whole.penalty, rows=0)
+    if terms.job.has_silos:
+        places, common = _places(alignment), alignment.intersection
+        if new.spec.role == "passive":
+            scoring_silos.score_as_passive(endpoint, terms, block, fit, places, common, guards, policy)
+            return None
+        return scoring_silos.score_as_labelled(endpoint, terms, block, fit, places, common)
     if new.spec.role == "passive":
         answer = (scoring_one_sided if terms.job.alignment.one_sided else scoring).score_as_passive
         answer(endpoint, terms, block, fit, guards, policy)
@@ -303,6 +316,11 @@ def _score_linearly(endpoint: Endpoint, new: NewRows, alignment: Alignment) -> V
         return scoring.score_as_active(endpoint, terms, block, fit)
     listed = listed_rows(terms.job, alignment.sizes)
     return scoring_one_sided.score_as_active(endpoint, terms, block, fit, alignment.places, listed)
+
+
+def _places(alignment: Alignment) -> Integers:
+    """Where a party's rows stand among the common ones; of a party without silos all do."""
+    return np.arange(alignment.intersection) if alignment.owned is None else alignment.owned
 
 
 def _to_prediction(new: NewRows, scores: Vector) -> Vector:
