@@ -9,9 +9,9 @@ import numpy as np
 
 from parties.checkpoint import Keeper
 from parties.ledger import Ledger
-from parties.link import COORDINATOR, Delivery, Endpoint
+from parties.link import COORDINATOR, Delivery, Endpoint, Link
 from parties.local import run_local
-from parties.wire import Active, Coordinator, LabelSilo
+from parties.wire import Active, Control, Coordinator, DataParty, LabelSilo, Message, Payload
 from vfl import horizontal
 from vfl.horizontal import Averaged
 from vfl.job import Job, Member, Privacy, SplitNN, Training
@@ -163,3 +163,66 @@ def again(training: Training_, **changes: object) -> Training_:
     """The same silos, before any training."""
     fresh = {name: replace(model, calls=[]) for name, model in training.models.items()}
     return Training_(training.job, fresh, dict(training.declared), **changes)
+
+
+class Wakes:
+    """A message among silos that wakes one that was late."""
+
+    wake = Message(DataParty, DataParty, Control)
+
+
+@dataclass
+class Odd:
+    """A silo's link to the coordinator that does something else with the so-manieth message of a kind."""
+
+    link: Link[DataParty, Coordinator]
+    kind: Message[DataParty, Coordinator, Payload]
+    act: Callable[[Link[DataParty, Coordinator], Payload], None]
+    nth: int = 1
+    seen: int = 0
+
+    def send(self, message: Message[DataParty, Coordinator, Payload], payload: Payload) -> None:
+        self.seen += message is self.kind
+        if message is self.kind and self.seen == self.nth:
+            self.act(self.link, payload)
+        else:
+            self.link.send(message, payload)
+
+    def recv(self, message: Message[Coordinator, DataParty, Payload]) -> Payload:
+        return self.link.recv(message)
+
+
+def odd(
+    endpoint: Endpoint,
+    kind: Message[DataParty, Coordinator, Payload],
+    act: Callable[[Link[DataParty, Coordinator], Payload], None],
+    nth: int = 1,
+) -> None:
+    """Let a silo do something else with a message."""
+    link = endpoint.link(DataParty, Coordinator, COORDINATOR)
+    endpoint._links[COORDINATOR] = Odd(link, kind, act, nth)  # type: ignore[assignment]
+
+
+def dies(link: Link[DataParty, Coordinator], payload: Payload) -> None:
+    """The silo's process ends."""
+    raise RuntimeError("the power is gone")
+
+
+def sends(kind: Message[DataParty, Coordinator, Payload], change: Callable[[Payload], Payload]) -> Callable[..., None]:
+    """The silo sends something else."""
+    return lambda link, payload: link.send(kind, change(payload))
+
+
+def sleeps(endpoint: Endpoint, kind: Message[DataParty, Coordinator, Payload], until: str) -> Callable[..., None]:
+    """The silo is late until another one wakes it."""
+
+    def act(link: Link[DataParty, Coordinator], payload: Payload) -> None:
+        endpoint.link(DataParty, DataParty, until).recv(Wakes.wake)
+        link.send(kind, payload)
+
+    return act
+
+
+def wake(endpoint: Endpoint, name: str) -> None:
+    """Wake a silo that is late."""
+    endpoint.link(DataParty, DataParty, name).send(Wakes.wake, Control({}))
