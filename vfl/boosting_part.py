@@ -36,7 +36,8 @@ from vfl.trees.objective import Objective, make_objective
 from vfl.trees.rounds import Labels, boost_plainly
 from vfl.trees.splits import Floats
 
-_LARGEST_LABEL = 1e100
+LARGEST_LABEL = 1e100
+"""Of a regression: squares of labels can be added up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +147,9 @@ def check_labels(data: Aligned) -> None:
             f"party '{data.spec.name}': all labels of the {data.n_train:,} training rows are the same, expected at "
             "least two values; there is nothing to learn"
         )
-    if data.job.task == "regression" and not np.abs(y).max() <= _LARGEST_LABEL:
+    if data.job.task == "regression" and not np.abs(y).max() <= LARGEST_LABEL:
         raise DataError(
-            f"party '{data.spec.name}': labels beyond {_LARGEST_LABEL:g}, expected numbers whose squares can be added "
+            f"party '{data.spec.name}': labels beyond {LARGEST_LABEL:g}, expected numbers whose squares can be added "
             "up; rescale the label"
         )
 
@@ -162,7 +163,7 @@ def _train_passive(
     codes, limits = columns.codes[: data.n_fit], make_limits(data.job)
     fit = play(endpoint, terms, columns.features, codes, limits, tell_columns=tell)
     names = columns.features if tell else None
-    own = () if fit.importance is None else _named_importance(data.spec.name, names, fit.importance)
+    own = () if fit.importance is None else named_importance(data.spec.name, names, fit.importance)
     return Trained(
         rounds=fit.trees,
         converged=True,
@@ -202,7 +203,7 @@ def _train_active(
     importance = [
         line
         for name, figures in fit.importance.items()
-        for line in _named_importance(name, columns.features if name == data.spec.name else None, figures)
+        for line in named_importance(name, columns.features if name == data.spec.name else None, figures)
     ]
     classes = data.labels.classes if data.labels is not None else []
     shard = TreeShard(
@@ -213,7 +214,7 @@ def _train_active(
         converged=True,
         losses=fit.boosted.losses,
         validation_losses=fit.boosted.validation_losses,
-        warnings=(*_notes(data), *fit.boosted.warnings),
+        warnings=(*label_notes(data), *fit.boosted.warnings),
         score=partial(_score, data, terms, columns, fit, objective),
         alone=partial(_alone, data, columns, terms.outputs),
         save=lambda folder: save_tree_shard(Path(folder), terms, data.spec, shard),
@@ -233,7 +234,7 @@ def own_part(spec: PartySpec, features: Sequence[Feature], codes: Codes) -> Plai
     return PlainPart(features, codes, signs=signs if signs.any() else None)
 
 
-def _notes(data: Aligned) -> tuple[str, ...]:
+def label_notes(data: Aligned) -> tuple[str, ...]:
     """What the report says of the labels."""
     epsilon = data.job.privacy.label_dp_epsilon
     return () if epsilon is None else (note(epsilon),)
@@ -295,7 +296,7 @@ def plain_predictions(data: Aligned, parts: Sequence[PlainPart], outputs: int) -
     return objective.predict(scores)
 
 
-def _named_importance(
+def named_importance(
     party: str, features: Sequence[Feature] | None, importance: Importance
 ) -> tuple[FeatureImportance, ...]:
     """Lines of the report: one's own columns by name, others' by number."""

@@ -32,7 +32,7 @@ import msgspec
 import numpy as np
 
 from parties.errors import RemoteProtocolError
-from parties.link import Endpoint, Link
+from parties.link import Endpoint
 from parties.policy import Guards, Policy, spend_rows
 from parties.wire import Active, Bitmaps, Message, Passive, Positions
 from vfl.boosting import ActiveFit
@@ -72,7 +72,7 @@ def score_as_active(
     """
     links = [endpoint.link(Active, Passive, name) for name in terms.job.passive]
     depth = terms.job.boosting.max_depth
-    nodes = [_nodes_by_depth(fit.boosted.trees, owner, depth) for owner in range(len(links) + 1)]
+    nodes = [nodes_by_depth(fit.boosted.trees, owner, depth) for owner in range(len(links) + 1)]
     splits = {(split.tree, split.node): split for split in fit.splits}
     scores = np.tile(fit.boosted.start, (len(codes), 1))
     for start in range(0, len(codes), ROWS):
@@ -81,7 +81,7 @@ def score_as_active(
         for level in range(depth):
             asked = [[np.flatnonzero(at[tree] == node) for tree, node in owned[level]] for owned in nodes]
             for link, theirs in zip(links, asked[1:], strict=True):
-                _ask(link, theirs)
+                link.send(Wire.rows, pack_rows(theirs))
             own = [
                 goes_left(features, block, splits[place], rows)
                 for place, rows in zip(nodes[0][level], asked[0], strict=True)
@@ -122,12 +122,12 @@ def score_as_passive(
     for start in range(0, len(codes), ROWS):
         block = codes[start : start + ROWS]
         for own in by_depth:
-            rows = _read_rows(lead.recv(Wire.rows), own, len(block), lead.peer)
+            rows = read_rows(lead.recv(Wire.rows), own, len(block), lead.peer)
             sides = [goes_left(features, block, split, some) for split, some in zip(own, rows, strict=True)]
             lead.send(Wire.sides, pack_bits(sides))
 
 
-def _nodes_by_depth(trees: Sequence[Tree], owner: int, depth: int) -> list[list[tuple[int, int]]]:
+def nodes_by_depth(trees: Sequence[Tree], owner: int, depth: int) -> list[list[tuple[int, int]]]:
     """A party's splits as (tree, node), by depth, in the order in which their owner has them too."""
     found: list[list[tuple[int, int]]] = [[] for _ in range(depth)]
     for number, tree in enumerate(trees):
@@ -139,13 +139,14 @@ def _nodes_by_depth(trees: Sequence[Tree], owner: int, depth: int) -> list[list[
     return found
 
 
-def _ask(link: Link[Active, Passive], rows: Sequence[Integers]) -> None:
+def pack_rows(rows: Sequence[Integers]) -> Positions:
+    """Payload that asks for some rows at each of a party's splits."""
     counts = np.array([len(some) for some in rows], dtype=np.int64)
     positions = np.concatenate([np.zeros(0, dtype=np.int64), *rows]).astype(np.uint32)
-    link.send(Wire.rows, Positions(counts, positions))
+    return Positions(counts, positions)
 
 
-def _read_rows(payload: Positions, splits: Sequence[Split], rows: int, sender: str) -> list[Integers]:
+def read_rows(payload: Positions, splits: Sequence[Split], rows: int, sender: str) -> list[Integers]:
     """Rows that are asked for at each split, checked: one answer per row and tree."""
     counts, positions = payload.counts, payload.positions.astype(np.int64)
     fits = counts.shape == (len(splits),) and positions.ndim == 1

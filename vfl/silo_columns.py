@@ -77,7 +77,7 @@ def encode_silo_columns(
         The silos' columns differ, a number is too large to be added up, or no column is left.
     """
     kinds = shared_kinds(spec, table, siblings)
-    frame = _of_kinds(table.features.iloc[rows].reset_index(drop=True), kinds)
+    frame = of_kinds(table.features.iloc[rows].reset_index(drop=True), kinds)
     preprocessor = _fit(spec, frame.iloc[:n_train], kinds, siblings, scale_categories=scale_categories)
     if spec.role == "passive" and not preprocessor.names:
         raise DataError(
@@ -143,7 +143,7 @@ def quantise_silo(X: Floats, n_train: int, names: Sequence[str], siblings: Sibli
     return QuantisedBlock(integers, scale_bits, warnings)
 
 
-def _of_kinds(frame: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+def of_kinds(frame: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.DataFrame:
     """The columns in the shared order; one without any cell becomes one of its kind."""
     columns: dict[str, object] = {}
     for name, kind in kinds.items():
@@ -240,7 +240,7 @@ def _categories(
 ) -> tuple[list[CategoricalColumn], list[list[float]]]:
     """Categories that any silo's rows have, with the share of the rows that have each; missing cells are one."""
     cells = {name: [cell if isinstance(cell, str) else None for cell in frame[name]] for name in frame.columns}
-    known = {name: _declared(spec, name, cells[name]) for name in cells}
+    known = {name: declared_categories(spec, name, cells[name]) for name in cells}
     own = [
         json.dumps([name, text])
         for name, column in cells.items()
@@ -262,7 +262,7 @@ def _categories(
     return groups, shares
 
 
-def _declared(spec: PartySpec, name: str, cells: Sequence[str | None]) -> list[str]:
+def declared_categories(spec: PartySpec, name: str, cells: Sequence[str | None]) -> list[str]:
     """The categories that the party's lines list; a cell that they lack is refused."""
     listed = [text.strip() for text in spec.categories.get(name, ())]
     strangers = sum(cell is not None and cell not in listed for cell in cells) if listed else 0

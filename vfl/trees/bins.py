@@ -194,9 +194,9 @@ def fit_binning(
             feature = Feature(name, "ordered", _thresholds(present, max_bin), has_missing=has_missing)
         else:
             categories = tuple(sorted(frame[name].dropna().unique()))
-            _check_number(name, len(categories))
+            check_number(name, len(categories))
             has_missing, has_values = bool(frame[name].isna().any()), len(categories) > 0
-            split = _categorical_split(len(categories), max_cat_to_onehot)
+            split = categorical_split(len(categories), max_cat_to_onehot)
             feature = Feature(name, split, categories=categories, has_missing=has_missing)
         if has_values and (feature.bins > 1 or has_missing):
             features.append(feature)
@@ -207,26 +207,36 @@ def fit_binning(
 
 def _thresholds(ordered: Floats, max_bin: int) -> tuple[float, ...]:
     """Cuts between the values of a column, which come sorted and without NaN."""
-    n = len(ordered)
-    distinct = np.unique(ordered)
-    if len(distinct) <= max_bin:
-        below = np.arange(len(distinct) - 1)
-    else:
-        quantiles = ordered[(np.arange(1, max_bin) * n + max_bin - 1) // max_bin - 1]
-        below = np.unique(np.searchsorted(distinct, quantiles))
-        below = below[below < len(distinct) - 1]
-        if not len(below):  # nearly all rows hold the greatest value: part them from the rest
-            below = np.array([len(distinct) - 2])
-    return tuple(_between(distinct[below], distinct[below + 1]).tolist())
+    distinct, counts = np.unique(ordered, return_counts=True)
+    below = cut_after(counts, max_bin)
+    return tuple(between(distinct[below], distinct[below + 1]).tolist())
 
 
-def _between(a: Floats, b: Floats) -> Floats:
+def cut_after(counts: NDArray[np.int64], max_bin: int) -> NDArray[np.int64]:
+    """After which of different values, ascending and held by so many rows, cuts stand: all, or those at quantiles.
+
+    >>> cut_after(np.array([1, 1, 1]), 4).tolist(), cut_after(np.array([1, 5, 1, 1]), 2).tolist()
+    ([0, 1], [1])
+    """
+    n = int(counts.sum())
+    if len(counts) <= max_bin:
+        return np.arange(len(counts) - 1)
+    ranks = (np.arange(1, max_bin) * n + max_bin - 1) // max_bin
+    below = np.unique(np.searchsorted(np.cumsum(counts), ranks))
+    below = below[below < len(counts) - 1]
+    if not len(below):  # nearly all rows hold the greatest value: part them from the rest
+        below = np.array([len(counts) - 2])
+    return np.asarray(below, dtype=np.int64)
+
+
+def between(a: Floats, b: Floats) -> Floats:
     """Thresholds a <= t < b: the midpoints, or a where rounding would reach b; nothing overflows."""
     middle = a / 2 + b / 2
     return np.where((a <= middle) & (middle < b), middle, a)
 
 
-def _check_number(name: str, categories: int) -> None:
+def check_number(name: str, categories: int) -> None:
+    """Refuse more categories than codes have numbers."""
     if categories > MAX_BINS:
         raise DataError(
             f'column "{name}" has {categories:,} categories, expected at most {MAX_BINS:,}; merge rare ones, '
@@ -234,7 +244,8 @@ def _check_number(name: str, categories: int) -> None:
         )
 
 
-def _categorical_split(categories: int, max_cat_to_onehot: int | None) -> Split:
+def categorical_split(categories: int, max_cat_to_onehot: int | None) -> Split:
+    """How a column of so many categories is split."""
     if categories == 2:
         return "ordered"
     return "sorted" if max_cat_to_onehot is not None and categories > max_cat_to_onehot else "one-hot"
