@@ -13,7 +13,7 @@ from parties.data import PartyTable, read_party
 from parties.errors import ConfigError, DataError
 from parties.policy import Guards, KeyHolder, label_rank, small_batch
 from parties.spec import PartySpec
-from psi.ids import PreparedIds
+from psi.ids import IdRules, PreparedIds
 from psi.precheck import LOST_ZEROS, IdCheck, inspect_ids
 from psi.remedies import ZEROS, remedies, shared_by_pairs
 from psi.verdict import Limit, too_few
@@ -76,9 +76,16 @@ class Check:
     warnings: tuple[str, ...] = ()
 
     @property
+    def found(self) -> str:
+        """How many rows there are to train on and to test with, in words."""
+        if self.job.horizontal:
+            return f"{self.common:,} rows in {len(self.parties)} silos; nothing is aligned"
+        return f"{self.common:,} common rows, alignment.min_intersection is {self.job.alignment.min_intersection:,}"
+
+    @property
     def enough(self) -> bool:
-        """Whether there are ``alignment.min_intersection`` common rows."""
-        return self.common >= self.job.alignment.min_intersection
+        """Whether there are ``alignment.min_intersection`` common rows, where rows are aligned."""
+        return self.job.horizontal or self.common >= self.job.alignment.min_intersection
 
     def refuse_too_few(self) -> None:
         """Raise ``DataError`` unless there are enough common rows."""
@@ -118,7 +125,11 @@ def check_scenario(scenario: Scenario) -> Check:
     """
     job = scenario.job
     check_torch(job, scenario.parties)
-    looked_at = [_read_and_inspect(job, spec) for spec in scenario.parties]
+    if job.has_silos:
+        from vfl.check_silos import check_silos  # it reads this file
+
+        return check_silos(scenario)
+    looked_at = [read_and_inspect(job, spec) for spec in scenario.parties]
     owns = [own for own, _ in looked_at]
     check_id_columns(scenario.parties)
     ids = {own.spec.name: own.ids for own in owns}
@@ -162,8 +173,11 @@ def check_joining(joining: Joining) -> JoiningCheck:
     """
     job = joining.company.job
     check_torch(job, [joining.spec])
-    own, ids = _read_and_inspect(job, joining.spec)
+    own, ids = read_and_inspect(job, joining.spec)
     party = _party(job, own, ids)
+    budgets = left(joining.budgets, joining.spec.policy.scored_rows)
+    if len(job.holders[own.spec.holder]) > 1:  # what counts are sums over all of its silos
+        return JoiningCheck(joining, party, tuple(own.guards.warnings), budgets)
     least = job.alignment.min_intersection
     if party.valid_ids < least:
         raise DataError(
@@ -171,7 +185,6 @@ def check_joining(joining: Joining) -> JoiningCheck:
             f"alignment.min_intersection = {least}; bring more rows, or agree on a lower one in the job"
         )
     _check_alone(job, own, party)
-    budgets = left(joining.budgets, joining.spec.policy.scored_rows)
     return JoiningCheck(joining, party, tuple(own.guards.warnings), budgets)
 
 
@@ -191,20 +204,27 @@ def _check_alone(job: Job, own: Own, party: PartyCheck) -> None:
 def _certain_holder(job: Job) -> KeyHolder | None:
     """Who holds the key, unless that depends on the columns of all."""
     setting = job.privacy.key_holder
-    if setting == "auto" and job.model in COORDINATOR_MODELS and len(job.passive) > 1:
+    parties, silos = len(job.passive_holders), job.has_silos
+    if setting == "auto" and job.model in COORDINATOR_MODELS and parties > 1 and not silos:
         return None
-    return choose_key_holder(job.model, setting, 0, len(job.passive), 1, job.max_rounds, encrypted=job.encrypted)[0]
+    holder, _ = choose_key_holder(
+        job.model, setting, 0, parties, 1, job.max_rounds, encrypted=job.encrypted, silos=silos
+    )
+    return holder
 
 
 def read_own(job: Job, spec: PartySpec) -> Own:
     """Read a party's CSV, and hold the job against its policy."""
-    table, guards = _read_table(job, spec)
+    table, guards = read_table(job, spec)
     return Own(spec, table, read_ids(job, spec, table), guards)
 
 
-def _read_and_inspect(job: Job, spec: PartySpec) -> tuple[Own, IdCheck]:
-    """The same, with a look at the ids before they are judged."""
-    table, guards = _read_table(job, spec)
+def read_and_inspect(job: Job, spec: PartySpec) -> tuple[Own, IdCheck]:
+    """`read_own`, with a look at the ids before they are judged."""
+    table, guards = read_table(job, spec)
+    if job.horizontal:  # nothing is aligned, and ids may be blank
+        rows = np.arange(table.n_rows)
+        return Own(spec, table, PreparedIds([], rows, table.n_rows, 0, 0, IdRules()), guards), IdCheck(0, {}, 0, 0)
     seen = inspect_ids(table.id_columns, id_rules(job, spec), spec.id_columns)
     try:
         return Own(spec, table, read_ids(job, spec, table), guards), seen
@@ -212,7 +232,8 @@ def _read_and_inspect(job: Job, spec: PartySpec) -> tuple[Own, IdCheck]:
         raise IdsRefused(str(error), spec.name, seen) from error
 
 
-def _read_table(job: Job, spec: PartySpec) -> tuple[PartyTable, Guards]:
+def read_table(job: Job, spec: PartySpec) -> tuple[PartyTable, Guards]:
+    """A party's CSV and its guards, once its policy was asked of the job and of the columns."""
     guards = Guards(enforce=job.privacy.enforce, small_data=job.privacy.small_data and spec.policy.small_data)
     check_consent_to_job(job, spec, guards)
     table = read_party(spec)
@@ -236,9 +257,8 @@ def _party(job: Job, own: Own, seen: IdCheck) -> PartyCheck:
     spec, table, ids = own.spec, own.table, own.ids
     label = ""
     if table.labels is not None:
-        labels = encode_labels([table.labels[row] for row in ids.rows], job.task, spec.positive_text, spec.name)
-        label = f"{len(labels.classes)} classes" if labels.classes else f"{len(np.unique(labels.values))} values"
-    encoded, warnings = _encode(job, table, ids.rows)
+        label = _label_text(job, spec, [table.labels[row] for row in ids.rows])
+    encoded, warnings = encode_alone(job, table, ids.rows)
     return PartyCheck(
         name=spec.name,
         role=spec.role,
@@ -255,8 +275,19 @@ def _party(job: Job, own: Own, seen: IdCheck) -> PartyCheck:
     )
 
 
-def _encode(job: Job, table: PartyTable, rows: Integers) -> tuple[int, tuple[str, ...]]:
-    """How many columns a party brings after encoding, and which are left out; trees take columns as they are."""
+def _label_text(job: Job, spec: PartySpec, labels: list[str]) -> str:
+    """How many classes or values a label has; a silo need not have all that its party has."""
+    if spec.holder != spec.name:
+        return f"{len({label.strip() for label in labels})} values"
+    encoded = encode_labels(labels, job.task, spec.positive_text, spec.name)
+    return f"{len(encoded.classes)} classes" if encoded.classes else f"{len(np.unique(encoded.values))} values"
+
+
+def encode_alone(job: Job, table: PartyTable, rows: Integers) -> tuple[int, tuple[str, ...]]:
+    """How many columns a party or silo brings after encoding its own rows, and which are left out.
+
+    Trees take columns as they are.
+    """
     frame = table.features.iloc[rows].reset_index(drop=True)
     if job.model == "boosting":
         settings = job.boosting

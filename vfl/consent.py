@@ -36,9 +36,11 @@ from vfl import (
     boosting_scoring,
     boosting_scoring_one_sided,
     boosting_silos,
+    boosting_silos_scoring,
     glm_exact,
     glm_quadratic,
     glm_silos,
+    horizontal,
     importance,
     prepare,
     row_masks,
@@ -75,7 +77,8 @@ OPENED_BY: Mapping[AnyMessage, tuple[AnyMessage, ...]] = {
     scoring_silos.Wire.partial: (scoring_silos.Wire.total,),
     boosting_silos.Wire.candidates: (boosting_silos.Wire.candidate_sums, boosting_silos.Wire.gains),
     boosting_silos.Wire.sides: (boosting_silos.Wire.side_sums, boosting_silos.Wire.told),
-    secure_sum.Wire.masked: (secure_sum.Wire.shares,),
+    boosting_silos_scoring.Wire.sides: (boosting_silos_scoring.Wire.side_sums, boosting_silos_scoring.Wire.told),
+    secure_sum.Wire.masked: (secure_sum.Wire.shares, horizontal.Wire.asked),
     splitnn.Wire.rests: (splitnn.Wire.sums,),
     splitnn_scoring.Wire.rests: (splitnn_scoring.Wire.sums,),
 }
@@ -258,7 +261,7 @@ def _told(message: AnyMessage, role: type[DataParty]) -> Iterator[AnyMessage]:
 def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
     """Wire tables of all protocols that the job runs once rows are aligned."""
     if job.horizontal:
-        return (secure_sum.Wire,)
+        return (horizontal.Wire, secure_sum.Wire)
     if job.has_silos and job.model == "boosting":
         return (prepare.Wire, boosting_silos.Wire, importance.Wire, *_scoring_tables(job))
     if job.has_silos:
@@ -273,7 +276,7 @@ def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
 
 def _scoring_tables(job: Job) -> tuple[type, ...]:
     if job.has_silos:
-        return () if job.model == "boosting" else (row_masks.Wire, scoring_silos.Wire)
+        return (boosting_silos_scoring.Wire,) if job.model == "boosting" else (row_masks.Wire, scoring_silos.Wire)
     if job.model == "splitnn":
         return (split_learning.Wire if job.in_the_clear else splitnn_scoring.Wire,)
     if job.model == "boosting":
@@ -292,6 +295,9 @@ def _unused(job: Job) -> Iterator[AnyMessage]:
             scoring.Wire.total,
             scoring_one_sided.Wire.opened,
             scoring_silos.Wire.total,
+            boosting_silos_scoring.Wire.rows,
+            boosting_silos_scoring.Wire.side_sums,
+            boosting_silos_scoring.Wire.told,
             boosting_scoring.Wire.rows,
             boosting_scoring.Wire.sides,
             boosting_scoring_one_sided.Wire.above,
@@ -305,6 +311,9 @@ def _unused(job: Job) -> Iterator[AnyMessage]:
         yield boosting.Wire.drawn
     if job.boosting.max_depth == 1:
         yield from (boosting.Wire.outcome, boosting_one_sided.Wire.outcome, boosting_silos.Wire.outcome)
+    if len(job.labelled) == 1:
+        yield from (glm_silos.Wire.probe, boosting_silos.Wire.gains)
+        yield from (boosting_silos.Wire.told, boosting_silos_scoring.Wire.told)
     if job.alignment.one_sided:
         yield importance.Wire.own_gains
 
