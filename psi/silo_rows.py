@@ -19,9 +19,9 @@ nothing else.
 
 Of rows that are not its own a silo does not know the numbers' ids, nor their silos.
 
-*Threat model*: as in `psi.silos`. Whoever lies about numbers or rows, the coordinator or a silo, is found out before
-anything is trained, and named as far as the sums tell: the party whose silos differ. The guide decides the order and
-can spoil it, but not so that two parties would train on different rows.
+*Threat model*: as in `psi.silos`. Wrong numbers or rows, of the coordinator's making or a silo's, are found out before
+anything is trained, and all parties hear whose silos differ. The guide judges, and is itself not judged: one that tells
+silos different orders, and that they agree, is not found out, as little as an active party that says so of proofs.
 """
 
 from __future__ import annotations

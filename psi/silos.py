@@ -22,7 +22,8 @@ numbers are drawn at random then, and the active party's first silo is the guide
 - ``numbers``, to each silo: which of its ids are common and fall to it, with numbers of these rows.
 
 ``repeats`` names the first such party in job order. The coordinator, which says all this, learns how many common rows
-each silo has; and, as from any two lists, how many ids those of one party share.
+each silo has; and, as from any two lists, how many ids those of one party share. All know how many rows are common, so
+that of two silos each knows how many of them the other has.
 
 *Threat model*: as in the protocol's own file. The coordinator together with the guide learns which rows of the agreed
 order are whose. Where repetitions are refused a silo can test an id of another silo of its party, by bringing it.
