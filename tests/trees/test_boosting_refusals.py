@@ -582,8 +582,8 @@ def test_one_row_at_two_splits_of_a_tree(fitted):
     other_tree = (split, msgspec.structs.replace(split, tree=1 - split.tree))
     question = Positions(np.array([3, 1]), np.array([4, 5, 6, 5], np.uint32))
     with pytest.raises(RemoteProtocolError, match="bank asks for a row twice"):
-        boosting_scoring._read_rows(question, pair, ROWS, "bank")
-    read = boosting_scoring._read_rows(question, other_tree, ROWS, "bank")
+        boosting_scoring.read_rows(question, pair, ROWS, "bank")
+    read = boosting_scoring.read_rows(question, other_tree, ROWS, "bank")
     assert [rows.tolist() for rows in read] == [[4, 5, 6], [5]]
 
 

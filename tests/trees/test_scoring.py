@@ -140,15 +140,15 @@ def test_questions_that_do_not_fit_are_refused(counts: list[int], positions: lis
     splits = [split_of(0, 1), split_of(0, 2)]
     payload = Positions(np.array(counts), np.array(positions, dtype=np.uint32))
     with pytest.raises(RemoteProtocolError, match=f"bank asks for {complaint}"):
-        boosting_scoring._read_rows(payload, splits, 9, "bank")
+        boosting_scoring.read_rows(payload, splits, 9, "bank")
 
 
 def test_questions_that_fit() -> None:
     splits = [split_of(0, 1), split_of(0, 2), split_of(1, 1)]
     payload = Positions(np.array([2, 0, 1]), np.array([0, 4, 4], dtype=np.uint32))
-    assert [rows.tolist() for rows in boosting_scoring._read_rows(payload, splits, 9, "bank")] == [[0, 4], [], [4]]
+    assert [rows.tolist() for rows in boosting_scoring.read_rows(payload, splits, 9, "bank")] == [[0, 4], [], [4]]
     nothing = Positions(np.zeros(0, np.int64), np.zeros(0, np.uint32))
-    assert boosting_scoring._read_rows(nothing, [], 9, "bank") == []
+    assert boosting_scoring.read_rows(nothing, [], 9, "bank") == []
 
 
 def split_of(tree: int, node: int) -> Any:
