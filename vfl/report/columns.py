@@ -89,8 +89,8 @@ def importance(run: RunDirectory) -> list[ColumnPart]:
     total = sum(line.gain for line in lines) or 1.0
     largest = max((line.gain for line in lines), default=0.0) or 1.0
     parts = []
-    for party in run.report.parties:
-        own = sorted((line for line in lines if line.party == party.name and line.count), key=lambda line: -line.gain)
+    for holder in run.holders:
+        own = sorted((line for line in lines if line.party == holder and line.count), key=lambda line: -line.gain)
         bars = [
             ColumnBar(
                 line.feature,
@@ -102,7 +102,7 @@ def importance(run: RunDirectory) -> list[ColumnPart]:
             for line in own[:SHOWN]
         ]
         if bars:
-            parts.append(ColumnPart(party.name, bars, max(0, len(own) - SHOWN)))
+            parts.append(ColumnPart(holder, bars, max(0, len(own) - SHOWN)))
     return parts
 
 
@@ -115,14 +115,14 @@ def _splits(number: int) -> str:
 
 
 def _own_names(run: RunDirectory) -> list[FeatureImportance]:
-    """Every party's own lines, where all shards lie here; else none."""
+    """Every party's own lines, of silos those of the first one, where all shards lie here; else none."""
     if run.role is not None or run.report.model != "boosting" or len(run.shards) < len(run.report.parties):
         return []
     from vfl.tree_shard import load_tree_shard
 
     lines: list[FeatureImportance] = []
-    for name in run.shards:
-        lines += [line for line in load_tree_shard(run.folder / name).importance if line.party == name]
+    for holder, silos in run.holders.items():
+        lines += [line for line in load_tree_shard(run.folder / silos[0].name).importance if line.party == holder]
     if {line.party for line in lines} < {line.party for line in run.report.feature_importance}:
         return []  # a party keeps no importance of its own
     return lines

@@ -113,8 +113,10 @@ def headline(run: RunDirectory) -> Headline | None:
     names, notes = model_names(run), _notes(run)
     colours = {"joint": "joint", "active_only": "alone", "pooled": "pooled"}
     own = [name for name in models if name.startswith(OWN)]
-    shown = [name for name in models if name not in own] + _extremes({name: models[name] for name in own}, metric)
-    lines = [(colours.get(name, "muted"), names[name], notes.get(name, ""), name, models[name]) for name in shown]
+    lines = [
+        (colours.get(name, "muted"), names[name], notes.get(name, ""), name, figures)
+        for name, figures in _shown(report, models).items()
+    ]
     others = [name for name in ("active_only", "pooled") if name in models]
     verdicts = [_verdict(report, name, names[name]) for name in others]
     verdicts += [_beside_silos(report, {name: models[name] for name in own}, names)] if own else []
@@ -143,10 +145,13 @@ def _notes(run: RunDirectory) -> dict[str, str]:
     }
 
 
-def _extremes(models: dict[str, Metrics], metric: str) -> list[str]:
-    """Silos alone, best first; of many the best and the worst only."""
-    best = sorted(models, key=lambda name: _value(models[name], metric), reverse=METRICS[metric][2])
-    return best if len(best) <= _SILOS else [*best[: _SILOS // 2], *best[-_SILOS // 2 :]]
+def _shown(report: RunReport, models: dict[str, Metrics]) -> dict[str, Metrics]:
+    """The models that there is room for: of many silos alone the best and the worst ones, best first."""
+    metric = CHIEF[report.task]
+    own = [name for name in models if name.startswith(OWN)]
+    best = sorted(own, key=lambda name: _value(models[name], metric), reverse=METRICS[metric][2])
+    kept = best if len(best) <= _SILOS else [*best[: _SILOS // 2], *best[-_SILOS // 2 :]]
+    return {name: models[name] for name in [*(name for name in models if name not in own), *kept]}
 
 
 def _beside_silos(report: RunReport, models: dict[str, Metrics], names: dict[str, str]) -> Verdict:
@@ -167,8 +172,12 @@ def _beside_silos(report: RunReport, models: dict[str, Metrics], names: dict[str
         text = f"Alone {who} {does} better than the joint model: its {title} is {fixed(-gains[least], digits)} {other}."
     elif open_:
         rest = [name for name in gains if name not in open_]
-        text = f"That the joint model and {_plain(open_, names)} alone differ in {title} may be chance"
-        text += f"; it is better than {_plain(rest, names)} alone." if rest else "."
+        chance = f"beside {_plain(open_, names)} alone the difference in {title} may be chance."
+        text = (
+            f"The joint model is better than {_plain(rest, names)} alone; {chance}"
+            if rest
+            else chance[:1].upper() + chance[1:]
+        )
     else:
         span = f"{fixed(gains[least], digits)} to {fixed(gains[most], digits)}"
         text = f"The joint model is better than any silo alone: its {title} is {span} {side}."
@@ -182,7 +191,7 @@ def _plain(models: Sequence[str], names: dict[str, str]) -> str:
 
 def metric_rows(run: RunDirectory) -> tuple[list[str], list[MetricRow]]:
     """All metrics of all models: names of the models, and a row per metric; empty where there are none."""
-    models = figures_of(run.report)
+    models = _shown(run.report, figures_of(run.report))
     if "joint" not in models:
         return [], []
     names = model_names(run)

@@ -114,20 +114,18 @@ def noise(run: RunDirectory) -> Noise | None:
     if averaged is None or averaged.dp is None or run.report.evaluates:
         return None
     dp = averaged.dp
+    own = {name: "none can be stated" if bound is None else significant(bound) for name, bound in dp.by_silo.items()}
     facts = [
         ("Epsilon", "none can be stated here" if dp.epsilon is None else significant(dp.epsilon)),
         ("Delta", significant(dp.delta, 1)),
         ("Largest norm of a row's gradient", significant(dp.clip)),
         ("Noise, in units of it", "" if dp.noise is None else significant(dp.noise)),
-        *(
-            (f"Epsilon of {name}", significant(bound))
-            for name, bound in dp.by_silo.items()
-            if bound is not None and len(set(dp.by_silo.values())) > 1
-        ),
+        *([] if len(set(own.values())) < 2 else [(f"Epsilon of {name}", bound) for name, bound in own.items()]),
     ]
-    return Noise(promise(dp), _WHOM[dp.kind], [(name, value) for name, value in facts if value])
+    return Noise(promise(dp), f"{_WHOM[dp.kind]} {_UNCOVERED}", [(name, value) for name, value in facts if value])
 
 
+_UNCOVERED = "It does not cover what silos told each other before the training: sums such as means, and categories."
 _WHOM = {
     "central": (
         "The silos' shares of the noise add up: the promise holds for the joint model and for what the coordinator "
