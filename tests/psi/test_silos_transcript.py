@@ -98,6 +98,21 @@ def test_numbers_say_nothing_of_the_rows_that_they_become():
     assert abs(both - 1000) < 6 * np.sqrt(2000 / 8)
 
 
+def test_numbers_say_nothing_of_whose_rows_they_are_at_another_party():
+    """Where all parties have several silos: numbers by place would put one silo's rows before the other's."""
+    columns = {
+        "banks.a": cells(*range(1000)),
+        "banks.b": cells(*range(1000, 2000)),
+        "shops.a": cells(*range(0, 2000, 2)),
+        "shops.b": cells(*range(1, 2000, 2)),
+    }
+    _, seen, _ = record(columns)
+    numbers = {name: payloads(seen, "silos.numbers", to=name)[0].positions[1000:] for name in columns}
+    assert len(np.intersect1d(numbers["banks.a"], numbers["shops.a"])) == 500
+    for name in columns:
+        assert abs(np.count_nonzero(numbers[name] < 1000) - 500) < 6 * np.sqrt(1000 / 8)
+
+
 @pytest.mark.parametrize("columns", [MIXED, ALL_SILOS], ids=["guide with one list", "silos only"])
 def test_numbers_keys_orders_and_sums_are_fresh(columns):
     (_, first, _), (_, second, _) = record(columns), record(columns)
