@@ -48,8 +48,10 @@ class Source:
         """One table: ``[a.b]``, and ``[[party]] 'bank'`` in an array of tables."""
         if len(path) == 1:
             return f"[{path[0]}]"
+        if not isinstance(path[1], int):
+            return f"[{'.'.join(map(str, path))}]"
         rows = self.document.get(str(path[0]))
-        row = rows[path[1]] if isinstance(rows, list) and isinstance(path[1], int) else None
+        row = rows[path[1]] if isinstance(rows, list) else None
         which = _which(row, path[1])
         inner = "".join(f".{part}" for part in path[2:] if isinstance(part, str))
         if len(path) > 3 and isinstance(row, dict) and isinstance(path[3], int):
