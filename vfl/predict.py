@@ -61,6 +61,7 @@ from vfl.new_rows import NewRows
 from vfl.optim import Vector
 from vfl.prepare import alignment_settings, is_told, listed_rows
 from vfl.session import Clock
+from vfl.siblings import siblings_of
 from vfl.splitnn_shard import SplitShard
 from vfl.terms import Integers, Terms
 from vfl.tree_shard import TreeShard
@@ -264,6 +265,9 @@ def _score_by_trees(endpoint: Endpoint, new: NewRows, shard: TreeShard, alignmen
     terms, guards, policy = new.model.kept.terms(), new.guards, new.spec.policy
     codes, features = np.asfortranarray(new.encoded[alignment.rows].astype(np.uint16)), shard.binning.features
     one_sided = terms.job.alignment.one_sided
+    if terms.job.has_silos:
+        held = boosting_silos_scoring.Held(features, codes, _places(alignment), alignment.intersection)
+        return _score_by_trees_of_silos(endpoint, new, shard, held)
     if new.spec.role == "passive":
         answer = (boosting_scoring_one_sided if one_sided else boosting_scoring).score_as_passive
         answer(endpoint, terms, shard.splits, features, codes, guards, policy)
@@ -273,6 +277,19 @@ def _score_by_trees(endpoint: Endpoint, new: NewRows, shard: TreeShard, alignmen
         return boosting_scoring.score_as_active(endpoint, terms, fit, features, codes)
     listed = listed_rows(terms.job, alignment.sizes)
     return boosting_scoring_one_sided.score_as_active(endpoint, terms, fit, features, codes, alignment.places, listed)
+
+
+def _score_by_trees_of_silos(
+    endpoint: Endpoint, new: NewRows, shard: TreeShard, held: boosting_silos_scoring.Held
+) -> Vector | None:
+    terms = new.model.kept.terms()
+    if new.spec.role == "passive":
+        boosting_silos_scoring.score_as_passive(endpoint, terms, shard.splits, held, new.guards, new.spec.policy)
+        return None
+    siblings = siblings_of(endpoint, "scoring")
+    return boosting_silos_scoring.score_as_labelled(
+        endpoint, terms, shard.trees, shard.splits, shard.start, held, siblings
+    )
 
 
 def _score_by_network(endpoint: Endpoint, new: NewRows, shard: SplitShard, rows: Integers) -> Vector | None:

@@ -34,6 +34,9 @@ KINDS = {
     "logistic, labels": Siloed(hospitals=3, insurer=0),
     "softmax, features": Siloed("softmax", hospitals=0, insurer=3),
     "linear, one silo": Siloed("linear", hospitals=1, insurer=1),
+    "trees, both": Siloed("boosting", hospitals=2, insurer=3, task="binary"),
+    "trees, features": Siloed("boosting", hospitals=0, insurer=2, task="multiclass"),
+    "trees, labels": Siloed("boosting", hospitals=3, insurer=0, task="regression"),
     "poisson, both": Siloed("poisson", hospitals=2, insurer=3, training={"fit_intercept": False}),
 }
 
