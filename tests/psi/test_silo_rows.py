@@ -96,10 +96,10 @@ def test_masks_cancel_in_each_comparison_and_hide_every_part(case):
 
 
 def test_masks_differ_by_comparison_and_by_key():
-    cast = cast_of(CASTS["silos only"])
-    end, zero = Ends(list(CASTS["silos only"])).of("bank.y"), np.zeros(4, np.uint64)
-    first, second = (_masked(end, sides, zero, holder, KEY) for holder, sides in _sides(cast).items())
-    again = _masked(end, _sides(cast)["a"], zero, "a", bytes(32))
+    """Two silos of the guide's party meet in every comparison."""
+    end, zero, pair = Ends(["bank.x", "bank.y"]).of("bank.y"), np.zeros(4, np.uint64), {"bank.x": -1, "bank.y": -1}
+    first, second = (_masked(end, pair, zero, holder, KEY) for holder in ("a", "b"))
+    again = _masked(end, pair, zero, "a", bytes(32))
     assert len({first.tobytes(), second.tobytes(), again.tobytes()}) == 3
 
 

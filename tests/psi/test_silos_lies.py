@@ -154,6 +154,13 @@ def test_every_party_hears_of_it(monkeypatch):
     assert len(set(errors.values())) == 1
 
 
+def test_where_more_than_one_differs_the_silos_are_named(monkeypatch):
+    lying(monkeypatch, only("shops.north", WRONG["a row kept from it"]))
+    monkeypatch.setattr(align, "_proves", lambda got, expected: False)
+    with pytest.raises(RemoteProtocolError, match="the rows of 'shops' and of 'bank' differ"):
+        play(MIXED)
+
+
 def test_the_active_partys_own_silos_are_compared_too(monkeypatch):
     lying(monkeypatch, only("banks.two", lambda p, n: (p, swapped(n, 0, 1))))
     with pytest.raises(RemoteProtocolError, match="the rows of 'shops' and of 'banks.one' differ"):
