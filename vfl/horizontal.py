@@ -153,7 +153,7 @@ def silo(
     link.send(Wire.begun, Revealed(layout.to_facts(), first))
     while True:
         told = link.recv(Wire.asked)
-        last = task = read_task(told, job, layout, last, COORDINATOR)
+        last = task = read_task(told, job, layout, last, endpoint.name)
         if task.done > done:
             done = task.done
             endpoint.keeper.save_round(done, {}, {})

@@ -24,7 +24,7 @@ from vfl.horizontal_tasks import Layout, Outcome, Work, batches, work_of
 from vfl.job import Job
 from vfl.network_steps import StepState, network_step
 from vfl.optim import Vector, dot
-from vfl.summed_descent import Point, Way, descend, is_over, restore_way
+from vfl.summed_descent import Point, Way, descend, is_flat, is_over, restore_way
 
 _STALLED = 3
 
@@ -94,9 +94,10 @@ def _descend(job: Job, layout: Layout, course: Course, ask: Ask, kept: Snapshot 
         way = restore_way(at, kept.floats("steps"), kept.floats("changes"))
     while course.done < job.training.max_iter and not course.converged:
         direction, slope = way.direction()
-        new = None if is_over(way, slope, job.training.tol) else descend(way, direction, slope, evaluate)
+        course.converged = is_over(way, slope, job.training.tol)
+        new = None if course.converged else descend(way, direction, slope, evaluate)
         if new is None:
-            course.converged = True
+            course.converged = course.converged or is_flat(way, slope)
             break
         way = new
         course.weights, course.done = way.at.weights, course.done + 1

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from parties.errors import RemoteProtocolError
+from parties.link import COORDINATOR
 from parties.wire import Revealed
 from vfl.aggregation import least_silos, rules_by_layer
 from vfl.epochs import draw_batches
@@ -141,17 +142,18 @@ def send_task(task: Task, values: Vector, names: Sequence[str]) -> Revealed:
     return Revealed(asdict(task) | {"group": group}, values)
 
 
-def read_task(payload: Revealed, job: Job, layout: Layout, last: Task, sender: str) -> Task:
-    """A task that the job provides for, and that follows the last one."""
+def read_task(payload: Revealed, job: Job, layout: Layout, last: Task, me: str) -> Task:
+    """A task for this silo that the job provides for, and that follows the last one."""
     names, facts = job.labelled, dict(payload.facts)
     try:
         places = [int(text) for text in str(facts.pop("group")).split(",") if text]
-        task = msgspec.convert({**facts, "group": [names[place] for place in places if place >= 0]}, Task)
+        task = msgspec.convert({**facts, "group": [names[place] for place in places]}, Task)
     except (KeyError, IndexError, ValueError, msgspec.ValidationError):
-        raise RemoteProtocolError(f"{sender} sent no proper task") from None
+        raise RemoteProtocolError(f"{COORDINATOR} sent no proper task") from None
     wrong = (
         set(facts) != {each.name for each in fields(Task)} - {"group"}
         or places != sorted(set(places))
+        or min(places, default=0) < 0
         or (bool(places) and len(places) < least_silos(job))
         or task.work not in works_of(job)
         or task.number <= last.number
@@ -163,10 +165,10 @@ def read_task(payload: Revealed, job: Job, layout: Layout, last: Task, sender: s
         or not np.isfinite(payload.values).all()
     )
     if wrong:
-        raise RemoteProtocolError(f"{sender} asks for what the job does not provide for at this point")
-    least = layout.size if task.over or places else 0
+        raise RemoteProtocolError(f"{COORDINATOR} asks for what the job does not provide for at this point")
+    least = layout.size if task.over or me in task.group else 0
     if not least <= len(payload.values) <= least + (job.max_rounds + 1 if task.over else 0):
-        raise RemoteProtocolError(f"{sender} sent {len(payload.values)} weights, expected {least}")
+        raise RemoteProtocolError(f"{COORDINATOR} sent {len(payload.values)} weights, expected {least}")
     return task
 
 

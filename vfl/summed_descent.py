@@ -49,7 +49,8 @@ class Way:
         """The direction of descent, and the slope along it; 0 where none is left in rounding."""
         g = self.at.gradient
         coefficients, slope = lbfgs_direction(basis_products(self.pairs, g, g), len(self.pairs))
-        return combine(coefficients, self.pairs, g), slope
+        size = 1.0 if self.pairs else max(1.0, math.sqrt(dot(g, g)))  # of a first step nothing is known but this
+        return combine(coefficients, self.pairs, g) / size, slope / size
 
     def arrays(self) -> Arrays:
         """All that the way goes on from, by name."""
@@ -72,11 +73,16 @@ def is_over(way: Way, slope: float, tol: float) -> bool:
     return -slope / 2 < tol * max(1.0, abs(way.at.loss))
 
 
+def is_flat(way: Way, slope: float) -> bool:
+    """Whether that decrease is lost in the loss's rounding."""
+    return is_over(way, slope, _NOISE)
+
+
 def descend(way: Way, direction: Vector, slope: float, evaluate: Evaluate) -> Way | None:
     """One step along the direction; None if no decrease is left within rounding.
 
     >>> bowl = lambda w: Point(w, float(w @ w) / 2, w, ("a",))
-    >>> begin = Way(bowl(np.array([3.0])))
+    >>> begin = Way(bowl(np.array([0.5])))
     >>> descend(begin, *begin.direction(), bowl).at.weights
     array([0.])
     """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.special import expit
 
 from parties.checkpoint import Keeper
 from parties.ledger import Ledger
@@ -54,7 +55,7 @@ class Logistic:
         chosen = np.arange(len(self.y)) if rows is None else rows
         X, y, w = self.X[chosen], self.y[chosen], self._w()[chosen]
         z = (X @ weights[0])[:, 0] + weights[1][0]
-        residual = w * (1 / (1 + np.exp(-z)) - y)
+        residual = w * (expit(z) - y)
         return float((w * (np.logaddexp(0, z) - y * z)).sum()), [X.T @ residual[:, None], residual.sum(keepdims=True)]
 
     def noisy_gradient(self, weights: Sequence[np.ndarray], round_number: int) -> tuple[float, list[np.ndarray]]:
