@@ -335,6 +335,52 @@ def test_the_attack_and_the_noise_stand_on_the_active_partys_page_alone(runs: Ru
     assert not own.says("The best AUC") and not own.says("ε =")
 
 
+VIEWS = "guard: first-layer views: party 'bank' would open up to 9 views of 6 passive columns (3 epochs of 3 units), "
+STOP = "guard: between companies training would stop here because score budget: party 'bank' got 6 evaluations"
+EXPOSED = {
+    "no guard": ([], "no row left its owner", "worked out"),
+    "another guard": (["guard: small data: party 'bank' has 3 columns"], "no row left its owner", "worked out"),
+    "half of the views": ([f"{VIEWS}more than half of its budget"], "more than half as many sums", "can be worked out"),
+    "all views": ([f"{VIEWS}which tell it their column space"], "rows can be worked out", "no row left"),
+    "half of the scores": (
+        ["guard: score budget: party 'bank' has opened scores for more than half of its budget: 60 passive columns"],
+        "more than half as many sums",
+        "can be worked out",
+    ),
+    "all scores": ([STOP], "rows can be worked out", "nobody saw anybody's rows"),
+    "all scores and half": (
+        [f"{VIEWS}more than half of its budget", STOP],
+        "rows can be worked out",
+        "nobody saw anybody's rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EXPOSED)
+def test_rows_that_can_be_worked_out_are_not_called_unseen(runs: Runs, tmp_path: Path, case: str) -> None:
+    guards, said, unsaid = EXPOSED[case]
+    run = shutil.copytree(runs("regression"), tmp_path / "run")
+    for folder in run.glob("*/run.json"):
+        folder.unlink()  # the rounds say more than half of a budget, too
+    lines = json.loads((run / "report.json").read_text())
+    lines["warnings"] = guards
+    (run / "report.json").write_text(json.dumps(lines))
+    page = write_page(run).read_text(encoding="utf-8")
+    above = page[: page.index('id="metrics"')]
+    text = " ".join(above[above.index('class="lead"') :].replace("&#39;", "'").split())
+    assert said in text and unsaid not in text
+
+
+def test_a_budget_spent_with_consent_counts_as_spent(tmp_path: Path) -> None:
+    """No guard stops or rounds then on one machine, and its warning speaks of half."""
+    companies = make_companies(tmp_path / "scenario", "logistic", passive=2, columns=1, key_holder="active")
+    for party in companies.parties.values():
+        party["policy"] = {"key_bits": 512, "partial_scores": True}
+    page = Page(write_page(play(companies, tmp_path / "out", "--no-baselines")))
+    assert page.says("has opened scores for more than half of its budget") and not page.says("would stop here")
+    assert page.says("rows can be worked out, as a guard says below")
+
+
 @pytest.mark.parametrize(
     ("auc", "said"),
     [(0.53, "hardly do better than guess"), (0.8, "tell many labels"), (0.97, "tell almost all labels")],
