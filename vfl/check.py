@@ -140,14 +140,14 @@ def check_scenario(scenario: Scenario) -> Check:
     check = Check(job, parties, len(rows[job.active]), tuple(map(str, changes)))
     if check.enough:
         return replace(check, warnings=_prepare(job, owns, rows))
-    return replace(check, hints=(*pairs_in_common(ids), *check.hints))
+    return replace(check, hints=(*pairs_in_common({name: own.ids for name, own in ids.items()}), *check.hints))
 
 
-def pairs_in_common(ids: Mapping[str, PreparedIds]) -> list[str]:
+def pairs_in_common(ids: Mapping[str, list[bytes]]) -> list[str]:
     """Of three parties and more, which pair shares how many ids."""
     if len(ids) < 3:
         return []
-    shared = shared_by_pairs({name: prepared.ids for name, prepared in ids.items()})
+    shared = shared_by_pairs(ids)
     return [f"{left} and {right} have {count:,} ids in common" for (left, right), count in shared.items()]
 
 

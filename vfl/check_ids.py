@@ -9,6 +9,7 @@ from parties.data import read_party
 from parties.errors import DataError
 from parties.spec import PartySpec
 from psi.ids import PreparedIds
+from psi.plain import ids_by_holder, plain_alignment
 from psi.precheck import LOST_ZEROS, IdCheck, inspect_ids
 from psi.remedies import ZEROS, remedies
 from psi.verdict import Limit, too_few
@@ -33,7 +34,7 @@ class IdsCheck:
     Parameters
     ----------
     common : int or None
-        None where one party's CSV alone is here.
+        Ids that all parties have, with those of all their silos; None where one party's CSV alone is here.
     hints : tuple of str
         What would make more ids match.
     """
@@ -63,11 +64,13 @@ def check_ids(job: Job, specs: Sequence[PartySpec]) -> IdsCheck:
     if len(parties) == 1:
         return IdsCheck(job, parties, None, ())
     ids = {party.name: party.ids for party in parties}
-    common = len(set.intersection(*(set(prepared.ids) for prepared in ids.values())))
-    changes = remedies({name: prepared.ids for name, prepared in ids.items()})
+    by_holder = ids_by_holder(ids)
+    rows = plain_alignment(ids, job.seed, job.alignment.duplicates)
+    common = sum(len(rows[name].rows) for name in next(iter(job.holders.values())))
+    changes = remedies(by_holder)
     if not any(ZEROS in remedy.change for remedy in changes):
         parties = tuple(OwnIds(party.name, party.seen.without(LOST_ZEROS), party.ids) for party in parties)
-    shared = pairs_in_common(ids) if common < job.alignment.min_intersection else []
+    shared = pairs_in_common(by_holder) if common < job.alignment.min_intersection else []
     return IdsCheck(job, parties, common, (*shared, *map(str, changes)))
 
 

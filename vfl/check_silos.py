@@ -19,11 +19,11 @@ from parties.wire import Coordinator
 from psi.ids import PreparedIds
 from psi.plain import PlainRows, ids_by_holder, plain_alignment
 from psi.precheck import LOST_ZEROS, IdCheck
-from psi.remedies import ZEROS, remedies, shared_by_pairs
+from psi.remedies import ZEROS, remedies
 from psi.silos import holders_of
 from vfl import boosting_silos_part, glm_silos_part, horizontal_session
 from vfl.alignment_consent import roles_of
-from vfl.check import Check, Own, PartyCheck, check_id_columns, encode_alone, read_and_inspect
+from vfl.check import Check, Own, PartyCheck, check_id_columns, encode_alone, pairs_in_common, read_and_inspect
 from vfl.job import Job, Scenario
 from vfl.network_checks import check_torch
 from vfl.parts import Parts
@@ -81,10 +81,8 @@ def _check_hybrid(scenario: Scenario) -> Check:
     if check.enough:
         brought = _prepare(job, owns, rows, common)
         check = replace(check, warnings=(*check.warnings, *_guards_of(owns)))
-    elif len(by_holder) > 2:
-        shared = shared_by_pairs(by_holder).items()
-        pairs = [f"{left} and {right} have {count:,} ids in common" for (left, right), count in shared]
-        check = replace(check, hints=(*pairs, *check.hints))
+    else:
+        check = replace(check, hints=(*pairs_in_common(by_holder), *check.hints))
     seen = {own.spec.name: found if zeros_matter else found.without(LOST_ZEROS) for own, found in looked_at}
     parties = tuple(_party(job, own, seen[own.spec.name], brought.get(own.spec.name), labels) for own in owns)
     return replace(check, parties=parties)

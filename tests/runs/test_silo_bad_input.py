@@ -279,3 +279,14 @@ def test_an_alignment_needs_somebody_to_align_with(tmp_path: Path, vfl: Command)
         ran = vfl(*command)
         assert ran.code == 2 and ran.stderr.count("\n") == 1
         assert "silos of one party have rows of their own, and nothing to align" in ran.error
+
+
+def test_ids_alone_are_counted_by_party(tmp_path: Path, vfl: Command) -> None:
+    HYBRID.write(tmp_path)
+    ran = vfl("check", tmp_path, "--ids")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert "216 common ids, alignment.min_intersection is 100" in ran.stdout
+    twice = (tmp_path / "insurer.s2.csv").read_text().splitlines()[1]
+    change(tmp_path, "insurer.s1", lambda lines: [*lines, twice])
+    assert "1 ids of party 'insurer'" in vfl("check", tmp_path, "--ids").error
+    assert "215 common ids" in vfl("check", tmp_path, "--ids", "--set", "alignment.duplicates=drop").stdout
