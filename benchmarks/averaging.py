@@ -111,9 +111,8 @@ def main() -> None:
             for rule in RULES:
                 rounds, joint, pooled = first_near(frames, label, rule, folder)
                 print(f"  {rule:9} within {NEAR} of pooled from round {rounds}: AUC {joint:.4f}, pooled {pooled:.4f}")
-            print(
-                f"  fedsgd    largest difference of a weight from the pooled optimum: {distance(frames, label, folder):.1e}"
-            )
+            away = distance(frames, label, folder)
+            print(f"  fedsgd    largest difference of a weight from the pooled optimum: {away:.1e}")
 
 
 if __name__ == "__main__":

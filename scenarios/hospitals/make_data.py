@@ -1,8 +1,8 @@
 """Cut scikit-learn's breast cancer data into the CSVs of three hospitals: ``python make_data.py [FOLDER]``.
 
-569 tumours (Wisconsin), 30 measures each. The hospitals have the same columns and other patients: a university clinic that sees most of the malignant tumours, a
-county hospital, and a rural practice with few patients, nearly all of them with benign ones. The result is the same
-every time.
+569 tumours (Wisconsin), 30 measures each. The hospitals have the same columns and other patients: a university clinic
+that sees most of the malignant tumours, a county hospital, and a rural practice with few patients, nearly all of them
+with benign ones. The result is the same every time.
 """
 
 from __future__ import annotations
