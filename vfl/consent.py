@@ -49,6 +49,7 @@ from vfl import (
     scoring_silos,
     secure_sum,
     siblings,
+    silo_counts,
     split_learning,
     splitnn,
     splitnn_scoring,
@@ -104,6 +105,7 @@ _TO_SOME: Mapping[AnyMessage, str] = {
     siblings.Wire.total: "the other silos of its party",
     siblings.Wire.named: "the other silos of its party",
     siblings.Wire.all_named: "the other silos of its party",
+    silo_counts.Wire.rows: "the other silos of its party",
     glm_silos.Wire.score_sums: "the silos of the label holder",
     scoring_silos.Wire.total: "the silos of the label holder",
     silo_rows.Wire.rows: "the silos of all parties",
@@ -263,7 +265,7 @@ def _told(message: AnyMessage, role: type[DataParty]) -> Iterator[AnyMessage]:
 def _tables(job: Job, key_holder: KeyHolder) -> tuple[type, ...]:
     """Wire tables of all protocols that the job runs once rows are aligned."""
     if job.horizontal:
-        return (horizontal.Wire, secure_sum.Wire)
+        return (silo_counts.Wire, horizontal.Wire, secure_sum.Wire)
     if job.has_silos and job.model == "boosting":
         return (prepare.Wire, boosting_silos.Wire, importance.Wire, *_scoring_tables(job))
     if job.has_silos:

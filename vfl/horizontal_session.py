@@ -2,7 +2,7 @@
 
 What the silos tell each other before the training (`vfl.siblings`): sums and texts that columns and labels are encoded
 with (`vfl.silo_columns`, `vfl.silo_labels`), the sample weights' sum, the labels' mean and deviation or the weights of
-their classes, and how many training and test rows each silo has. The training itself is `vfl.horizontal`.
+their classes; and how many rows each has (`vfl.silo_counts`). The training itself is `vfl.horizontal`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from vfl.report.statistics import bootstrap_intervals, compare
 from vfl.shard import save_ids, save_test_scores
 from vfl.siblings import Siblings, siblings_of
 from vfl.silo_columns import SiloColumns, encode_silo_columns
+from vfl.silo_counts import count_rows
 from vfl.silo_labels import silo_labels
 from vfl.silo_privacy import SiloNoise, dp_notes, make_silo_noise
 from vfl.terms import Integers
@@ -55,8 +56,8 @@ class Silo:
     rows : ndarray of shape (n,), int64
         Rows of the table, training rows first.
     X : ndarray of shape (n, d), float64
-    counts, held_out : mapping of silo to int
-        Training rows and test rows of all silos.
+    counts : dict of silo to Parts
+        Rows of all silos, in job order.
     model : LocalGlm or LocalNetwork
     scale : GlmScale or None
         Of a linear model.
@@ -70,8 +71,7 @@ class Silo:
     columns: SiloColumns = field(repr=False)
     X: Vector = field(repr=False)
     labels: EncodedLabels = field(repr=False)
-    counts: dict[str, int]
-    held_out: dict[str, int]
+    counts: dict[str, Parts]
     model: LocalGlm | LocalNetwork = field(repr=False)
     noise: SiloNoise | None
     module: object = field(default=None, repr=False)
@@ -85,13 +85,13 @@ class Silo:
     @property
     def total_rows(self) -> int:
         """Training rows of all silos."""
-        return sum(self.counts.values())
+        return sum(one.train for one in self.counts.values())
 
     @property
     def before(self) -> int:
         """Training rows of the silos before this one in job order."""
         names = list(self.counts)
-        return sum(self.counts[name] for name in names[: names.index(self.spec.name)])
+        return sum(self.counts[name].train for name in names[: names.index(self.spec.name)])
 
 
 def play_party(
@@ -151,7 +151,7 @@ def play_party(
         intersection=None,
         protocol="none",
         n_train=silo.total_rows,
-        n_test=sum(silo.held_out.values()),
+        n_test=sum(one.test for one in silo.counts.values()),
         key_holder="none",
         key_holder_reason=NO_KEY,
         rounds=averaged.rounds,
@@ -216,8 +216,8 @@ def prepare(
     columns = encode_silo_columns(spec, table, rows, parts.train, siblings, scale_categories=not network)
     X, clipped = clip_cells(columns.X, columns.preprocessor.sources, spec.name) if network else (columns.X, [])
     labels = silo_labels([(table.labels or [])[row] for row in rows], parts, job.task, spec, siblings)
-    counts, held_out = _count_rows(siblings, parts)
-    total = sum(counts.values())
+    counts = count_rows(endpoint, parts)
+    total = sum(one.train for one in counts.values())
     noise = make_silo_noise(job, parts.train, total, endpoint.keeper)
     planned = None if noise is None else noise.epsilon(job.averaging.rounds, job.privacy.dp_delta)
     check_consent_to_averaging(job, spec, guards, columns=X.shape[1], rows=total, epsilon=planned)
@@ -232,7 +232,6 @@ def prepare(
         X=X,
         labels=labels,
         counts=counts,
-        held_out=held_out,
         model=_make_model(job, spec.name, X[: parts.train], labels, weights, siblings, noise, module),
         noise=noise,
         module=module,
@@ -264,13 +263,6 @@ def _make_model(
 
     label = agree_label_scale(job, y, relative, siblings)
     return make_local_network(job, name, X, y, relative, label, outputs, module=module, noise=noise)
-
-
-def _count_rows(siblings: Siblings, parts: Parts) -> tuple[dict[str, int], dict[str, int]]:
-    """Training and test rows of every silo."""
-    mine = np.array([name == siblings.endpoint.name for name in siblings.names], dtype=np.int64)
-    train, test = siblings.words("rows of each silo", np.stack([mine * parts.train, mine * parts.test])).tolist()
-    return dict(zip(siblings.names, train, strict=True)), dict(zip(siblings.names, test, strict=True))
 
 
 def _mark_prepared(endpoint: Endpoint) -> None:

@@ -64,7 +64,7 @@ _GRID_BITS = 40
 _BELOW = 1 - 2.0**-20  # cutting sums of d entries to the grid moves them by sqrt(d) 2^-40 deviations at most
 _AHEAD = 2
 _LARGEST_NOISE = 1e6
-_PRECISION = 1e-4  # of the noise found for an epsilon
+_PRECISION = 1e-3  # of the noise found for an epsilon
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def noise_multiplier(job: Job, rate: float, steps: int) -> float:
 
 @lru_cache(maxsize=64)
 def noise_for(target: float, rate: float, steps: int, delta: float) -> float:
-    """The least noise (but for a part in 10,000, upwards) whose epsilon is at most the target, by bisection.
+    """The least noise (but for a part in 1,000, upwards) whose epsilon is at most the target, by bisection.
 
     Raises
     ------
@@ -219,6 +219,7 @@ def noise_for(target: float, rate: float, steps: int, delta: float) -> float:
     return high
 
 
+@lru_cache(maxsize=256)
 def epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
     """Epsilon after so many steps, by dp-accounting's Renyi accountant.
 

@@ -25,7 +25,8 @@ ALIGNMENT_PROTOCOLS = (
 )
 TRAINING_PROTOCOLS = (
     *("glm_exact", "glm_quadratic", "boosting", "boosting_one_sided", "splitnn", "split_learning"),
-    *("glm_silos", "row_masks", "boosting_silos", "siblings", "horizontal", "secure_sum"),
+    *("glm_silos", "row_masks", "boosting_silos", "siblings", "silo_counts"),
+    *("horizontal", "secure_sum"),
 )
 NOTHING = "none"
 """The scheme where nothing is encrypted with Paillier, and the protocol where nothing is aligned."""
