@@ -17,7 +17,21 @@ import msgspec
 
 from parties.connection import Connection
 from parties.errors import ConfigError, PeerLost, RemoteProtocolError, VflError
-from parties.frame import ABORT, AGAIN, BYE, HELLO, MESSAGE, NEWS, PING, START, WELCOME, Frame, Header, write_frame
+from parties.frame import (
+    ABORT,
+    AGAIN,
+    BYE,
+    HELLO,
+    MESSAGE,
+    NEWS,
+    PING,
+    START,
+    WELCOME,
+    WITHOUT,
+    Frame,
+    Header,
+    write_frame,
+)
 from parties.hop import Hop
 from parties.inbox import Inbox, short
 from parties.link import COORDINATOR
@@ -261,6 +275,8 @@ class PartyTransport:
         elif frame.kind == AGAIN:
             inbox.restart()
             return False
+        elif frame.kind == WITHOUT:
+            inbox.lose(sender, text)
         elif frame.kind == NEWS:
             if text != session.news:
                 session.news = text
@@ -274,12 +290,20 @@ class PartyTransport:
 
 
 def _read_welcome(connection: Connection, inbox: Inbox) -> Welcome | None:
-    """Return the coordinator's answer; None where it says how the run has ended."""
+    """Return the coordinator's answer; None where it says how the run has ended.
+
+    Raises
+    ------
+    PeerLost
+        The run goes on without this party.
+    """
     frame = connection.read()
     if frame.kind == BYE:
         inbox.leave(COORDINATOR)
         inbox.start(0)
         return None
+    if frame.kind == ABORT:
+        raise PeerLost(f"{COORDINATOR} {short(frame.header.message)}")
     if frame.kind != WELCOME:
         raise RemoteProtocolError("the coordinator did not say welcome")
     try:

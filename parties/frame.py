@@ -28,7 +28,7 @@ _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"VF"
 _VERSION = 2
 
-MESSAGE, BYE, ABORT, LOST, HELLO, WELCOME, START, AGAIN, PING, NEWS = range(10)
+MESSAGE, BYE, ABORT, LOST, HELLO, WELCOME, START, AGAIN, PING, NEWS, WITHOUT = range(11)
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -46,9 +46,10 @@ class Frame(msgspec.Struct, frozen=True):
     """One frame.
 
     ``kind`` is MESSAGE; BYE (the sender has all it needs; from the coordinator: the run has ended well); ABORT (the
-    sender stops, ``message`` says why) or LOST (so does somebody else: the sender of the header); HELLO and WELCOME
-    (who connects, and what it has received); START (everybody is there), AGAIN (everybody begins anew); PING (alive,
-    with what it has received); NEWS (``message`` is for the eyes of the user).
+    sender stops, ``message`` says why) or LOST (so does somebody else: the sender of the header); WITHOUT (the sender
+    of the header is gone, and the run goes on); HELLO and WELCOME (who connects, and what it has received); START
+    (everybody is there), AGAIN (everybody begins anew); PING (alive, with what it has received); NEWS (``message`` is
+    for the eyes of the user).
     """
 
     kind: int
@@ -91,7 +92,7 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
     """
     prefix = read_exactly(_PREFIX.size)
     magic, version, kind, header_length, body_length, number, acknowledged = _PREFIX.unpack(prefix)
-    if magic != _MAGIC or version != _VERSION or kind > NEWS:
+    if magic != _MAGIC or version != _VERSION or kind > WITHOUT:
         raise RemoteProtocolError("what arrived is no frame of this protocol version")
     if header_length > MAX_HEADER or body_length > MAX_BODY:
         raise RemoteProtocolError(f"frame of {header_length} + {body_length} bytes is over the limit")

@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 from parties.connection import Connection
 from parties.errors import RemoteProtocolError
-from parties.frame import ABORT, BYE, LOST, MESSAGE, PING, START, Frame, Header, frame_size, write_frame
+from parties.frame import ABORT, BYE, LOST, MESSAGE, PING, START, WITHOUT, Frame, Header, frame_size, write_frame
 from parties.lane import Lane
 
-NUMBERED = frozenset({MESSAGE, BYE, ABORT, LOST, START})
+NUMBERED = frozenset({MESSAGE, BYE, ABORT, LOST, START, WITHOUT})
 
 
 class Hop:

@@ -5,6 +5,10 @@ in the present generation. A party that connects with a new session while a gene
 a crash: the generation ends, everybody enters again, and the next one begins when all are there. A party that has no
 connection for ``reconnect_timeout`` ends the run for all; so does the first error of any role. All name the same cause.
 
+Where the coordinator *tolerates* the loss of some parties, the run goes on without one that is lost, fails, or is
+dismissed, as long as enough of them are left. Such a party is out for good, and so is from then on one that comes back
+after a crash, since a generation begins with everybody.
+
 Strangers get no further than the TLS handshake, which wants a pinned certificate within seconds; of those who hold
 connections half open the oldest make room.
 """
@@ -37,6 +41,7 @@ from parties.frame import (
     PING,
     START,
     WELCOME,
+    WITHOUT,
     Frame,
     Header,
     write_frame,
@@ -122,6 +127,9 @@ class HubTransport:
         self._missing = ""  # who has not joined yet, in words
         self._gathering_since = time.monotonic()
         self._running = self._ended = False
+        self._tolerated: frozenset[str] = frozenset()
+        self._least = 0
+        self._without: dict[str, str] = {}  # parties that the run goes on without, and how each was lost
         self._closed = threading.Event()
         self._stopping = threading.Lock()
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
@@ -166,6 +174,36 @@ class HubTransport:
         """Wait for the next frame of a party."""
         return self._inbox.take(peer, waiting_for)
 
+    def receive_within(self, peer: str, waiting_for: str, seconds: float) -> Frame | None:
+        """Wait so long for the next frame of a party; None where none comes, or can, though the run goes on."""
+        frame = self._inbox.take_within(peer, waiting_for, seconds)
+        if frame is None and peer not in self._without and self._inbox.has_left(peer):
+            self.dismiss(peer, "ended its run too early")
+        return frame
+
+    def tolerate(self, peers: Collection[str], least: int) -> None:
+        """From now on, and in this generation, none of these ends the run while at least so many of them are left."""
+        with self._changed:
+            self._tolerated, self._least = frozenset(peers), least
+
+    def dismiss(self, peer: str, why: str) -> None:
+        """Go on without a party, which is told, and hung up on once it has heard; ends the run if that cannot be."""
+        with self._changed:
+            seat = self._seats.get(peer)
+        if seat is None or peer in self._without:
+            return
+        if not self._spares(seat, why, forget=True):
+            self._stop_all(LOST, peer, why)
+            return
+        seat.hop.send(_farewell(peer, why))
+        threading.Thread(target=_see_off, args=(seat,), daemon=True).start()
+        self._tell_without(seat, why)
+
+    def lost(self) -> dict[str, str]:
+        """Parties that the run goes on without, and how each was lost."""
+        with self._changed:
+            return dict(self._without)
+
     def finish(self) -> None:
         """Wait until every party has all it needs, note that, and tell everybody."""
         self._inbox.wait_for_farewells(set(self._parties))
@@ -180,7 +218,7 @@ class HubTransport:
         self._tell_all(Frame(BYE, Header(COORDINATOR, "")), seats, lambda seat: self._hear(seat.name, seat))
         patience = self._patience
         start, shown = time.monotonic(), False
-        while missing := [name for name in self._parties if name not in self._knowing]:
+        while missing := [name for name in self._parties if name not in self._knowing | self._without.keys()]:
             away = time.monotonic() - start
             if not patience.reconnect_timeout and not any(seat.hop.connected for seat in seats):
                 break
@@ -264,9 +302,15 @@ class HubTransport:
         """The seat that a connection belongs to, a new one if need be; None where it has none and was told why."""
         with self._changed:
             seat = self._seats.get(name)
-            if seat is not None and seat.session == greeting.session:
+            fresh = seat is None or seat.session != greeting.session
+            if seat is not None and not fresh and name not in self._without:
                 return seat
-            if self._ended:
+            crashed = seat is not None and self._without and name not in self._without
+            if seat is not None and crashed and self._spares(seat, "crashed"):
+                threading.Thread(target=self._part_from, args=(seat, "crashed"), daemon=True).start()
+            if name in self._without:
+                answer = write_frame(_farewell(name, self._without[name]))
+            elif self._ended:
                 answer = write_frame(Frame(BYE, Header(COORDINATOR, name)))
             elif greeting.started or greeting.received:
                 answer = _welcome(name, known=False, received=0)
@@ -286,6 +330,7 @@ class HubTransport:
         """End the generation: a party has come back after a crash."""
         self._tell(f"{name} has come back; all go on from the last checkpoint")
         seats, self._seats, self._running = list(self._seats.values()), {}, False
+        self._tolerated, self._without = frozenset(), {}
         self._gathering_since = time.monotonic()
         self._inbox.restart()
         for seat in seats:
@@ -311,6 +356,10 @@ class HubTransport:
             if self._seats.get(name) is not seat:
                 return False
             to, inbox = self._seats.get(receiver), self._inbox  # both of this generation
+            without = name in self._without
+        if without:
+            seat.hop.deliver(frame.number, size)  # of one that is out, and has not heard so yet
+            return True
         if frame.header.sender != name:
             self._stop_of(seat, LOST, "sent a frame under another name")
         elif frame.kind == ABORT:
@@ -355,7 +404,7 @@ class HubTransport:
     def _check_lost(self, seat: _Seat) -> None:
         """End the run if a party has been without a connection for too long; show it before that."""
         served, since = seat.hop.served, seat.hop.lost_since  # in this order: one may just arrive for the first time
-        if since is None or self._ended or self._closed.is_set():
+        if since is None or self._ended or self._closed.is_set() or seat.name in self._without:
             return
         away = time.monotonic() - since
         if away >= self._patience.reconnect_timeout and (served or self._patience.reconnect_timeout):
@@ -377,9 +426,37 @@ class HubTransport:
     def _stop_of(self, seat: _Seat, kind: int, how: str) -> None:
         """A party's failure; that of one who has left its seat is nobody's any more."""
         with self._changed:
-            mine = self._seats.get(seat.name) is seat
-        if mine:
+            mine = self._seats.get(seat.name) is seat and seat.name not in self._without
+        if mine and self._spares(seat, how):
+            self._part_from(seat, how)
+        elif mine:
             self._stop_all(kind, seat.name, how, GRACE_SECONDS if kind == ABORT else 0.0)
+
+    def _spares(self, seat: _Seat, how: str, *, forget: bool = False) -> bool:
+        """Whether the run can go on without a party; then it does. ``forget``: what has come from it is dropped."""
+        name, how = seat.name, short(how)
+        with self._changed:
+            left = self._tolerated - self._without.keys() - {name}
+            going = self._running and not self._ended and not self._inbox.over
+            if not going or name not in self._tolerated or len(left) < self._least:
+                return False
+            self._without[name] = how
+            self._inbox.lose(name, how, forget=forget)
+            self._changed.notify_all()
+            return True
+
+    def _part_from(self, seat: _Seat, how: str) -> None:
+        """Serve a party no more that is lost."""
+        seat.hop.close()
+        seat.hop.lane.forget()
+        self._tell_without(seat, how)
+
+    def _tell_without(self, seat: _Seat, how: str) -> None:
+        """Tell everybody that the run goes on without a party."""
+        if seat.noticed:
+            self._note(seat, back=True)
+        self._tell_all(Frame(WITHOUT, Header(seat.name, "", short(how))), self._others(seat))
+        self._tell(f"the run goes on without {seat.name}, which {short(how)}")
 
     def _stop_all(self, kind: int, name: str, how: str, grace: float = 0.0) -> None:
         """Tell everybody the first failure and no later one."""
@@ -418,6 +495,20 @@ class HubTransport:
             _hang_up(raw)
         for seat in seats:
             seat.hop.close()
+
+
+def _farewell(name: str, how: str) -> Frame:
+    """What a party is told that the run goes on without."""
+    return Frame(ABORT, Header(COORDINATOR, name, short(f"goes on without {name}, which {how}")))
+
+
+def _see_off(seat: _Seat) -> None:
+    """Hang up once a party has heard its last word, or does not listen."""
+    deadline = time.monotonic() + _NEWS_SECONDS
+    while seat.hop.lane.in_flight and time.monotonic() < deadline:
+        time.sleep(0.02)
+    seat.hop.close()
+    seat.hop.lane.forget()
 
 
 def _send_away(seat: _Seat) -> None:

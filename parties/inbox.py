@@ -22,6 +22,7 @@ class Inbox:
         self._kind: type[VflError] = PeerLost
         self._deadline = 0.0  # until then frames may still arrive after a failure
         self._left: set[str] = set()
+        self._lost: dict[str, str] = {}  # who is gone though the run goes on, and how
         self._started: int | None = None
         self._restarted = False
 
@@ -42,7 +43,7 @@ class Inbox:
             Everybody begins anew.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._frames[peer] or self._failure or self._restarted or peer in self._left)
+            self._changed.wait_for(lambda: self._stirs(peer))
             self._refuse_restarted()
             while not self._frames[peer] and self._failure and (patience := self._deadline - time.monotonic()) > 0:
                 self._changed.wait(patience)
@@ -50,7 +51,21 @@ class Inbox:
                 return self._frames[peer].popleft()
             if self._failure is not None:
                 raise self._kind(f"{self._failure} (while {waiting_for} was awaited from {peer})")
-            raise PeerLost(f"{peer} ended its run while {waiting_for} was awaited from it")
+            how = self._lost.get(peer, "ended its run")
+            raise PeerLost(f"{peer} {how} while {waiting_for} was awaited from it")
+
+    def take_within(self, peer: str, waiting_for: str, seconds: float) -> Frame | None:
+        """Wait so long for the next frame of a peer; None where none comes, or can, though the run goes on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stirs(peer), seconds)
+            if not self._frames[peer] and not self.over:
+                return None
+        return self.take(peer, waiting_for)
+
+    def _stirs(self, peer: str) -> bool:
+        """Whether there is a frame of a peer, or a reason why none can come (the lock is held)."""
+        gone = peer in self._left or peer in self._lost
+        return bool(self._frames[peer] or self._failure or self._restarted or gone)
 
     def check(self) -> None:
         """Raise why nothing more can be sent, if so."""
@@ -63,6 +78,14 @@ class Inbox:
         """Note that a peer has all it needs."""
         with self._changed:
             self._left.add(peer)
+            self._changed.notify_all()
+
+    def lose(self, peer: str, how: str, *, forget: bool = False) -> None:
+        """Note that a peer is gone and the run goes on; ``forget``: what has come from it is dropped."""
+        with self._changed:
+            self._lost.setdefault(peer, how)
+            if forget:
+                self._frames[peer].clear()
             self._changed.notify_all()
 
     def start(self, generation: int) -> None:
@@ -88,6 +111,11 @@ class Inbox:
             self._restarted = True
             self._changed.notify_all()
 
+    def has_left(self, peer: str) -> bool:
+        """Whether a peer has said that it has all it needs."""
+        with self._changed:
+            return peer in self._left
+
     @property
     def started(self) -> bool:
         """Whether everybody was there once."""
@@ -110,12 +138,15 @@ class Inbox:
             return self._started
 
     def wait_for_farewells(self, peers: set[str]) -> None:
-        """Wait until all of these have left; raises as `take` does."""
+        """Wait until all of these have left that the run does not go on without; raises as `take` does."""
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or self._restarted or peers <= self._left)
+            self._changed.wait_for(lambda: self._failure or self._restarted or self._are_done(peers))
             self._refuse_restarted()
-            if self._failure is not None and not peers <= self._left:
+            if self._failure is not None and not self._are_done(peers):
                 raise self._kind(self._failure)
+
+    def _are_done(self, peers: set[str]) -> bool:
+        return peers <= self._left | self._lost.keys()
 
     def _refuse_restarted(self) -> None:
         if self._restarted:

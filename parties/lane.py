@@ -43,6 +43,7 @@ class Lane:
         self._done = 0  # all frames up to here are delivered
         self._ahead: set[int] = set()  # delivered, with others before them that are not
         self._owed = 0  # bytes delivered since the last acknowledgement
+        self._forgotten = False  # the other end is gone for good
 
     @property
     def received(self) -> int:
@@ -66,9 +67,25 @@ class Lane:
         with self._changed:
             self._sent += 1
             data = write_frame(msgspec.structs.replace(frame, number=self._sent, acknowledged=self._take_owed()))
-            self._kept.append(_Kept(self._sent, data, delivered))
-            self._in_flight += len(data)
+            forgotten = self._forgotten
+            if not forgotten:
+                self._kept.append(_Kept(self._sent, data, delivered))
+                self._in_flight += len(data)
+        if forgotten and delivered is not None:
+            delivered()
         return data
+
+    def forget(self) -> None:
+        """Keep nothing any more: the other end is gone for good, and nobody who sends to it waits for it."""
+        with self._changed:
+            self._forgotten = True
+            freed = list(self._kept)
+            self._kept.clear()
+            self._in_flight = 0
+            self._changed.notify_all()
+        for kept in freed:
+            if kept.delivered is not None:
+                kept.delivered()
 
     def acknowledge(self, number: int) -> None:
         """Forget what the other end says it has.

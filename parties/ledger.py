@@ -54,6 +54,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: str = ""
 
 
+LOST = "network.lost"
+"""What the coordinator notes of a party that a run went on without: the ledgers of the two may end otherwise."""
+
 _decoder = msgspec.json.Decoder(Entry)
 
 

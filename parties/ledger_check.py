@@ -2,17 +2,20 @@
 
 A ledger alone shows an edit by its chain, unless somebody wrote all lines anew. Beside a peer's ledger every message
 must be in both, with the same digest of what passed; sender and receiver would have to change it together.
+
+Where the coordinator's ledger says that the run went on without a party, one side of it may have less in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 from parties.errors import DataError
-from parties.ledger import Entry, chained, read_bytes, read_entry
+from parties.ledger import LOST, Entry, chained, read_bytes, read_entry
+from parties.link import COORDINATOR
 
 SAME = ("message", "kind", "bytes", "hops", "values", "discloses", "content")
 _GREETING = "greeting.hello"
@@ -37,7 +40,7 @@ class Book:
         """Messages of one direction with their line numbers, by generation."""
         found: dict[int, list[Line]] = {}
         for number, entry in enumerate(self.entries, 1):
-            if (entry.sender, entry.receiver) == (sender, receiver):
+            if (entry.sender, entry.receiver) == (sender, receiver) and entry.message != LOST:
                 found.setdefault(entry.generation, []).append((number, entry))
         return found
 
@@ -53,7 +56,7 @@ class Agreement:
     messages : int
         Messages that sender and receiver have alike.
     cut : int
-        Messages that one side alone has, because a crash cut their generation short.
+        Messages that one side alone has, because a crash cut their generation short or one of the two was lost.
     unseen : dict of role to int
         Messages to or from roles whose ledgers were not there.
     """
@@ -118,16 +121,17 @@ def check_agreement(books: Sequence[Book], *, ended: bool) -> Agreement:
     for top in merged:
         _check_merged(top, own)
     last = max(entry.generation for book in own.values() for entry in book.entries) + (not ended)
+    lost = {(entry.generation, entry.sender) for book in own.values() for entry in book.entries if _notes_a_loss(entry)}
     messages = cut = 0
     for one, other in combinations(own, 2):
         for sender, receiver in ((one, other), (other, one)):
-            alike, alone = _compare(own[sender], own[receiver], sender, receiver, last)
+            alike, alone = _compare(own[sender], own[receiver], sender, receiver, last, lost)
             messages, cut = messages + alike, cut + alone
     unseen: dict[str, int] = {}
     for role, book in own.items():
         for entry in book.entries:
             peer = entry.receiver if entry.sender == role else entry.sender
-            if peer not in own:
+            if peer not in own and entry.message != LOST:
                 unseen[peer] = unseen.get(peer, 0) + 1
     return Agreement(len(books), sum(len(book.entries) for book in books), messages, cut, unseen)
 
@@ -169,7 +173,13 @@ def _check_merged(top: Book, own: dict[str, Book]) -> None:
         _check_same(top.path, said, book.path, sent, ("sender", "receiver", "time", "generation", *SAME), whole=True)
 
 
-def _compare(sender_book: Book, receiver_book: Book, sender: str, receiver: str, last: int) -> tuple[int, int]:
+def _notes_a_loss(entry: Entry) -> bool:
+    return entry.message == LOST and entry.by == entry.receiver == COORDINATOR
+
+
+def _compare(
+    sender_book: Book, receiver_book: Book, sender: str, receiver: str, last: int, lost: Collection[tuple[int, str]]
+) -> tuple[int, int]:
     """Compare one direction between two roles: how many messages agree, and how many one side alone has."""
     sent = sender_book.between(sender, receiver)
     received = receiver_book.between(sender, receiver)
@@ -177,7 +187,7 @@ def _compare(sender_book: Book, receiver_book: Book, sender: str, receiver: str,
     for generation in sorted(sent.keys() | received.keys()):
         ours, unheard = _of_last_greeting(sent.get(generation, []))
         theirs, _ = _of_last_greeting(received.get(generation, []))
-        whole = generation >= last
+        whole = generation >= last and not {(generation, sender), (generation, receiver)} & {*lost}
         _check_same(receiver_book.path, theirs, sender_book.path, ours, SAME, whole=whole)
         messages += min(len(ours), len(theirs))
         cut += abs(len(ours) - len(theirs)) + unheard

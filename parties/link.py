@@ -7,15 +7,16 @@ threads (``parties.local``) and between processes and companies (``parties.hub``
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from parties.checkpoint import Keeper
 from parties.codec import decode, encode
 from parties.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from parties.frame import CHUNK, MESSAGE, Frame, Header, frame_size
-from parties.ledger import Entry, Ledger, now
+from parties.ledger import LOST, Entry, Ledger, now
 from parties.sealing import Channel
 from parties.stopwatch import Stopwatch
 from parties.wire import Message, Payload, Role, T
@@ -35,6 +36,23 @@ class Transport(Protocol):
 
     def receive(self, peer: str, waiting_for: str) -> Frame:
         """Next frame from a peer; raises ``PeerLost`` when none can come any more."""
+
+
+@runtime_checkable
+class Tolerant(Transport, Protocol):
+    """A transport on which a role can go on without a peer, as the coordinator can where silos average a model."""
+
+    def tolerate(self, peers: Collection[str], least: int) -> None:
+        """From now on none of these peers ends the run while at least so many of them are left."""
+
+    def dismiss(self, peer: str, why: str) -> None:
+        """Go on without a peer; it is told, and ends."""
+
+    def lost(self) -> dict[str, str]:
+        """Peers that the run goes on without, and how each was lost."""
+
+    def receive_within(self, peer: str, waiting_for: str, seconds: float) -> Frame | None:
+        """Next frame from a peer; None if there is none in time, or none can come although the run goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +106,7 @@ class Endpoint:
     stopwatch: Stopwatch = field(default_factory=Stopwatch, repr=False)
     _links: dict[str, Link[Any, Any]] = field(default_factory=dict, repr=False)
     _claimed: set[str] = field(default_factory=set, repr=False)
+    _tolerant: Tolerant | None = field(default=None, repr=False)
 
     def link(self, me: type[Me], peer: type[Peer], name: str) -> Link[Me, Peer]:
         """The link to a peer, typed by both roles; there is one per peer, however often it is asked for."""
@@ -108,9 +127,52 @@ class Endpoint:
             raise LocalProtocolError(f"the shared streams for {purpose!r} were taken before; name another purpose")
         self._claimed.add(purpose)
 
+    def tolerate(self, peers: Collection[str], least: int) -> None:
+        """Go on without any of these peers that is lost, as long as at least ``least`` of them are left.
+
+        Where fewer are left the run ends, as it does without this call.
+
+        Raises
+        ------
+        LocalProtocolError
+            This role cannot: only the coordinator hears of everybody's loss.
+        """
+        self._tolerant = _tolerant(self)
+        self._tolerant.tolerate(peers, least)
+
+    def dismiss(self, peer: str, why: str) -> None:
+        """Go on without a peer from now on, which is told; ``why`` follows its name: "sent a malformed update"."""
+        _tolerant(self).dismiss(peer, why)
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Peers that the run goes on without, and how each was lost: "is gone"."""
+        return {} if self._tolerant is None else self._tolerant.lost()
+
+    def note_lost(self) -> None:
+        """Note in the ledger whom the run went on without, once it is over: nothing more was delivered there."""
+        for peer in self.lost:
+            if peer in self._links:
+                self._links[peer].note_lost()
+
     def peers(self, role: type[Role]) -> list[str]:
         """Names of the other roles of a kind, in job order."""
         return [name for name, kind in self.roles.items() if issubclass(kind, role) and name != self.name]
+
+
+def _tolerant(endpoint: Endpoint) -> Tolerant:
+    if not isinstance(endpoint.transport, Tolerant):
+        raise LocalProtocolError(f"{endpoint.name} cannot go on without a peer; the coordinator can")
+    return endpoint.transport
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """As much of a message as has come, and the bytes of its frames."""
+
+    data: bytearray = field(default_factory=bytearray)
+    size: int = 0
+    parts: int = 0
 
 
 class Link(Generic[Me, Peer]):
@@ -124,6 +186,7 @@ class Link(Generic[Me, Peer]):
         self._peer_role = endpoint.roles[peer]
         self._sent = 0
         self._received = 0
+        self._arriving = _Arriving()
         self._sent_bodies = hashlib.sha256()
         self._received_bodies = hashlib.sha256()
 
@@ -134,8 +197,21 @@ class Link(Generic[Me, Peer]):
             raise LocalProtocolError(f"{message.name} carries {message.payload.__name__}, not {type(payload).__name__}")
         if self._endpoint.consent is not None:
             self._endpoint.consent(message)
+        if self.lost:
+            return
         with self._endpoint.stopwatch.on_the_wire():
             self._send(message, payload)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the run goes on without the peer; what is sent to it then goes nowhere, and into no ledger."""
+        return self.peer in self._endpoint.lost
+
+    def note_lost(self) -> None:
+        """Note in the ledger that the run went on without the peer; see `parties.ledger.LOST`."""
+        content = self._received_bodies.hexdigest()
+        noted = Entry(now(), self.me, self.peer, self.me, LOST, "Lost", 0, 0, 0, "", self._endpoint.generation, content)
+        self._endpoint.ledger.record(noted)
 
     def _send(self, message: Message[Me, Peer, T], payload: T) -> None:
         started = now()  # before the first byte leaves, so that an answer is never older than its question
@@ -156,38 +232,79 @@ class Link(Generic[Me, Peer]):
         """Wait for one message; anything else raises ``RemoteProtocolError`` naming the peer."""
         _check_direction(message, self._peer_role, self._my_role)
         with self._endpoint.stopwatch.on_the_wire():
-            return self._recv(message)
+            self._show_waiting(f"{message.name} from {self.peer}")
+            while not self._arrives(message, self._next_frame(message)):
+                continue
+            return self._take(message)
 
-    def _recv(self, message: Message[Peer, Me, T]) -> T:
-        if self._endpoint.waiting is not None:
-            self._endpoint.waiting(f"{message.name} from {self.peer}")
-        data = bytearray()
-        size = part = 0
-        last = False
-        while not last:
-            with self._endpoint.stopwatch.waits():
-                arrived = self._endpoint.transport.receive(self.peer, message.name)
-            self._check_header(arrived.header, message.name, part)
-            chunk = self._open(arrived)
-            self._received_bodies.update(arrived.body)
-            data += chunk
-            if len(chunk) > CHUNK or (len(chunk) < CHUNK and not arrived.header.last):
-                raise RemoteProtocolError(f"{message.name} from {self.peer}: part {part} has {len(chunk)} bytes")
-            if len(data) > MAX_MESSAGE:
-                raise RemoteProtocolError(f"{message.name} from {self.peer} is over {MAX_MESSAGE} bytes")
-            size += frame_size(arrived)
-            last, part = arrived.header.last, part + 1
+    def recv_within(self, message: Message[Peer, Me, T], seconds: float) -> T | None:
+        """Wait so long for one message of a peer that the run can go on without (`Endpoint.tolerate`).
+
+        Returns
+        -------
+        payload or None
+            None: the peer is `lost`, or late. One that is late owes the message; ask again for the same one.
+
+        Raises
+        ------
+        RemoteProtocolError
+            The peer sent something else; it is dismissed.
+        """
+        _check_direction(message, self._peer_role, self._my_role)
+        until = time.monotonic() + seconds
+        with self._endpoint.stopwatch.on_the_wire():
+            self._show_waiting(f"{message.name} from {self.peer}")
+            try:
+                while (frame := self._next_frame_until(message, until)) is not None:
+                    if self._arrives(message, frame):
+                        return self._take(message)
+            except RemoteProtocolError:
+                self._endpoint.dismiss(self.peer, "sent what breaks the protocol")
+                raise
+            self._show_waiting("")
+        return None
+
+    def _next_frame(self, message: Message[Peer, Me, T]) -> Frame:
+        with self._endpoint.stopwatch.waits():
+            return self._endpoint.transport.receive(self.peer, message.name)
+
+    def _next_frame_until(self, message: Message[Peer, Me, T], until: float) -> Frame | None:
+        seconds = max(0.0, until - time.monotonic())
+        with self._endpoint.stopwatch.waits():
+            return _tolerant(self._endpoint).receive_within(self.peer, message.name, seconds)
+
+    def _arrives(self, message: Message[Peer, Me, T], frame: Frame) -> bool:
+        """Add a frame to the message that arrives; whether that is whole now."""
+        arriving = self._arriving
+        self._check_header(frame.header, message.name, arriving.parts)
+        chunk = self._open(frame)
+        self._received_bodies.update(frame.body)
+        arriving.data += chunk
+        if len(chunk) > CHUNK or (len(chunk) < CHUNK and not frame.header.last):
+            raise RemoteProtocolError(f"{message.name} from {self.peer}: part {arriving.parts} has {len(chunk)} bytes")
+        if len(arriving.data) > MAX_MESSAGE:
+            raise RemoteProtocolError(f"{message.name} from {self.peer} is over {MAX_MESSAGE} bytes")
+        arriving.size += frame_size(frame)
+        arriving.parts += 1
+        return frame.header.last
+
+    def _take(self, message: Message[Peer, Me, T]) -> T:
+        """Decode and record the message that has arrived."""
+        arrived, self._arriving = self._arriving, _Arriving()
         self._received += 1
-        if self._endpoint.waiting is not None:
-            self._endpoint.waiting("")
+        self._show_waiting("")
         try:
-            payload = decode(message.payload, data)
+            payload = decode(message.payload, arrived.data)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{message.name} from {self.peer}: {error}") from error
-        self._record(message, payload, size, now(), sent=False)
+        self._record(message, payload, arrived.size, now(), sent=False)
         if self._endpoint.observe is not None:
             self._endpoint.observe(Delivery(self.peer, self.me, message.name, payload))
         return payload
+
+    def _show_waiting(self, what: str) -> None:
+        if self._endpoint.waiting is not None:
+            self._endpoint.waiting(what)
 
     @property
     def _sealed(self) -> bool:

@@ -120,9 +120,10 @@ class RoleResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Played(msgspec.Struct, frozen=True):
-    """What all roles of a run together did."""
+    """What all roles of a run together did; ``lost`` are silos that it went on without, and why, in a line each."""
 
     results: dict[str, RoleResult]
     encryptions: int
     decryptions: int
     kernel: str
+    lost: dict[str, str] = {}

@@ -3,7 +3,8 @@
 Each process gets its orders on its standard input, with an identity that lives for this run; it opens its own CSV and
 its own folder. The coordinator listens on the loopback interface, on a port that the system chooses; who has none of
 the run's certificates gets nothing from it. The first role that fails ends the run, and the others are gone within
-seconds.
+seconds; but where a job has ``min_silos``, the run goes on, once it trains, without silos that fail or die, as long as
+so many are left.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from typing import Literal
 import msgspec
 
 from parties import errors
+from parties.durable import open_to_append
 from parties.errors import VflError
 from parties.hub import listen
 from parties.identity import Identity, make_identity
 from parties.link import COORDINATOR
 from parties.spec import PartySpec
-from vfl.events import Played, Report
-from vfl.job import Scenario
+from vfl.events import PHASES, Played, Report
+from vfl.job import Job, Scenario
 from vfl.psi_report import PsiResult, Purpose
-from vfl.role import LOOPBACK, Key, Line, Orders, Outcome, Pin, internal_error, own_folder
+from vfl.role import LEDGER, LOOPBACK, Key, Line, Orders, Outcome, Pin, internal_error, own_folder
 
+_TRAINING_ON = PHASES[PHASES.index("training") :]
 GRACE_SECONDS = 3.0  # after the first failure, for the others to say what they know of it
 
 
@@ -50,7 +53,8 @@ def play_in_processes(scenario: Scenario, folder: Path, report: Report, *, basel
         results,
         sum(outcome.encryptions for outcome in outcomes.values()),
         sum(outcome.decryptions for outcome in outcomes.values()),
-        " and ".join(sorted({outcomes[spec.name].kernel for spec in scenario.parties})),
+        " and ".join(sorted({outcomes[spec.name].kernel for spec in scenario.parties if spec.name in results})),
+        lost={name: outcome.text for name, outcome in outcomes.items() if outcome.error},
     )
 
 
@@ -65,7 +69,10 @@ def _play(
 ) -> dict[str, Outcome]:
     """Play all roles to their ends."""
     with _processes(scenario, folder, purpose, baselines=baselines) as processes:
-        return _collect(processes, report)
+        outcomes = _collect(processes, scenario.job, report)
+    for name in _lost(outcomes):
+        open_to_append(folder / name / LEDGER).close()  # cuts off half a line of a process that died
+    return outcomes
 
 
 @contextlib.contextmanager
@@ -143,15 +150,16 @@ def _order(process: subprocess.Popen[bytes], orders: Orders) -> None:
             process.stdin.flush()
 
 
-def _collect(processes: Mapping[str, subprocess.Popen[bytes]], report: Report) -> dict[str, Outcome]:
-    """Pass events on until every role has ended; the first error ends all."""
+def _collect(processes: Mapping[str, subprocess.Popen[bytes]], job: Job, report: Report) -> dict[str, Outcome]:
+    """Pass events on until every role has ended that the run does not go on without; the first error ends all."""
     arrivals: queue.Queue[tuple[str, Line | None]] = queue.Queue()
     for name, process in processes.items():
         threading.Thread(target=_read_lines, args=(name, process, arrivals), daemon=True).start()
     outcomes: dict[str, Outcome] = {}
     running = set(processes)
+    trains = False
     deadline: float | None = None
-    while running and (deadline is None or time.monotonic() < deadline):
+    while running - _lost(outcomes).keys() and (deadline is None or time.monotonic() < deadline):
         try:
             name, line = arrivals.get(timeout=0.2)
         except queue.Empty:
@@ -162,14 +170,38 @@ def _collect(processes: Mapping[str, subprocess.Popen[bytes]], report: Report) -
         elif line.outcome is not None:
             outcomes[name] = line.outcome
         elif line.event is not None:
+            trains = trains or (name == COORDINATOR and line.event.phase in _TRAINING_ON)
             report(line.event)
-        if any(_rank(outcome) == 0 for outcome in outcomes.values()):
+        failed = _failed(outcomes, job, trains=trains)
+        if job.averaging.min_silos is None and any(_rank(outcome) == 0 for outcome in failed):
             break  # a cause of its own: nobody knows better
-        if deadline is None and any(outcome.error for outcome in outcomes.values()):
-            deadline = time.monotonic() + GRACE_SECONDS
-    if any(outcome.error for outcome in outcomes.values()):
+        deadline = (deadline or time.monotonic() + GRACE_SECONDS) if failed else None
+    if _failed(outcomes, job, trains=trains):
         raise _first_cause(outcomes)
-    return outcomes
+    return outcomes | _silent_ones(outcomes)
+
+
+def _failed(outcomes: Mapping[str, Outcome], job: Job, *, trains: bool) -> list[Outcome]:
+    """Outcomes with an error, unless they are of silos that the run goes on without."""
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome.error}
+    least = job.averaging.min_silos
+    spared = least is not None and trains and COORDINATOR not in failed and len(job.parties) - len(failed) >= least
+    return [] if spared else list(failed.values())
+
+
+def _lost(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    """Silos that the coordinator went on without, once it has ended well, and how each was lost."""
+    return outcomes[COORDINATOR].lost if COORDINATOR in outcomes else {}
+
+
+def _silent_ones(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """Outcomes of silos that were lost and have not said why themselves."""
+    silent = {name for name, outcome in outcomes.items() if outcome.error == "PeerLost" and not outcome.died}
+    return {
+        name: Outcome(error="PeerLost", text=f"{name} {how}")
+        for name, how in _lost(outcomes).items()
+        if name not in outcomes or name in silent
+    }
 
 
 def _read_lines(name: str, process: subprocess.Popen[bytes], arrivals: queue.Queue[tuple[str, Line | None]]) -> None:
@@ -186,14 +218,14 @@ def _died(name: str, process: subprocess.Popen[bytes]) -> Outcome:
     """Outcome of a process that ended without a word."""
     code = process.wait()
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return Outcome(error="PeerLost", text=f"the process of {name} died ({how}); run again", died=True)
+    return Outcome(error="PeerLost", text=f"the process of {name} died ({how})", died=True)
 
 
 def _first_cause(outcomes: Mapping[str, Outcome]) -> VflError:
     """The error that explains the others: a role's own before a death, a death before a lost peer."""
     outcome = min((outcome for outcome in outcomes.values() if outcome.error), key=_rank)
     kind: type[VflError] = getattr(errors, outcome.error, VflError)  # a bug is a VflError
-    return kind(outcome.text)
+    return kind(f"{outcome.text}; run again" if outcome.died else outcome.text)
 
 
 def _rank(outcome: Outcome) -> int:

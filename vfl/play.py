@@ -200,8 +200,10 @@ def play_role(
     """
     stopwatch = Stopwatch()
     name = COORDINATOR if part.spec is None else part.spec.name
+    endpoint: Endpoint | None = None
 
     def play(generation: int) -> T:
+        nonlocal endpoint
         endpoint = Endpoint(name, role_types(part.job), network, ledger, waiting=waiting, stopwatch=stopwatch)
         agreed = _greet(endpoint, part, part.memory.standing(generation))
         endpoint.keeper = part.memory.settle(agreed, generation)
@@ -211,7 +213,10 @@ def play_role(
             part.memory.saved()
         return result
 
-    return until_the_end(network, play, stopwatch)
+    result = until_the_end(network, play, stopwatch)
+    if endpoint is not None:
+        endpoint.note_lost()
+    return result
 
 
 def _greet(endpoint: Endpoint, part: Part, standing: Standing) -> Agreed:

@@ -39,6 +39,7 @@ from vfl.psi_report import PsiResult, Purpose
 
 PATIENCE = Patience(heartbeat=20.0, notice=60.0, reconnect_timeout=0.0)
 LOOPBACK = "127.0.0.1"
+LEDGER = "ledger.jsonl"
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +89,10 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The last line of a role's process: its result, or the error that ended it."""
+    """The last line of a role's process: its result, or the error that ended it.
+
+    ``lost`` is the coordinator's: parties that the run went on without, and how each was lost.
+    """
 
     result: RoleResult | None = None
     aligned: PsiResult | None = None
@@ -98,6 +102,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     text: str = ""
     died: bool = False
+    lost: dict[str, str] = {}
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,7 +166,7 @@ def _play(orders: Orders, write: Callable[[Line], None]) -> Outcome:
     def report(event: Event) -> None:
         write(Line(event=event))
 
-    ledger = Ledger(Path(orders.folder) / "ledger.jsonl")
+    ledger = Ledger(Path(orders.folder) / LEDGER)
     try:
         return (_train if orders.purpose == "run" else _align)(orders, network, ledger, report)
     finally:
@@ -197,6 +202,7 @@ def _train(orders: Orders, network: HubTransport | PartyTransport, ledger: Ledge
         encryptions=counts.encryptions,
         decryptions=counts.decryptions,
         kernel=kernel_name(orders.job.privacy.key_bits),
+        lost=network.lost() if isinstance(network, HubTransport) else {},
     )
 
 

@@ -18,13 +18,11 @@ from vfl.events import Played, Report, RoleResult
 from vfl.job import Scenario, job_fields
 from vfl.paillier import kernel_name, kernel_seconds, operation_counts
 from vfl.play import role_types
-from vfl.role import internal_error, own_folder
+from vfl.role import LEDGER, internal_error, own_folder
 
 if TYPE_CHECKING:
     from vfl.common_alignment import Begun
     from vfl.own_modules import Modules
-
-LEDGER = "ledger.jsonl"
 
 
 def play_in_threads(
@@ -94,10 +92,14 @@ def play_in_threads(
         )
 
     before = operation_counts()
+    lost: dict[str, str] = {}
     try:
-        results = run_local(dict.fromkeys(ledgers, play), roles=role_types(job), job=job_fields(job), ledgers=ledgers)
+        results = run_local(
+            dict.fromkeys(ledgers, play), roles=role_types(job), job=job_fields(job), ledgers=ledgers, lost=lost
+        )
     finally:
         for ledger in ledgers.values():
             ledger.close()
     counts = operation_counts() - before
-    return Played(results, counts.encryptions, counts.decryptions, kernel_name(job.privacy.key_bits))
+    told = {name: f"{name} {how}" for name, how in lost.items()}
+    return Played(results, counts.encryptions, counts.decryptions, kernel_name(job.privacy.key_bits), told)

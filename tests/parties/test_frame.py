@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parties.errors import LocalProtocolError, RemoteProtocolError
-from parties.frame import ABORT, BYE, LOST, MAX_BODY, MESSAGE, Frame, Header, frame_size, read_frame, write_frame
+from parties.frame import (
+    ABORT,
+    BYE,
+    LOST,
+    MAX_BODY,
+    MESSAGE,
+    WITHOUT,
+    Frame,
+    Header,
+    frame_size,
+    read_frame,
+    write_frame,
+)
 
 FRAME = Frame(MESSAGE, Header("bank", "shop", "glm.share", 3, 1, False), b"body of the frame")
 
@@ -34,7 +46,7 @@ headers = st.builds(Header, names, names, names, numbers, numbers, st.booleans()
 
 
 @settings(deadline=None)
-@given(st.sampled_from([MESSAGE, BYE, ABORT, LOST]), headers, st.binary(max_size=300))
+@given(st.sampled_from([MESSAGE, BYE, ABORT, LOST, WITHOUT]), headers, st.binary(max_size=300))
 def test_round_trip(kind, header, body):
     frame = Frame(kind, header, body)
     data = write_frame(frame)
@@ -120,7 +132,7 @@ def test_limits_hold_before_anything_is_read(header, body):
 
 @pytest.mark.parametrize(
     "prefix",
-    [struct.pack("<2sBBIIQQ", *start, 0, 0, 0, 0) for start in [(b"VG", 2, 0), (b"VF", 1, 0), (b"VF", 2, 10)]],
+    [struct.pack("<2sBBIIQQ", *start, 0, 0, 0, 0) for start in [(b"VG", 2, 0), (b"VF", 1, 0), (b"VF", 2, 11)]],
     ids=["magic", "version", "kind"],
 )
 def test_other_protocols_are_refused(prefix):

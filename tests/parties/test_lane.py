@@ -182,6 +182,29 @@ def test_delivered_may_use_the_lane_again() -> None:
     assert other.acknowledged() == 1
 
 
+def test_what_is_kept_for_who_is_gone_for_good_counts_as_delivered() -> None:
+    """Nobody who sends there waits for it, neither for what was sent before nor for what comes after."""
+    ours, _, delivered = sending(5)
+    ours.acknowledge(2)
+    ours.forget()
+    assert delivered == [1, 2, 3, 4, 5] and ours.in_flight == 0 and ours.lacking(5) == []
+    ours.number(frame(b"6"), lambda: delivered.append(6))
+    assert delivered == [1, 2, 3, 4, 5, 6] and ours.in_flight == 0
+    ours.number(frame(b"7"))
+    ours.forget()
+    assert delivered == [1, 2, 3, 4, 5, 6]
+
+
+def test_forgetting_wakes_who_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "WINDOW", 1)
+    ours, _, _ = sending(1)
+    assert not ours.wait_for_room(0.0)
+    waiting = threading.Timer(0.05, ours.forget)
+    waiting.start()
+    assert ours.wait_for_room(20.0)
+    waiting.join()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 6))
 def test_two_lanes_over_connections_that_break_lose_and_repeat_nothing(seed: int, count: int, breaks: int) -> None:
