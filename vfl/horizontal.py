@@ -41,15 +41,15 @@ is left out, the sums before and after differ by its part and by the step betwee
 Threat model
 ------------
 Silos and coordinator follow the protocol and may pool what they see; `vfl.secure_sum` has what a coordinator cannot do
-though it lies. A silo answers no task that its job does not provide for: no other work, rounds beyond the job's, groups
-of fewer silos than the job allows, or twice the same sum. A silo that lies about its update can spoil the joint model;
-that is not found out.
+though it lies. A silo answers no task that its job does not provide for: no other work, no rounds beyond the job's, no
+sum twice, and no other group than the job draws, or with ``min_silos``, where it cannot know who is there, no smaller
+one. A silo that lies about its update can spoil the joint model; that is not found out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -58,7 +58,7 @@ from parties.checkpoint import Arrays, Fact
 from parties.errors import PeerLost, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Coordinator, DataParty, Message, Revealed
-from vfl.aggregation import count_needed, draw_silos, least_silos
+from vfl.aggregation import count_needed, least_silos
 from vfl.attendance import Attendance, attendance
 from vfl.events import LeftOut
 from vfl.horizontal_rounds import Course, fit
@@ -69,6 +69,7 @@ from vfl.horizontal_tasks import (
     Work,
     contribution,
     count_of,
+    drawn,
     layout_of,
     read_layout,
     read_outcome,
@@ -227,24 +228,21 @@ class _Server:
         self.number += 1
         at = self.there.round_number = course.done if work == "loss" else course.done + 1
         present = self.there.present()
-        group = self._draw(work, present, self.number if work == "batch" else at)
         loss = course.losses[-1] if course.losses else None
-        task = Task(self.number, at, course.done, work, loss, tuple(group), batch)
+        task = Task(self.number, at, course.done, work, loss, batch=batch)
+        task = replace(task, group=self._group(task, present))
         for name in present:
-            values = weights if name in group else np.zeros(0)
+            values = weights if name in task.group else np.zeros(0)
             self.there.send(name, Wire.asked, send_task(task, values, self.job.labelled))
-        needed = count_needed(self.job.averaging, len(group))
-        total = collect(self.there, self.number, group, needed, count_of(self.job, self.layout, work))
+        needed = count_needed(self.job.averaging, len(task.group))
+        total = collect(self.there, self.number, task.group, needed, count_of(self.job, self.layout, work))
         self.answered = total.answered
         return read_outcome(self.job, self.layout, work, total)
 
-    def _draw(self, work: Work, present: Sequence[str], at: int) -> list[str]:
+    def _group(self, task: Task, present: Sequence[str]) -> tuple[str, ...]:
         """Who takes part; L-BFGS goes on without a silo that was ever left out."""
-        if work == "descent":
-            gone = {each.silo for each in self.there.left_out}
-            group = [name for name in present if name not in gone]
-        else:
-            group = draw_silos(present, self.job.averaging, self.job.seed, at)
+        gone = {each.silo for each in self.there.left_out} if task.work == "descent" else set()
+        group = drawn(self.job, task, [name for name in present if name not in gone])
         least = least_silos(self.job)
         if len(group) < least:
             missing = ", ".join(name for name in self.job.labelled if name not in group)
@@ -252,7 +250,7 @@ class _Server:
                 f"round {self.there.round_number} of averaging can ask {len(group)} silos and needs {least}: without "
                 f"{missing}; look at their logs, or lower training.min_silos"
             )
-        return group
+        return tuple(group)
 
     def save(self, course: Course, arrays: Arrays) -> None:
         """Keep a round that is done."""

@@ -18,7 +18,7 @@ import numpy as np
 from parties.errors import RemoteProtocolError
 from parties.link import COORDINATOR
 from parties.wire import Revealed
-from vfl.aggregation import least_silos, rules_by_layer
+from vfl.aggregation import draw_silos, rules_by_layer
 from vfl.epochs import draw_batches
 from vfl.job import Job, Rule
 from vfl.local_models import LocalModel
@@ -154,7 +154,7 @@ def read_task(payload: Revealed, job: Job, layout: Layout, last: Task, me: str) 
         set(facts) != {each.name for each in fields(Task)} - {"group"}
         or places != sorted(set(places))
         or min(places, default=0) < 0
-        or (bool(places) and len(places) < least_silos(job))
+        or not _is_fair(job, task, names)
         or task.work not in works_of(job)
         or task.number <= last.number
         or not max(last.round_number, 1) <= task.round_number <= job.max_rounds
@@ -170,6 +170,20 @@ def read_task(payload: Revealed, job: Job, layout: Layout, last: Task, me: str) 
     if not least <= len(payload.values) <= least + (job.max_rounds + 1 if task.over else 0):
         raise RemoteProtocolError(f"{COORDINATOR} sent {len(payload.values)} weights, expected {least}")
     return task
+
+
+def drawn(job: Job, task: Task, there: Sequence[str]) -> list[str]:
+    """Silos that a sum is over, of those that are there: all, or by round (work "batch": by sum) as the job draws."""
+    if task.work == "descent":
+        return list(there)
+    return draw_silos(there, job.averaging, job.seed, task.number if task.work == "batch" else task.round_number)
+
+
+def _is_fair(job: Job, task: Task, names: Sequence[str]) -> bool:
+    """Whether a group is one that the job can draw: where all silos are needed there is only one."""
+    if job.averaging.min_silos is None:
+        return task.over or list(task.group) == drawn(job, task, names)
+    return not task.group or len(task.group) >= job.averaging.min_silos
 
 
 def work_of(job: Job) -> Work:

@@ -498,6 +498,7 @@ def test_layouts_and_tasks_come_back() -> None:
 
 ALL = tuple(f"clinics.s{i}" for i in range(4))
 GOOD = Task(3, 2, 1, "descent", 0.5, ALL)
+STEPS = {"server_optimizer": "adam"}
 TASKS: dict[str, tuple[Task, dict[str, object]]] = {
     "a sum of before": (replace(GOOD, number=2), {}),
     "a sum beyond the most": (replace(GOOD, number=500), {}),
@@ -509,6 +510,8 @@ TASKS: dict[str, tuple[Task, dict[str, object]]] = {
     "a batch": (replace(GOOD, batch=1), {}),
     "one silo": (replace(GOOD, group=ALL[:1]), {}),
     "fewer silos than the job has": (replace(GOOD, group=ALL[:3]), {}),
+    "other silos than drawn": (replace(GOOD, group=ALL[:2]), {"client_fraction": 0.5, **STEPS}),
+    "more silos than drawn": (GOOD, {"client_fraction": 0.5, **STEPS}),
     "half of those that min_silos allows": (replace(GOOD, group=ALL[:2]), {"min_silos": 3}),
 }
 
@@ -518,7 +521,15 @@ def test_a_silo_refuses_tasks_beyond_the_job(what: str) -> None:
     task, settings = TASKS[what]
     job = make_job(4, **settings)
     last = Task(2, 1, 0, "descent")
-    assert read_task(send_task(GOOD, np.zeros(4), job.labelled), job, LAYOUT, last, "clinics.s0") == GOOD
+    if "client_fraction" in settings:
+        task, last = replace(task, work="step"), replace(last, work="step")
+        group = tuple(draw_silos(ALL, job.averaging, job.seed, 2))
+        assert group not in (task.group, ALL)
+        good = replace(task, group=group)
+    else:
+        good = GOOD
+    values = np.zeros(4 if "clinics.s0" in good.group else 0)
+    assert read_task(send_task(good, values, job.labelled), job, LAYOUT, last, "clinics.s0") == good
     with pytest.raises(RemoteProtocolError, match="^coordinator asks for what the job does not provide for"):
         read_task(send_task(task, np.zeros(4), job.labelled), job, LAYOUT, last, "clinics.s0")
 
