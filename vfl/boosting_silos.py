@@ -469,7 +469,7 @@ class _HolderPart:
         counts = _read_offered(self.silos[0].recv(Wire.offered), self.silos[0].peer)
         payload = self.lead.hub.recv(Wire.candidate_sums)
         sums = EncryptedSums(payload.key, counts, payload.body)
-        whose = f"{self.holder}'s silos, added up by the coordinator"
+        whose = f"a silo of {self.holder} or the coordinator"
         self._best, self._questions = open_candidates(sums, level, self.lead.layout, self.lead.key, whose)
         return self._best
 
@@ -487,7 +487,7 @@ class _HolderPart:
         rows = _rows_of(level.slot, sorted(self._questions))
         total = self.lead.hub.recv(Wire.side_sums)
         words = self.lead.masks[self.holder].open_scores(_label(level.task.number, level.depth), total, _words(rows))
-        bits = words_to_bits(words, len(rows), f"{self.holder}'s silos")
+        bits = words_to_bits(words, len(rows), f"a silo of {self.holder} or the coordinator")
         for sibling in self.lead.siblings:
             sibling.send(Wire.told, pack_bits([bits]))
         left = np.zeros(len(level.slot), dtype=bool)

@@ -254,7 +254,8 @@ class _Lead:
             count = _count(rows)
             total = self.hub.recv(Wire.side_sums)
             words = masks.open_scores(label, total, len(bits_to_words(np.zeros(count, dtype=bool))))
-            found.append(words_to_bits(words, count, f"{holder_of(silos[0].peer)}'s silos"))
+            whose = f"a silo of {holder_of(silos[0].peer)} or the coordinator"
+            found.append(words_to_bits(words, count, whose))
         for sibling in self.siblings:
             sibling.send(Wire.told, pack_bits(found))
         return found

@@ -11,11 +11,13 @@ import numpy as np
 from parties.ledger import Ledger
 from parties.link import COORDINATOR, Delivery, Endpoint
 from parties.local import run_local
+from parties.policy import Guards, Policy
 from parties.spec import holder_of
 from parties.wire import Role
 from tests.silos.federations import deal
 from tests.trees.forests import Forests, make_frames, make_labels
 from vfl import boosting_silos
+from vfl.boosting_silos_scoring import Held, score_as_coordinator, score_as_labelled, score_as_passive
 from vfl.job import Job, Member, Privacy
 from vfl.play import role_types
 from vfl.siblings import siblings_of
@@ -123,6 +125,38 @@ class SiloForests(Forests):
             frames=self.frames_sent,
         )
         return {**fits, **{holder: fits[silos[0]] for holder, silos in self.members.items()}}
+
+    def score(self, fits: Any, frames: Any = None, deliveries: Any = None, guards: Any = None) -> dict[str, Any]:
+        """Scores of rows, those fitted or others, over the local network: each label silo's own."""
+        terms, coded = self.terms(), dict(zip(self.names, self.coded(frames), strict=True))
+        rows = len(coded["bank"][1])
+        places = self.places(rows)
+
+        def held(endpoint: Endpoint) -> Held:
+            features, codes = coded[holder_of(endpoint.name)]
+            own = places[endpoint.name]
+            return Held(features, codes[own], own, rows)
+
+        def labelled(endpoint: Endpoint) -> Any:
+            fit, siblings = fits[endpoint.name], siblings_of(endpoint, "scoring")
+            boosted = fit.boosted
+            return score_as_labelled(
+                endpoint, terms, boosted.trees, fit.splits, boosted.start, held(endpoint), siblings
+            )
+
+        def passive(endpoint: Endpoint) -> Any:
+            own = guards or Guards(enforce=True, small_data=True)
+            score_as_passive(endpoint, terms, fits[endpoint.name].splits, held(endpoint), own, Policy())
+
+        plays: dict[str, Callable[[Endpoint], Any]] = {}
+        for name in self.roles:
+            if name == COORDINATOR:
+                plays[name] = lambda endpoint: score_as_coordinator(endpoint, terms, rows)
+            else:
+                plays[name] = labelled if holder_of(name) == self.names[0] else passive
+        observe = (lambda _: None) if deliveries is None else deliveries.append
+        found = run_local(plays, roles=self.roles, ledgers={name: Ledger() for name in self.roles}, observe=observe)
+        return {name: found[name] for name in self.members["bank"]}
 
     def received(self, *names: str, to: str | None = None) -> list[Delivery]:
         """Messages of these names, or all of the protocols."""
