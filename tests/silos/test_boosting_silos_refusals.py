@@ -84,7 +84,7 @@ CASES: dict[str, tuple[str, str, Change, str]] = {
         "shop-1.s1",
         "sides",
         body(beyond),
-        "a silo of shop-1 or the coordinator sent bits that are no row's",
+        "a silo of shop-1 or the coordinator sent bits that",
     ),
     "a candidate that was not offered": (
         "bank.s0",
