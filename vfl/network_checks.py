@@ -1,7 +1,7 @@
 """What binds the keys of a split neural network: contradictions, and keys of the mode that is not the job's.
 
-`vfl.job_checks` refuses a job for the first of them. `check_torch` asks what no line of a job says: whether torch is
-there for those who need it.
+`vfl.job_checks` refuses a job for the first of them. `check_torch` asks what no line of a job says: whether torch, or
+what counts epsilons of noisy gradients, is there for those who need it.
 """
 
 from __future__ import annotations
@@ -43,15 +43,20 @@ def check_torch(job: Job, specs: Iterable[PartySpec]) -> None:
     """Refuse to begin where torch is not installed and one of these parties, which run here, needs it.
 
     The active party of a network does, in mode split every party; the first layers of mode source-layer take none.
+    Likewise dp-accounting, which silos with ``privacy.dp`` need.
 
     Raises
     ------
     ConfigError
-        Naming the party and how to install torch.
+        Naming the party and how to install what it lacks.
     """
     for spec in specs:
         if job.model == "splitnn" and (spec.role == "active" or job.splitnn.mode == "split"):
             need_torch(f"party '{spec.name}': model 'splitnn'")
+        if job.privacy.dp != "none":
+            from vfl.silo_privacy import need_accountant  # it reads what few jobs need
+
+            need_accountant(f"party '{spec.name}': privacy.dp = '{job.privacy.dp}'")
 
 
 def _keys_of_split(settings: SplitNN) -> Iterator[Odds]:

@@ -16,10 +16,12 @@ from scipy import stats
 
 from parties.checkpoint import ALIGNED, FolderKeeper, Keeper
 from parties.errors import ConfigError, DataError
+from parties.spec import PartySpec
 from tests.silos.test_local_models import TASKS, make_glm, make_job, make_net, near
 from vfl.job import Privacy
 from vfl.local_models import LocalGlm
 from vfl.local_network import LocalNetwork
+from vfl.network_checks import check_torch
 from vfl.silo_privacy import (
     Draw,
     SiloNoise,
@@ -282,3 +284,13 @@ class TestNotes:
         job = private_job(dp_epsilon=1.0)
         assert "over privacy.dp_epsilon = 1" in dp_notes(job, make_noise(starts=2), 1.2, 500)[0]
         assert dp_notes(job, make_noise(), 1.0, 500) == []
+
+
+def test_a_run_is_refused_before_it_begins_where_the_accountant_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = private_job(dp_noise=1.0)
+    spec = PartySpec(name="clinics.north", role="active", data="n.csv", label="y")
+    check_torch(job, [spec])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"party 'clinics.north': privacy.dp = 'central' needs dp-accounting"):
+        check_torch(job, [spec])
+    check_torch(make_job("logistic"), [spec])
