@@ -106,6 +106,7 @@ def _keys(document: dict[str, object]) -> Iterator[_Key]:
     from parties.spec import PartySpec
     from vfl.job import Alignment, Privacy, ScenarioFile, Split
     from vfl.job_file import forms_of
+    from vfl.silo_tables import SiloLines
 
     forms: dict[str, type[msgspec.Struct]] = {"alignment": Alignment, "split": Split, "privacy": Privacy}
     yield from _own_keys(ScenarioFile, "")
@@ -116,11 +117,18 @@ def _keys(document: dict[str, object]) -> Iterator[_Key]:
         yield from keys
     for section, form in forms.items():
         yield from _own_keys(form, f"{section}.")
-    parties = document.get("party")
-    for party in parties if isinstance(parties, list) else ():
-        name = party.get("name") if isinstance(party, dict) else None
-        if isinstance(name, str):
-            yield from _own_keys(PartySpec, f"party.{name}.")
+    for name, party in _named(document.get("party")):
+        silos = _named(party.get("silo"))
+        own = _own_keys(PartySpec, f"party.{name}.")
+        yield from (key for key in own if not (silos and key.path.endswith(".data")))
+        for silo, _ in silos:
+            yield from _own_keys(SiloLines, f"party.{name}.silo.{silo}.")
+
+
+def _named(tables: object) -> list[tuple[str, dict[str, object]]]:
+    """Tables of an array that have a name, by it."""
+    rows = [row for row in tables if isinstance(row, dict)] if isinstance(tables, list) else []
+    return [(row["name"], row) for row in rows if isinstance(row.get("name"), str)]
 
 
 def _own_keys(kind: type[msgspec.Struct], before: str) -> Iterator[_Key]:
