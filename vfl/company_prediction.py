@@ -27,7 +27,7 @@ from vfl.kept_model import load_model
 from vfl.new_rows import NewRows, read_new_rows
 from vfl.play import role_types, until_the_end
 from vfl.predict import Scored
-from vfl.prediction import Predicted, find_parties, summarise
+from vfl.prediction import UNNAMED, Predicted, find_parties, summarise, unnamed
 from vfl.watch import Awaited, Watch
 
 _MAY_DIFFER = {"privacy.enforce", "alignment.min_prediction_rows", "alignment.min_intersection"}
@@ -44,14 +44,17 @@ def read_own_rows(joining: Joining, folder: Path, data: Mapping[str, Path], *, l
     data : mapping of party name to path
         Of this party alone.
     labelled : bool
-        The active party's rows come with labels.
+        The rows of a party with labels come with them.
 
     Raises
     ------
     ConfigError, DataError, PolicyError
     """
     name = joining.spec.name
+    _refuse_horizontal(joining.company.job, "--join with a job of silos alone", "its RUN_DIR and --data CSV alone")
     if set(data) != {name}:
+        if UNNAMED in data:
+            raise unnamed(str(data[UNNAMED]))
         got = ", ".join(f"'{party}'" for party in data) or "none"
         raise ConfigError(
             f"--data, got one for {got}, expected one for '{name}' alone: every party brings its own rows"
@@ -83,7 +86,7 @@ def check_same_job(trained: Job, company: Company) -> None:
 
 
 def join(joining: Joining, new: NewRows, ledger: Path, watch: Watch) -> Predicted | Scored:
-    """Play a party; the active one gets a `Predicted` with the joint scores.
+    """Play a party; the active one, or each silo with labels, gets a `Predicted` with the joint scores of its rows.
 
     Parameters
     ----------
@@ -112,6 +115,7 @@ def join(joining: Joining, new: NewRows, ledger: Path, watch: Watch) -> Predicte
 
 def coordinate(company: Company, identity: Identity, address: tuple[str, int], ledger: Path, watch: Watch) -> Scored:
     """Play the coordinator."""
+    _refuse_horizontal(company.job, "--predict with a job of silos alone", "no coordinator")
     check_identity(company, identity)
     book = Ledger(ledger, observe=watch)
     network = listen_at(company, identity, address, watch)
@@ -133,6 +137,12 @@ def coordinate(company: Company, identity: Identity, address: tuple[str, int], l
 def lines_of(company: Company) -> dict[str, str]:
     """What all must agree on: the job, the identities, and that this is no training."""
     return {**company.lines, "purpose": "prediction"}
+
+
+def _refuse_horizontal(job: Job, got: str, expected: str) -> None:
+    """Silos that train alone need nobody to predict."""
+    if job.horizontal:
+        raise ConfigError(f"{got}, expected {expected}: each silo has the whole model, 'vfl predict' needs nobody else")
 
 
 def _effective(trained: Job, agreed: Job) -> Job:

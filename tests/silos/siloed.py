@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from parties.identity import make_identity, write_identity
+from parties.link import COORDINATOR
+from tests.chaos.between_companies import Job, free_port
 from tests.runs.companies import TEST_KEY, toml
 from tests.silos.federations import TASKS, draw_labels
 from vfl import Federation, Party
@@ -87,6 +90,23 @@ class Siloed:
         (folder / "scenario.toml").write_text(self._text(list(frames)), encoding="utf-8")
         return files
 
+    def write_job(self, folder: Path) -> Job:
+        """Write keys, ``job.toml``, a file per member and its CSV, for a run between companies."""
+        files, port = self.write(folder), free_port()
+        for name in (COORDINATOR, *files):
+            write_identity(make_identity(name), folder)
+        lines = self._sections() + ["[coordinator]", f'address = "127.0.0.1:{port}"', 'identity = "coordinator.pub"']
+        for holder, members in _holders(files).items():
+            lines += ["[[party]]", f'name = "{holder}"', f'role = "{_role(holder)}"']
+            for name in members:
+                silo = ["[[party.silo]]", f'name = "{name.partition(".")[2]}"'] if name != holder else []
+                lines += [*silo, f'identity = "{name}.pub"']
+                own = {"name": name, "job": "job.toml", "identity": f"{name}.key", "data": files[name].name}
+                text = [f"{key} = {toml(value)}" for key, value in (own | self._lines(holder)).items()]
+                (folder / f"{name}.toml").write_text("\n".join(text) + "\n", encoding="utf-8")
+        (folder / "job.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return Job(folder, list(files), port)
+
     def _privacy(self) -> dict[str, object]:
         return (TEST_KEY if self.insurer is not None else {}) | self.privacy
 
@@ -95,21 +115,36 @@ class Siloed:
             return {"id": "client", "policy": POLICY}
         return {"label": "outcome", "policy": POLICY} | ({"id": "patient"} if self.ids else {})
 
-    def _text(self, names: list[str]) -> str:
-        training = FORMS.get(self.model, {}) | self.training
+    def _sections(self) -> list[str]:
+        """What a scenario and a job file have in common."""
         top = {"name": "silos", "model": self.model, "task": self.of, "seed": 5}
         lines = [f"{key} = {toml(value)}" for key, value in top.items()]
+        training = FORMS.get(self.model, {}) | self.training
         sections = {"training": training, "privacy": self._privacy(), "split": self.split}
         for section, content in sections.items():
             lines += [f"[{section}]", *(f"{key} = {toml(value)}" for key, value in content.items())]
-        for holder in dict.fromkeys(name.partition(".")[0] for name in names):
-            lines += ["[[party]]", f'name = "{holder}"', f'role = "{"active" if holder == HOSPITALS else "passive"}"']
+        return lines
+
+    def _text(self, names: list[str]) -> str:
+        lines = self._sections()
+        for holder, members in _holders(names).items():
+            lines += ["[[party]]", f'name = "{holder}"', f'role = "{_role(holder)}"']
             lines += [f"{key} = {toml(value)}" for key, value in self._lines(holder).items()]
-            if holder in names:
-                lines.append(f'data = "{holder}.csv"')
-            for name in (name for name in names if name.startswith(f"{holder}.")):
-                lines += ["[[party.silo]]", f'name = "{name.partition(".")[2]}"', f'data = "{name}.csv"']
+            for name in members:
+                silo = ["[[party.silo]]", f'name = "{name.partition(".")[2]}"'] if name != holder else []
+                lines += [*silo, f'data = "{name}.csv"']
         return "\n".join(lines) + "\n"
+
+
+def _role(holder: str) -> str:
+    return "active" if holder == HOSPITALS else "passive"
+
+
+def _holders(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.partition(".")[0], []).append(name)
+    return found
 
 
 def _dealt(holder: str, frame: pd.DataFrame, silos: int) -> dict[str, pd.DataFrame]:
