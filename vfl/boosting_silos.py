@@ -45,8 +45,11 @@ passive : which of its candidate splits gain most; which nodes are split and whi
     splits
 silos : sums over all silos of its party: of its columns' rows, the label holder's of g and h too, and of losses
 coordinator : sizes and timing, how deep trees are; it holds no key, and adds up what it cannot read
-Sums tell of rows what `vfl.boosting` says. Which silo a row belongs to nobody is told but by sums over two silos, which
-show each the other's part. The label holder's silos learn each other's largest exponent of g and h.
+Sums tell of rows what `vfl.boosting` says; a bin or a node with one row of another silo tells the silos of its party
+that row's bin, the label holder's its g and h, by its place and not whose it is: ``min_node_rows`` and ``min_bin_gap``
+guard passive holders against A, and no party's silos against each other. Which silo a row belongs to nobody is told but
+by sums over two silos, which show each the other's part. Of the label holder's silos all learn the largest exponent of
+g and h over all of them.
 C with A: g and h of every label silo's rows, and each silo's sums by itself, and so whose a row is. C with P: what P
 learns, and sums over single silos under A's key.
 
