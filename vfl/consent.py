@@ -222,6 +222,8 @@ def check_scoring(job: Job, spec: PartySpec, guards: Guards) -> None:
         guards.heed(embedding_exchange(party=spec.name, consent=spec.policy.embedding_gradients))
     # the one table of mode split has the messages of training too
     messages = [split_learning.Wire.scored] if job.in_the_clear else _messages(*_scoring_tables(job))
+    if job.model == "boosting" and spec.role == "active" and len(job.labelled) > 1:
+        messages += [siblings.Wire.part, siblings.Wire.total]  # sides of the label holder's own splits
     _heed(spec, guards, [_told_by(messages, _role(job, spec))])
 
 

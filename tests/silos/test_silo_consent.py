@@ -202,6 +202,7 @@ def test_where_nothing_is_aligned_no_line_on_alignment_or_keys_is_asked() -> Non
     check_consent_to_job(alone(), clinic(min_intersection=5000, key_bits=4096, alignment=("mpsi",)), strict())
     assert {name.partition(".")[0] for name in listed(alone(), "clinics.north")} == {
         "siblings",
+        "silo_counts",
         "horizontal",
         "secure_sum",
     }
@@ -218,7 +219,7 @@ def test_where_nothing_is_aligned_no_line_on_alignment_or_keys_is_asked() -> Non
             {"privacy": Privacy(dp="local", dp_epsilon=8)},
             ["epsilon 8 of privacy.dp", "at most 2"],
         ),
-        ({"disclosures": ("siblings.*",)}, {}, ["policy disclosures (horizontal."]),
+        ({"disclosures": ("siblings.*", "silo_counts.*")}, {}, ["policy disclosures (horizontal."]),
         ({}, {"training": Training(aggregation="simple", min_silos=2)}, ["two silos", "'clinics'"]),
         ({}, {"training": Training(aggregation="simple", client_fraction=0.5)}, ["two silos", "'clinics'"]),
     ],
