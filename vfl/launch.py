@@ -222,8 +222,12 @@ def _died(name: str, process: subprocess.Popen[bytes]) -> Outcome:
 
 
 def _first_cause(outcomes: Mapping[str, Outcome]) -> VflError:
-    """The error that explains the others: a role's own before a death, a death before a lost peer."""
-    outcome = min((outcome for outcome in outcomes.values() if outcome.error), key=_rank)
+    """The error that explains the others: a role's own before a death, a death before a lost peer.
+
+    Whom a connection's end was the fault of, the coordinator knows best.
+    """
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome.error}
+    outcome = failed[min(failed, key=lambda name: (_rank(failed[name]), name != COORDINATOR))]
     kind: type[VflError] = getattr(errors, outcome.error, VflError)  # a bug is a VflError
     return kind(f"{outcome.text}; run again" if outcome.died else outcome.text)
 
