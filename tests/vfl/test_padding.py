@@ -101,5 +101,5 @@ def test_so_have_predictions(tmp_path: Path) -> None:
     scenario = scenario_of(tmp_path / "in", pad_to=180)
     run_scenario(scenario, tmp_path / "out", NOBODY, in_process=True, baselines=False, page=False)
     data = {spec.name: Path(spec.data) for spec in scenario.parties}
-    predicted = predict_here(load_models(tmp_path / "out"), data, NOBODY)
+    (predicted,) = predict_here(load_models(tmp_path / "out"), data, NOBODY)
     assert predicted.scored.sizes == {"bank": 150, "card-network": 140, "biller": 130}
