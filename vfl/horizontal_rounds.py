@@ -87,7 +87,7 @@ def _descend(job: Job, layout: Layout, course: Course, ask: Ask, kept: Snapshot 
         way = Way(evaluate(course.weights))
         course.losses.append(way.at.loss)
         if not math.isfinite(way.at.loss):
-            raise _diverged(course)
+            raise _diverged(course.done + 1)
     else:
         answered = kept.fact("answered", tuple[str, ...])
         at = Point(course.weights, course.losses[-1], kept.floats("gradient"), answered)
@@ -115,7 +115,7 @@ def _epochs(job: Job, layout: Layout, course: Course, ask: Ask, kept: Snapshot |
         for batch in range(batches(job, layout)):
             found = ask("batch", course.weights, course, batch)
             if found.over:
-                raise _diverged(course)
+                raise _diverged(course.done + 1)
             if not found.weight:  # all its rows are in silos that are left out
                 continue
             if not course.losses:
@@ -139,7 +139,7 @@ def _rounds(job: Job, layout: Layout, course: Course, ask: Ask, kept: Snapshot |
     while course.done < job.max_rounds and not _stalls(job, course.losses):
         found = ask(work, course.weights, course)
         if found.over:
-            raise _diverged(course)
+            raise _diverged(course.done + 1)
         if not noisy:
             course.losses.append(_loss(layout, course.weights, found))
         weights = layout.split(course.weights)
@@ -157,7 +157,7 @@ def _rounds(job: Job, layout: Layout, course: Course, ask: Ask, kept: Snapshot |
     if not noisy:
         found = ask("loss", course.weights, course)
         if found.over:
-            raise _diverged(course)
+            raise _diverged(course.done)
         course.losses.append(_loss(layout, course.weights, found))
     return course
 
@@ -184,9 +184,9 @@ def _gradient(layout: Layout, weights: Vector, found: Outcome) -> Vector:
     return np.asarray(found.sums / found.weight + layout.penalties(weights))
 
 
-def _diverged(course: Course) -> DataError:
+def _diverged(round_number: int) -> DataError:
     return DataError(
-        f"training diverged in round {course.done + 1}: a silo's numbers are no longer finite or below 2^40, expected "
+        f"training diverged in round {round_number}: a silo's numbers are no longer finite or below 2^40, expected "
         "losses that fall; lower training.learning_rate or training.server_learning_rate, or raise training.l2"
     )
 

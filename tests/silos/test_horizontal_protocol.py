@@ -17,7 +17,7 @@ from parties.errors import ConfigError, DataError, PeerLost, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
 from parties.wire import Coordinator, DataParty, Message, Revealed
 from tests.silos.averaging import L2, Logistic, Training_, dies, make, make_job, make_rows, odd, sends, sleeps, wake
-from vfl import horizontal, secure_sum
+from vfl import horizontal, horizontal_rounds, secure_sum
 from vfl.aggregation import (
     ServerState,
     combine_by_layer,
@@ -25,6 +25,7 @@ from vfl.aggregation import (
     rules_by_layer,
     server_step,
 )
+from vfl.attendance import Attendance
 from vfl.epochs import draw_batches
 from vfl.events import LeftOut
 from vfl.horizontal import Averaged
@@ -118,6 +119,30 @@ def test_numbers_out_of_range_from_the_start_on_are_refused() -> None:
         DataError, match=r"^training diverged in round 1: .* expected losses that fall; lower"
     ) as caught:
         make(make_job(3, l2=L2), (X * 1e13, y)).run()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_that_finds_nothing_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horizontal_rounds, "descend", lambda *_: None)
+    found = make(make_job(2, **EXACT)).run()[COORDINATOR]
+    assert (found.rounds, found.converged, len(found.losses)) == (0, False, 1)
+
+
+DIVERGING = {
+    "a network's gradients": ({"model": "splitnn", "epochs": 2}, 1e13, 1),
+    "changes of weights": ({"aggregation": "fedavg", "rounds": 3}, 1e13, 1),
+    "the last loss": ({"aggregation": "fedavg", "rounds": 1, "learning_rate": 100.0}, 1e6, 1),
+}
+
+
+@pytest.mark.parametrize("what", DIVERGING)
+def test_a_training_that_diverges_says_so(what: str) -> None:
+    settings, scale, at = DIVERGING[what]
+    X, y = make_rows()
+    with pytest.raises(
+        DataError, match=f"^training diverged in round {at}: .*; lower training.learning_rate"
+    ) as caught:
+        make(make_job(3, **settings), (X * scale, y)).run()
     assert "\n" not in str(caught.value)
 
 
@@ -416,6 +441,17 @@ def test_silos_that_are_late_together_end_the_run_and_are_named() -> None:
         spoilt(training, name, lambda end: odd(end, UP[2], sleeps(end, UP[2], "clinics.s0"), 3))
     with pytest.raises(
         PeerLost, match="^round 3 of averaging has 2 of 4 silos and needs 3: without clinics.s2, clinics.s3"
+    ):
+        training.run()
+
+
+def test_a_round_that_has_too_few_to_ask_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two silos are lost between two rounds."""
+    honest, calls = Attendance.present, itertools.count(1)
+    monkeypatch.setattr(Attendance, "present", lambda self: honest(self)[: 2 if next(calls) == 3 else None])
+    training = make(make_job(4, aggregation="fedavg", rounds=9, min_silos=3))
+    with pytest.raises(
+        PeerLost, match="^round 3 of averaging can ask 2 silos and needs 3: without clinics.s2, clinics.s3"
     ):
         training.run()
 

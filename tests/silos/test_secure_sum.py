@@ -346,6 +346,17 @@ def test_a_message_of_another_stage_names_the_silo() -> None:
         Group(3, spoil={"clinics.s1": lambda end: odd(end, Wire.boxes, act)}).run()
 
 
+def test_with_min_silos_the_others_go_on_without_one_that_sends_a_message_of_another_stage() -> None:
+    def act(link, payload) -> None:
+        link.send(Wire.masked, Masked(np.zeros((COUNT, 2), np.uint64)))
+
+    group = Group(4, sums=2, least=3, spoil={"clinics.s1": lambda end: odd(end, Wire.boxes, act)})
+    first, second = group.run()[COORDINATOR]
+    assert np.abs(first.values - group.total(1, "clinics.s1")).max() < 1e-14
+    assert np.abs(second.values - group.total(2, "clinics.s1")).max() < 1e-14
+    assert group.left_out == [LeftOut("clinics.s1", 1, "malformed")]
+
+
 @pytest.mark.parametrize("tolerant", [False, True], ids=["all needed", "min_silos"])
 def test_a_false_share_is_found_out(tolerant: bool) -> None:
     def change(sent: Blinded) -> Blinded:
@@ -502,6 +513,13 @@ def test_no_lie_about_who_answered_opens_both_kinds_of_shares(told: tuple[bool, 
     for secret in opened:
         fits = [hashlib.sha256(secret).digest() == keys[32:], KeyPair.from_private_bytes(secret).public == keys[:32]]
         assert sum(fits) == 1
+
+
+def test_a_box_of_a_silo_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first silo is told that the last one sent no key, and then given its box."""
+    monkeypatch.setattr(secure_sum, "_read_boxes", lambda sent, name, group, keys: sent.body)
+    with pytest.raises(RemoteProtocolError, match="^coordinator sent a box of a silo without a key"):
+        cheat(Wire.keys_of_all, lambda sent: zero([3], sent)).run()
 
 
 def test_a_sum_is_not_played_twice() -> None:

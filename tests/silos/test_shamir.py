@@ -99,3 +99,9 @@ def test_shares_of_different_secrets_open_neither() -> None:
         assert join(mixed, 2) not in (one, other)
     except CryptoError as error:
         assert "belong to no secret" in str(error)
+
+
+def test_shares_of_no_secret_are_refused() -> None:
+    """256 bits do not fill Z_p: what is beyond them was never shared."""
+    with pytest.raises(CryptoError, match="shares that belong to no secret"):
+        join({1: (PRIME - 1).to_bytes(SHARE_BYTES)}, 1)
