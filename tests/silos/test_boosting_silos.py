@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.silos.silo_forests import OUTPUTS, SiloForests, silo_forests
 from tests.trees.forests import make_frames, make_labels, splits_by_owner
@@ -50,6 +52,22 @@ def test_every_task(task: str, cut: tuple[int, ...]) -> None:
 def test_several_passive_holders(cut: tuple[int, ...]) -> None:
     _, boosted, _ = check(silo_forests("binary", cut, settings=QUICK | {"colsample_bytree": 0.6}))
     assert set(splits_by_owner(boosted)) == {0, 1, 2}
+
+
+@settings(max_examples=8)
+@given(st.data())
+def test_however_rows_are_dealt_out(data: st.DataObject) -> None:
+    """All in one silo, none in another, one row here and there."""
+    forests = silo_forests("binary", (3, 4), rows=30, settings=QUICK)
+    owners = [data.draw(st.lists(st.integers(0, count - 1), min_size=30, max_size=30)) for count in forests.cut]
+    places = {
+        name: np.flatnonzero(np.array(owner) == i)
+        for owner, silos in zip(owners, forests.members.values(), strict=True)
+        for i, name in enumerate(silos)
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SiloForests, "places", lambda self: places)
+        check(forests)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -97,7 +115,7 @@ def forests_of(case: str, cut: tuple[int, ...] = (2, 3)) -> SiloForests:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_settings(case: str) -> None:
+def test_every_setting(case: str) -> None:
     _, boosted, _ = check(forests_of(case))
     if case == "early stopping":
         assert boosted.warnings
