@@ -306,9 +306,22 @@ class Outcome:
 
 
 def read_outcome(job: Job, layout: Layout, work: Work, total: Sum) -> Outcome:
-    """Take a sum apart; changes of weights are divided by their rules' weights."""
+    """Take a sum apart; changes of weights are divided by their rules' weights.
+
+    Raises
+    ------
+    RemoteProtocolError
+        The head is not one that honest silos add up to.
+    """
     rules = rules_in_use(job, layout, work)
     over, loss, weight = total.values[:_HEAD].tolist()
+    weights = [weight, *total.values[list(rules.values())].tolist()]
+    known = over in range(len(total.answered) + 1)
+    if not known or (not over and min(weights) <= 0 and not (work == "batch" and weight == 0)):
+        raise RemoteProtocolError(
+            f"the sum of {', '.join(total.answered)} has no weight above 0, or a head that cannot be: one of them "
+            "spoils it, or no row of theirs has a sample weight"
+        )
     sums = total.values[_HEAD + len(rules) :]
     if rules and not over:
         by_layer = rules_by_layer(layout.names, job.averaging)

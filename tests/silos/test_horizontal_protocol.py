@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 from parties.errors import ConfigError, DataError, PeerLost, RemoteProtocolError
 from parties.link import COORDINATOR, Endpoint
-from parties.wire import Coordinator, DataParty, Message, Revealed
+from parties.wire import Coordinator, DataParty, Masked, Message, Revealed
 from tests.silos.averaging import L2, Logistic, Training_, dies, make, make_job, make_rows, odd, sends, sleeps, wake
 from vfl import horizontal, horizontal_rounds, secure_sum
 from vfl.aggregation import (
@@ -31,6 +31,7 @@ from vfl.events import LeftOut
 from vfl.horizontal import Averaged
 from vfl.horizontal_tasks import Layout, Task, read_layout, read_task, send_task
 from vfl.job import Job
+from vfl.secure_sum import to_words
 
 EXACT = {"tol": 1e-21, "l2": L2}
 UP = [secure_sum.Wire.keys, secure_sum.Wire.boxes, secure_sum.Wire.masked, secure_sum.Wire.shares]
@@ -517,6 +518,37 @@ def test_a_beginning_that_does_not_fit_names_a_silo(what: str, name: str) -> Non
 def test_first_weights_are_finite(value: float) -> None:
     with pytest.raises(RemoteProtocolError, match="clinics.s0 begins with weights that are not finite"):
         begin(lambda sent: Revealed(sent.facts, np.full(4, value)), "clinics.s0").run()
+
+
+SPOILT = {
+    "random words": lambda sent: Masked(np.random.default_rng(0).integers(0, 2**64, sent.body.shape, np.uint64)),
+    "a weight below zero": lambda sent: Masked(
+        sent.body - to_words(np.array([0, 0, 1e6, *[0] * (len(sent.body) - 3)]))
+    ),
+    "half a silo out of range": lambda sent: Masked(sent.body + to_words(np.array([0.5, *[0] * (len(sent.body) - 1)]))),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "simple"}], ids=str)
+def test_a_head_that_cannot_be_ends_the_run(what: str, settings: dict[str, str]) -> None:
+    """Who spoilt the sum is under the masks; that it is spoilt is not."""
+    training = make(make_job(3, **settings))
+    kind = secure_sum.Wire.masked
+    spoilt(training, "clinics.s1", lambda end: odd(end, kind, sends(kind, SPOILT[what])))
+    with pytest.raises(
+        RemoteProtocolError, match=r"^the sum of clinics.s0, clinics.s1, clinics.s2 has no weight"
+    ) as caught:
+        training.run()
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_without_any_sample_weight_have_no_mean() -> None:
+    training = make(make_job(2, **EXACT))
+    for model in training.models.values():
+        model.sample_weights = np.zeros(model.rows)
+    with pytest.raises(RemoteProtocolError, match="or no row of theirs has a sample weight"):
+        training.run()
 
 
 LAYOUT = Layout(("coefficients", "intercept"), ((3, 1), (1,)), (L2, 0.0), 90)
