@@ -11,9 +11,6 @@ from parties.errors import ConfigError
 from parties.policy import Policy
 
 _WORD = r"[a-z0-9][a-z0-9_-]{0,63}"
-HolderName = Annotated[
-    str, Meta(pattern=rf"^{_WORD}\Z", description="Unique name of the party; 'coordinator' is taken.")
-]
 SiloName = Annotated[str, Meta(pattern=rf"^{_WORD}\Z", description="Name of the silo, unique in its party.")]
 PartyName = Annotated[
     str,

@@ -120,8 +120,9 @@ def _prepare(job: Job, owns: Sequence[Own], rows: Mapping[str, PlainRows], commo
     model = boosting_silos_part if job.model == "boosting" else glm_silos_part
 
     def play(endpoint: Endpoint, own: Own) -> _Brought:
-        check_consent_to_rows(job, parts, own.spec, own.guards)
-        prepared = model.prepare(endpoint, _aligned(endpoint, job, own, rows[own.spec.name], parts))
+        found = rows[own.spec.name]
+        check_consent_to_rows(job, parts.of(found.owned), own.spec, own.guards)
+        prepared = model.prepare(endpoint, _aligned(endpoint, job, own, found, parts))
         ones = own.spec.role == "active" and job.model != "boosting" and job.training.fit_intercept
         return _Brought(prepared.terms.columns[own.spec.name] - ones, prepared.warnings)
 

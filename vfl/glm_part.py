@@ -101,7 +101,7 @@ def check_consent_to_terms(terms: Terms, spec: PartySpec, guards: Guards, traine
         guards.heed(label_rank(columns=width, rows=trained, party=name))
         guards.heed(
             single_passive(
-                key_holder=terms.key_holder, party=name, passive_parties=len(job.passive), consent=terms.consent
+                key_holder=terms.key_holder, party=name, passive_parties=len(job.passive_holders), consent=terms.consent
             )
         )
 

@@ -55,7 +55,7 @@ from psi.settings import AlignmentSettings
 from vfl.aggregation import least_silos
 from vfl.alignment_consent import protocols_of
 from vfl.horizontal_consent import check_consent_to_updates
-from vfl.job import COORDINATOR_MODELS, Job, choose_key_holder
+from vfl.job import COORDINATOR_MODELS, Job, KeyHolderSetting, choose_key_holder
 from vfl.job_checks import check_key_holder
 from vfl.parts import Parts as Parts
 from vfl.terms import Terms
@@ -240,7 +240,7 @@ def check_consent_to_job(job: Job, spec: PartySpec, guards: Guards, columns: Ite
         return
     if job.in_the_clear:
         guards.heed(embedding_exchange(party=spec.name, consent=spec.policy.embedding_gradients))
-    setting = job.privacy.key_holder
+    setting: KeyHolderSetting = "active" if job.has_silos else job.privacy.key_holder
     _heed_objections(job, spec, guards, spec.policy.key_holder[0] if setting == "auto" else setting)
     guards.heed(protocol_use(spec.policy, party=spec.name, protocols=protocols_of(job)))
     used = (spec.features or ()) if columns is None else columns
@@ -265,8 +265,9 @@ def _check_consent_as_active(job: Job, spec: PartySpec, guards: Guards) -> None:
 
 def _check_consent_as_passive(job: Job, spec: PartySpec, guards: Guards) -> None:
     """Columns: the least rows that will be scored, limits of trees, scores that would be this party's alone."""
-    least = _held_out(job.split.test_fraction, job.alignment.min_intersection)
-    guards.heed(rows_to_score(spec.policy, party=spec.name, rows=least))
+    if len(job.holders[spec.holder]) == 1:  # one of several silos may have few of the rows
+        least = _held_out(job.split.test_fraction, job.alignment.min_intersection)
+        guards.heed(rows_to_score(spec.policy, party=spec.name, rows=least))
     if job.model == "boosting":
         settings = job.boosting
         rows, gap = effective_limits(settings.min_node_rows, settings.min_bin_gap, enforce=True)
@@ -277,14 +278,15 @@ def _check_consent_as_passive(job: Job, spec: PartySpec, guards: Guards) -> None
     if job.model == "splitnn":
         if job.encrypted:
             guards.heed(single_first_layer(party=spec.name, passive_parties=passive, consent=consent))
-    elif job.privacy.key_holder == "active" or job.model not in COORDINATOR_MODELS:
+    elif job.privacy.key_holder == "active" or job.model not in COORDINATOR_MODELS or job.has_silos:
         guards.heed(single_passive(key_holder="active", party=spec.name, passive_parties=passive, consent=consent))
 
 
 def check_consent_to_rows(job: Job, parts: Parts, spec: PartySpec, guards: Guards) -> None:
     """A passive party's policy against the rows that will be scored, once they are known and before training.
 
-    Where it is not told which these are, it answers for all of its rows, and counts them all.
+    Where it is not told which these are, it answers for all of its rows, and counts them all. ``parts`` are those of
+    its own rows.
     """
     rows = parts.test if is_told(job, spec) else parts.train if job.split.test_fraction else 0
     if spec.role == "passive" and rows:

@@ -25,10 +25,12 @@ from vfl import (
     siblings,
 )
 from vfl.alignment_consent import roles_of, unsaid
+from vfl.glm_part import check_consent_to_terms
 from vfl.job import Job, Member, Privacy, Training
 from vfl.job_file import load_scenario
 from vfl.prepare import check_consent_to_job
 from vfl.run import run_scenario
+from vfl.terms import Terms
 
 SHORT = {"max_iter": 2}
 TREES = {"n_estimators": 2, "max_depth": 2, "max_bin": 8}
@@ -256,3 +258,22 @@ def test_masked_words_are_listed_with_who_opens_them(table: type) -> None:
     messages = [message for message in vars(table).values() if isinstance(message, Message)]
     masked = [message for message in messages if message.payload is Masked and not issubclass(message.dst, Active)]
     assert [message for message in masked if not message.discloses and message not in consent.OPENED_BY] == []
+
+
+def test_the_only_passive_holder_must_consent_whoever_else_is_a_silo() -> None:
+    """With silos the active party holds the key, so that it opens what one passive holder's silos add up."""
+    one = job("shop", model="linear")
+    assert "single passive party: party 'clinics.west' is the only passive party" in refusal(one, spec("clinics.west"))
+    check_consent_to_job(one, spec("clinics.west", partial_scores=True), strict())
+    assert "policy key_holder" in refusal(one, spec("clinics.west", key_holder=("coordinator",)))
+    columns = dict.fromkeys(roles_of(one), 3)
+    for asked in ("clinics.west", "bank.east"):
+        terms = Terms(job=one, key_holder="active", reason="", rows=9000, outputs=1, columns=columns, consent=False)
+        with pytest.raises(PolicyError, match="single passive party"):
+            check_consent_to_terms(terms, spec(asked, two_silos=True), strict(), 9000)
+    check_consent_to_job(job(model="linear"), spec("clinics.west"), strict())
+
+
+def test_a_silo_is_not_asked_for_rows_that_its_siblings_may_have() -> None:
+    check_consent_to_job(job(), spec("clinics.west", scored_rows=5), strict())
+    assert "policy scored_rows: party 'shop' got 30 rows" in refusal(job(), spec("shop", scored_rows=5))
