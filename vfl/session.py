@@ -150,9 +150,9 @@ def play_party(
     with clock.phase("preparing"):
         told = is_told(job, spec)
         parts = split_rows(job, alignment.intersection) if told else whole_list(len(alignment.rows))
-        check_consent_to_rows(job, parts, spec, guards)
         owned = _owned(job, alignment)
         own = parts if owned is None else parts.of(owned)
+        check_consent_to_rows(job, own, spec, guards)
         siblings = None if owned is None else siblings_of(endpoint, "silos")
         data = Aligned(
             job=job,
