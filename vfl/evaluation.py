@@ -9,6 +9,7 @@ import msgspec
 
 from parties.errors import ConfigError, DataError
 from parties.ledger import Entry
+from vfl.events import Metrics
 from vfl.prediction import Predicted
 from vfl.report.evidence import JOINT, Evidence, merge_evidence, save_evidence
 from vfl.report.run_directory import read_report
@@ -43,13 +44,8 @@ def evaluate_rows(
     entries : list of Entry
         The evaluation's ledger.
     """
-    from vfl.metrics import evaluate  # scikit-learn takes seconds to import
-
     evidence = evidence_of(predicted)
-    metrics = {
-        name: evaluate(one.task, one.y, one.predicted[JOINT], one.classes)
-        for name, one in {JOINT: evidence, **evidence.of_silos()}.items()
-    }
+    metrics = metrics_of(evidence)
     scored = predicted[0].scored
     return msgspec.structs.replace(
         trained,
@@ -90,6 +86,16 @@ def evidence_of(predicted: Sequence[Predicted]) -> Evidence:
     if merged is None:
         raise DataError("the new rows: none was scored, expected one at least in one of the silos; check their ids")
     return merged
+
+
+def metrics_of(evidence: Evidence) -> dict[str, Metrics]:
+    """Metrics of the joint scores on all rows, as "joint", and on each silo's, by its name."""
+    from vfl.metrics import evaluate  # scikit-learn takes seconds to import
+
+    return {
+        name: evaluate(one.task, one.y, one.predicted[JOINT], one.classes)
+        for name, one in {JOINT: evidence, **evidence.of_silos()}.items()
+    }
 
 
 def write_evaluation(folder: Path, predicted: Sequence[Predicted], report: RunReport) -> None:

@@ -53,6 +53,10 @@ class Evaluation:
         95 % bootstrap intervals; the joint model's under "joint".
     warnings : list of str
         Of the scoring of new rows.
+    by_silo : dict of silo to metrics
+        Of the joint model on the rows of each silo that has labels; empty without such silos.
+    alone : dict of silo to metrics
+        Of models that the silos fitted without each other, on all silos' rows held out; only where they trained alone.
 
     Examples
     --------
@@ -67,6 +71,8 @@ class Evaluation:
     rows: int = 0
     confidence: dict[str, Intervals] = field(default_factory=dict, repr=False)
     warnings: list[str] = field(default_factory=list, repr=False)
+    by_silo: dict[str, Metrics] = field(default_factory=dict, repr=False)
+    alone: dict[str, Metrics] = field(default_factory=dict, repr=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per metric, one column per model."""
@@ -206,19 +212,27 @@ class JointModel:
             As ``vfl evaluate`` would say it.
         """
         if data is None:
-            metrics = self.report.metrics
+            report, metrics = self.report, self.report.metrics
             if not metrics["joint"]:
                 raise ConfigError("test_fraction: got 0, expected more: no rows were held out to evaluate on")
-            alone, pooled = metrics.get("active_only"), metrics.get("pooled")
-            return Evaluation(metrics["joint"], alone, pooled, self.report.rows["test"] or 0, self.report.confidence)
+            return Evaluation(
+                metrics=metrics["joint"],
+                active_only=metrics.get("active_only"),
+                pooled=metrics.get("pooled"),
+                rows=report.rows["test"] or 0,
+                confidence=report.confidence,
+                by_silo=report.by_silo,
+                alone=report.alone,
+            )
         predicted = self._predict(self._given(data), labelled=True, progress=progress)
-        from vfl.evaluation import evidence_of
-        from vfl.metrics import evaluate
+        from vfl.evaluation import evidence_of, metrics_of
         from vfl.report.statistics import bootstrap_intervals
 
         evidence = evidence_of(predicted)
+        metrics = metrics_of(evidence)
         return Evaluation(
-            metrics=evaluate(evidence.task, evidence.y, evidence.predicted["joint"], evidence.classes),
+            metrics=metrics.pop("joint"),
+            by_silo=metrics,
             rows=len(evidence.y),
             confidence=bootstrap_intervals(evidence, self.report.seed),
             warnings=list(dict.fromkeys(line for one in predicted for line in one.warnings)),

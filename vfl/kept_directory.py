@@ -9,6 +9,7 @@ from pathlib import Path
 
 from parties.errors import ConfigError
 from vfl.notebook import show_page
+from vfl.report.evidence import FILE as EVIDENCE
 from vfl.report.summary import RunReport
 from vfl.report.wanted import page_wanted
 from vfl.run import LEDGER, PAGE, REPORT, new_directory
@@ -56,8 +57,9 @@ class KeptDirectory:
         """Copy the run to a directory that is new or empty, whole or not at all; see `new_directory`."""
         self.check()
         with new_directory(out, parties, overwrite=overwrite) as folder:
-            for name in (REPORT, LEDGER):
-                shutil.copyfile(self.path / name, folder / name)
+            for name in (REPORT, LEDGER, EVIDENCE):
+                if name != EVIDENCE or (self.path / name).exists():  # of silos: of others it is the active party's
+                    shutil.copyfile(self.path / name, folder / name)
             for directory in sorted(path for path in self.path.iterdir() if _of_a_role(path)):
                 shutil.copytree(directory, folder / directory.name)
             if page_wanted():

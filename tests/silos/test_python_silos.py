@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression as Pooled
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from parties.errors import ConfigError, DataError
@@ -113,6 +114,12 @@ def test_new_rows_are_judged_over_all_silos(hybrid: JointModel) -> None:
     assert judged.rows == len(hybrid.predictions(new).index)
     assert 0.5 < (judged.metrics["auc"] or 0) < 1
     assert set(judged.confidence) == {"joint"}
+    assert set(judged.by_silo) == {"hospitals.s0", "hospitals.s1"}
+    assert judged.alone == {}
+    for name in judged.by_silo:
+        own = HYBRID.frames(seed=8, first=40_000)[name].set_index("patient")["outcome"]
+        scores = hybrid.predictions(new).to_frame().loc[name]["score"]
+        assert judged.by_silo[name]["auc"] == pytest.approx(roc_auc_score(own[scores.index] == "yes", scores))
 
 
 def test_a_kept_model_is_the_same(hybrid: JointModel, alone: JointModel, tmp_path: Path) -> None:
@@ -151,6 +158,16 @@ def test_fedsgd_is_the_model_of_pooled_rows() -> None:
     pooled.fit(StandardScaler().fit_transform(X), rows["outcome"])
     np.testing.assert_allclose(model.coef_["hospitals"]["coef"], pooled.coef_[0], atol=1e-5)
     np.testing.assert_allclose(model.intercept_, pooled.intercept_, atol=1e-5)
+
+
+def test_each_alone_stands_beside_the_joint_model(tmp_path: Path) -> None:
+    model = ALONE.federation().fit(LogisticRegression(aggregation="fedavg", rounds=2))
+    judged = model.evaluate()
+    assert set(judged.alone) == set(judged.by_silo) == set(ALONE.active)
+    assert judged.pooled is not None
+    kept = load_model(model.save(tmp_path / "kept"))
+    assert kept.evaluate() == judged
+    assert (tmp_path / "kept" / "evidence.npz").is_file()
 
 
 def test_any_silo_predicts_and_so_does_a_stranger(alone: JointModel, tmp_path: Path) -> None:
