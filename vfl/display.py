@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # they import the encryption and scikit-learn, which showing 
 
 _EXPIRES_SOON = 30  # days
 _ANY_WIDTH = 10_000  # columns, more than any terminal has
+_CHECKED_TITLE, _CHECKED_PARTY = 26, 17  # columns of the terminal that a check's table takes, and each party in it
 _MOST_IMPORTANT = 6  # columns named after a run
 _FILES = {
     "report.json": "this run as one object; docs/report.md",
@@ -240,8 +241,7 @@ def show_check(check: Check, console: Console) -> None:
     _show_parties(check.parties, check.job, console)
     for line in check.warnings:
         warn(line, console)
-    limit = check.job.alignment.min_intersection
-    say(f"{check.common:,} common rows, alignment.min_intersection is {limit:,}", console)
+    say(check.found, console)
     for line in check.hints:
         say(f"hint: {line}", console)
     if check.enough:
@@ -250,11 +250,13 @@ def show_check(check: Check, console: Console) -> None:
 
 def show_joining(check: JoiningCheck, console: Console) -> None:
     """What one party would bring to a job between companies."""
-    _show_parties([check.party], check.joining.company.job, console)
+    job = check.joining.company.job
+    _show_parties([check.party], job, console)
     for line in check.warnings:
         warn(line, console)
-    least = check.joining.company.job.alignment.min_intersection
-    say(f"alignment.min_intersection is {least:,}; how many rows are common shows when all meet", console)
+    least = job.alignment.min_intersection
+    if not job.horizontal:
+        say(f"alignment.min_intersection is {least:,}; how many rows are common shows when all meet", console)
     for budget in check.budgets:
         say(_budget_line(budget), console)
     console.print(f"[green]{done_mark(console)}[/] ready to join", highlight=False)
@@ -272,25 +274,31 @@ def _budget_line(budget: Left) -> str:
 
 def _show_parties(parties: Sequence[PartyCheck], job: Job, console: Console) -> None:
     """Counts of parties side by side, then their warnings."""
-    table = Table(title=f"{job.name}: {job.model}, {job.task}")
-    table.add_column("")
-    for party in parties:
-        table.add_column(escape(party.name), justify="right")
-    rows: dict[str, Callable[[PartyCheck], str]] = {
-        "role": lambda party: party.role,
-        "rows": lambda party: f"{party.rows:,}",
+    ids: dict[str, Callable[[PartyCheck], str]] = {
         "valid ids": lambda party: f"{party.valid_ids:,}",
         "rows without an id": lambda party: f"{party.blank_ids:,}",
         "rows with a repeated id": lambda party: f"{party.repeated_ids:,}",
+    }
+    rows: dict[str, Callable[[PartyCheck], str]] = {
+        "role": lambda party: party.role,
+        "rows": lambda party: f"{party.rows:,}",
+        **({} if job.horizontal else ids),
         "numeric columns": lambda party: str(party.numeric),
         "categorical columns": lambda party: str(party.categorical),
         "columns after encoding": lambda party: str(party.encoded),
         "label": lambda party: party.label,
     }
-    for title, cell in rows.items():
-        table.add_row(title, *(cell(party) for party in parties))
-    console.print(table)
-    for party in parties:
+    per = max(2, (console.width - _CHECKED_TITLE) // _CHECKED_PARTY)
+    for first in range(0, len(parties), per):
+        shown = parties[first : first + per]
+        table = Table(title=escape(f"{job.name}: {job.model}, {job.task}") if not first else None)
+        table.add_column("")
+        for party in shown:
+            table.add_column(escape(party.name.replace(".", ".\n")), justify="right", overflow="fold")
+        for title, cell in rows.items():
+            table.add_row(title, *(cell(party) for party in shown))
+        console.print(table)
+    for party in parties if not job.horizontal else ():
         show_ids(party.name, party.ids, console)
     for party in parties:
         for line in party.warnings:

@@ -83,6 +83,7 @@ def refer(
         comparison=compare(whole, job.seed),
         without=_named(metrics, WITHOUT),
         alone=_named(metrics, OWN),
+        judged=len(whole.y) if silos else None,
         by_silo={name: evaluate(one.task, one.y, one.predicted[JOINT], one.classes) for name, one in parts.items()},
     )
 

@@ -22,14 +22,16 @@ from tests.runs.conftest import Command
 from tests.runs.conftest import vfl as vfl
 from tests.silos.siloed import Siloed
 from vfl import cli
-from vfl.display import show_summary
+from vfl.display import show_own_summary, show_summary
 from vfl.events import LeftOut, Played, RoleResult
 from vfl.job_file import load_scenario
-from vfl.report.evidence import load_evidence, save_evidence
+from vfl.paillier import OperationCounts
+from vfl.pooled import refer
+from vfl.report.evidence import load_evidence
 from vfl.report.page import write_page
 from vfl.report.run_directory import read_report
 from vfl.report.silo_words import left_out, promise
-from vfl.report.summary import encode_report, summarise
+from vfl.report.summary import encode_report, summarise, summarise_own
 from vfl.run import evidence_of_run
 
 KINDS = {
@@ -313,20 +315,69 @@ def test_a_run_goes_on_without_a_silo_and_says_so(runs: Runs, tmp_path: Path) ->
     out = [LeftOut("hospitals.s0", number, "late") for number in (1, 2)] + [LeftOut("hospitals.s0", 3, "lost")]
     results = {name: result(name) for name in ("hospitals.s1", "hospitals.s2")}
     results[COORDINATOR] = result(COORDINATOR, left_out=out, n_train=None, n_test=None)
-    report = summarise(scenario, Played(results, 0, 0, "", {"hospitals.s0": "its process died"}), [], None, 3.0)
+    evidence = evidence_of_run(scenario.job, folder)
+    assert evidence is not None and list(evidence.silos) == ["hospitals.s1", "hospitals.s2"]
+    references = refer(scenario, folder, evidence)
+    report = summarise(scenario, Played(results, 0, 0, "", {"hospitals.s0": "its process died"}), [], references, 3.0)
+    assert report.rows["test"] == len(evidence.y) < 72  # those that the figures are of
+    assert list(report.alone) == list(report.by_silo) == ["hospitals.s1", "hospitals.s2"]
     assert report.training.aggregation is not None
     assert report.training.aggregation.left_out == out and report.training.aggregation.lost == ["hospitals.s0"]
     assert [party.rows for party in report.parties] == [None, 80, 80]
     assert any("hospitals.s0 was lost" in line and "its process died" in line for line in report.warnings)
-    evidence = evidence_of_run(scenario.job, folder)
-    assert evidence is not None and list(evidence.silos) == ["hospitals.s1", "hospitals.s2"]
     (folder / "report.json").write_bytes(encode_report(report))
-    save_evidence(folder, evidence)
     page = Page(write_page(folder))
     check_alone(page)
     assert page.says("hospitals.s0 was late: the model went on without it in rounds 1 and 2.")
     assert page.says("hospitals.s0 was lost: the model went on without it in round 3.")
     assert page.says("hospitals.s0 did not come to the end")
+
+
+@pytest.mark.parametrize("role", ["hospitals.s1", COORDINATOR])
+def test_a_role_writes_what_it_knows(runs: Runs, tmp_path: Path, role: str) -> None:
+    """Between companies: nothing is aligned, and the coordinator evaluates nothing."""
+    run = runs("horizontal, noisy")
+    job = load_scenario(run.parent / "scenario").job
+    if role == COORDINATOR:
+        own = result(role, seconds={"training": 1.0}, n_train=None, n_test=None, csv_rows=0, features=0)
+    else:
+        figures = report_of(run)["metrics"]["joint"]
+        own = result(role, joint=figures, dp_epsilon=3.5, losses=[])
+    report = summarise_own(job, own, [], OperationCounts(0, 0), "gmpy2", 2.0)
+    known = [party.name for party in report.parties if party.rows is not None]
+    assert known == ([] if role == COORDINATOR else [role])
+    assert report.training.key_holder is None and report.crypto.scheme == "none" and report.alignment.rows == {}
+    averaged = report.training.aggregation
+    assert averaged is not None and averaged.lost == [] and averaged.dp is not None
+    assert averaged.dp.by_silo == ({} if role == COORDINATOR else {role: 3.5})
+    (tmp_path / "report.json").write_bytes(encode_report(report))
+    shutil.copy(run / role / "ledger.jsonl", tmp_path / "ledger.jsonl")
+    if role != COORDINATOR:
+        shutil.copytree(run / role, tmp_path / role)
+    page = Page(write_page(tmp_path, role=role))
+    check_alone(page)
+    assert page.says("ε = 3.50" if role != COORDINATOR else "this page cannot state its epsilon")
+    console = Console(file=io.StringIO(), width=100)
+    show_own_summary(report, role, tmp_path, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "FedSGD of rows of" in text and "no key" in text
+
+
+def test_a_check_of_many_silos_fits_a_narrow_terminal(
+    vfl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    Siloed(hospitals=5, insurer=2).write(tmp_path / "hybrid")
+    said = vfl("check", tmp_path / "hybrid")
+    assert said.code == 0, said.stderr
+    lines = [line for line in said.stdout.splitlines() if line.startswith(("┃", "│"))]
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert sum("valid ids" in line for line in lines) == 3  # tables of three parties at most
+    Siloed(hospitals=5, insurer=None, ids=False).write(tmp_path / "horizontal")
+    said = vfl("check", tmp_path / "horizontal")
+    assert said.code == 0, said.stderr
+    assert "nothing is aligned" in said.stdout
+    assert not [word for word in ("valid ids", "min_intersection", "ids read") if word in said.stdout]
 
 
 def test_a_changed_csv_is_noticed(vfl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +416,15 @@ def test_words() -> None:
         "west was late: the model went on without it in round 1.",
         "south did not come to the end: it has no part of the model, and no figures here.",
     ]
-    for epsilon, said in {0.5: "a strong promise", 3.0: "right in at most 95 %", 9.0: "99.9877 %"}.items():
-        assert said in promise(PrivacyPart("local", epsilon, 1e-5, 1.0, None, {}))
+    words = {
+        0.5: ["a strong promise", "right in at most 62 %"],
+        1.0: ["a strong promise", "right in at most 73 %"],
+        3.0: ["a moderate promise", "right in at most 95 %"],
+        5.0: ["a weak promise", "right in at most 99.331 %"],
+        8.0: ["hardly a promise", "right in at most 99.9665 %"],
+    }
+    for epsilon, said in words.items():
+        text = promise(PrivacyPart("local", epsilon, 1e-5, 1.0, None, {}))
+        assert all(words in text for words in said), text
     assert "100 %" not in promise(PrivacyPart("local", 12.0, 1e-5, 1.0, None, {}))
     assert "cannot state" in promise(PrivacyPart("local", None, 1e-5, 1.0, None, {}))

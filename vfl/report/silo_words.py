@@ -7,6 +7,8 @@ import math
 from vfl.report.averaged import AveragingPart, PrivacyPart
 from vfl.report.words import listed, percent, significant
 
+_STRENGTHS = {0.75: "a strong promise", 0.96: "a moderate promise", 0.995: "a weak promise", 1.0: "hardly a promise"}
+"""What a promise is called by the largest share of right guesses that it leaves: epsilon up to 1, 3 and 5, and more."""
 _REASONS = {"late": "late", "lost": "lost", "malformed": "left out for an update that was malformed"}
 
 
@@ -50,11 +52,12 @@ def promise(dp: PrivacyPart) -> str:
     """What a reader who knows no formulas may take from epsilon."""
     if dp.epsilon is None:
         return "Gradients were cut to a largest norm and had Gaussian noise added; this page cannot state its epsilon."
-    strength = "a strong promise" if dp.epsilon <= 1 else "a fair promise" if dp.epsilon <= 8 else "a weak promise"
+    right = _guessed(dp.epsilon, dp.delta)
+    strength = next(word for share, word in _STRENGTHS.items() if right <= share)
     return (
         f"Noise hides whether any single row took part in the training (ε = {significant(dp.epsilon)}, {strength}): "
         f"whoever guesses it from what was learnt, where tossing a coin is right in 50 %, is right in at most "
-        f"{percent(_guessed(dp.epsilon, dp.delta), _decimals(dp.epsilon))}."
+        f"{percent(right, _decimals(dp.epsilon))}."
     )
 
 

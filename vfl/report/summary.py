@@ -170,7 +170,10 @@ class RunReport(msgspec.Struct, frozen=True):
 
 
 class References(msgspec.Struct, frozen=True):
-    """What only one machine with all CSVs knows, as in the report; ``metrics`` and ``confidence`` add to the role's."""
+    """What only one machine with all CSVs knows, as in the report; ``metrics`` and ``confidence`` add to the role's.
+
+    ``judged`` are the test rows that they are of: those of a silo that was lost are not among them.
+    """
 
     metrics: dict[str, Metrics]
     confidence: dict[str, Intervals]
@@ -178,6 +181,7 @@ class References(msgspec.Struct, frozen=True):
     without: dict[str, Metrics] = {}
     alone: dict[str, Metrics] = {}
     by_silo: dict[str, Metrics] = {}
+    judged: int | None = None
 
 
 def summarise(
@@ -215,6 +219,7 @@ def summarise(
         report,
         metrics=references.metrics if whole else {**report.metrics, **references.metrics},
         confidence=references.confidence if whole else {**report.confidence, **references.confidence},
+        rows=report.rows if references.judged is None else {**report.rows, "test": references.judged},
         comparison=references.comparison,
         without=references.without,
         alone=references.alone,
@@ -290,7 +295,7 @@ def _summarise(
             rounds=lead.rounds,
             converged=lead.converged,
             loss=lead.losses,
-            seconds=round(lead.seconds["training"], 3),
+            seconds=round(lead.seconds.get("training", 0.0), 3),
             bytes=_bytes(ledger, TRAINING_PROTOCOLS),
             messages=len(_of(ledger, TRAINING_PROTOCOLS)),
             validation_loss=lead.validation_losses,
@@ -304,8 +309,8 @@ def _summarise(
         seconds={
             "total": round(total_seconds, 3),
             "alignment": round(alignment_seconds, 3),
-            "training": round(lead.seconds["training"], 3),
-            "evaluation": round(lead.seconds["evaluating"], 3),
+            "training": round(lead.seconds.get("training", 0.0), 3),
+            "evaluation": round(lead.seconds.get("evaluating", 0.0), 3),  # the coordinator of silos alone has none
         },
         disclosures=sorted(disclosures(ledger), key=lambda line: (names.index(line.to), names.index(line.source))),
         warnings=list(dict.fromkeys(warnings)),
