@@ -122,8 +122,10 @@ def fit_pooled(job: Job, silos: Sequence[SiloRows], classes: Sequence[str], *, m
     weighted = [rows.weights[: rows.n_train] for rows in silos if rows.weights is not None]
     weights = np.concatenate(weighted) if len(weighted) == len(silos) else None
     outputs = len(classes) if job.task == "multiclass" else 1
-    if classes and len(np.unique(y)) < 2:
-        return _always(job, int(y[0]), outputs)
+    if weights is not None and not weights.any():  # one silo's may all be zero
+        weights = None
+    if len(np.unique(y)) < 2:
+        return _always(job, y[0], outputs)
     if job.model == "splitnn":
         return _fit_network(job, X, y, weights, outputs, module)
     from vfl.baselines import fit_glm, predict  # scikit-learn takes seconds to import
@@ -154,9 +156,9 @@ def clip_cells(X: Vector, sources: Sequence[str], party: str) -> tuple[Vector, l
     return np.ascontiguousarray(np.clip(X, -LARGEST, LARGEST)), warnings
 
 
-def _always(job: Job, code: int, outputs: int) -> Predict:
-    """Where the rows have one class only, that one."""
-    certain = np.eye(outputs)[code] if job.task == "multiclass" else np.float64(code)
+def _always(job: Job, label: np.float64 | np.int64, outputs: int) -> Predict:
+    """Where all labels are the same, that one."""
+    certain = np.eye(outputs)[int(label)] if job.task == "multiclass" else np.float64(label)
     return lambda rows: np.broadcast_to(certain, (len(rows), *certain.shape)).astype(np.float64)
 
 

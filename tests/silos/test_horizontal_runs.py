@@ -17,7 +17,7 @@ from parties.link import COORDINATOR
 from tests.interruptions import Kill
 from tests.silos.hospitals import TASKS, Hospitals, make_hospitals
 from vfl.baselines import fit_glm
-from vfl.horizontal_part import fit_alone, fit_pooled
+from vfl.horizontal_part import SiloRows, fit_alone, fit_pooled
 from vfl.local_models import InOnePlace, LocalGlm, LocalModel, agree_glm_scale, relative_weights
 from vfl.local_network import LocalNetwork, agree_label_scale, make_local_network
 from vfl.optim import Vector
@@ -382,6 +382,21 @@ class TestBeside:
         alone = fit_alone(run.job, rows, ["0", "1"])(rows.X)
         coef, intercept = fit_glm("logistic", rows.X[: rows.n_train], rows.y[: rows.n_train], 0.001)
         np.testing.assert_allclose(alone, 1 / (1 + np.exp(-(rows.X @ coef + intercept))), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "task"), [(model, None) for model in TASKS] + [("splitnn", t) for t in TASKS.values()]
+)
+def test_a_silo_whose_labels_are_all_the_same_says_so_of_everybody(
+    model: str, task: str | None, tmp_path: Path
+) -> None:
+    run = make_hospitals(tmp_path, model, task=task)
+    X = np.random.default_rng(0).normal(size=(9, 2))
+    coded = run.job.task == "multiclass"
+    rows = SiloRows(X, np.full(9, 2) if coded else np.ones(9), np.zeros(9), 9)
+    classes = {"binary": ("0", "1"), "multiclass": ("a", "b", "c")}.get(run.job.task, ())
+    found = fit_alone(run.job, rows, classes)(X)
+    np.testing.assert_array_equal(found, np.tile([0.0, 0.0, 1.0], (9, 1)) if coded else np.ones(9))
 
 
 def test_shards_are_whole(tmp_path: Path) -> None:
