@@ -19,6 +19,7 @@ from parties.link import COORDINATOR
 from parties.wire import Message, Payload
 from vfl.estimating.calibration import Speeds
 from vfl.estimating.counting import Work
+from vfl.estimating.rehearsal import Sent
 
 _HEADER_LENGTH = 4
 _LONGER_FROM = ((1 << 7, 1), (1 << 8, 1), (1 << 16, 2), (1 << 32, 4))  # bytes more of a number in MessagePack
@@ -124,6 +125,20 @@ class Account:
         flow.messages += messages
         flow.bytes += size
         self._sent[link[1:]] += round(messages)
+
+    def replay(self, sent: Iterable[Sent]) -> dict[str, Load]:
+        """Book messages of a rehearsal, behind those that are booked; what they cost their senders."""
+        loads: dict[str, Load] = {}
+        for one in sent:
+            entry, link = one.entry, (one.entry.sender, one.entry.receiver)
+            frames = entry.hops * max(1, entry.bytes // entry.hops // CHUNK)
+            longer = _sequence_bytes(self._sent[link], 1, 1) - _sequence_bytes(one.number, 1, 1)
+            size = entry.bytes + frames * longer
+            self.carry((entry.message.partition(".")[0], *link), 1, size)
+            sealed = self.speeds.sealed_byte * (entry.hops > 1)
+            spent = size * self.speeds.byte + size / entry.hops * (self.speeds.codec_byte + sealed)
+            loads[entry.sender] = loads.get(entry.sender, Load()) + Load(entry.hops * self.speeds.hop + spent)
+        return loads
 
     def repeat(self, phase: str, stages: Iterable[Stage], times: int) -> None:
         """Book stages one after the other, and all of them ``times`` over; sizes are exact to the byte.

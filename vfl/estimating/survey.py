@@ -16,7 +16,7 @@ from parties.checkpoint import Keeper
 from parties.spec import PartySpec
 from psi.verdict import Limit, too_few
 from vfl.boosting_part import BinnedColumns, bin_columns, check_consent_to_trees, check_labels
-from vfl.check import Own, aligned, check_id_columns, read_own
+from vfl.check import Own, aligned, check_id_columns, read_and_inspect, read_own
 from vfl.glm import Block
 from vfl.glm_part import check_consent_to_terms, encode_columns, own_block
 from vfl.job import Job, Scenario
@@ -65,6 +65,12 @@ class Survey:
         return Keeper()
 
     @property
+    def common(self) -> dict[str, int]:
+        """Rows of every party that all have, or of a silo those that fall to it."""
+        whole = self.parts.train + self.parts.validation + self.parts.test
+        return {name: whole if one.owned is None else len(one.owned) for name, one in self.data.items()}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Valid ids of every party."""
         return {name: len(own.ids.ids) for name, own in self.owns.items()}
@@ -81,7 +87,7 @@ def survey(scenario: Scenario) -> Survey:
     import vfl.baselines  # noqa: F401 - here, so that no step below is timed with scikit-learn's import
 
     job = scenario.job
-    owns = {spec.name: _read(job, spec) for spec in scenario.parties}
+    owns = {spec.name: read_timed(job, spec) for spec in scenario.parties}
     check_id_columns(scenario.parties)
     rows = plain_alignment({name: own.ids for name, own in owns.items()}, job.seed)
     common = len(rows[job.active])
@@ -136,8 +142,9 @@ def _timed(own: Own, what: str) -> Iterator[None]:
     own.seconds[what] = own.seconds.get(what, 0.0) + time.thread_time() - start
 
 
-def _read(job: Job, spec: PartySpec) -> Own:
+def read_timed(job: Job, spec: PartySpec) -> Own:
+    """Read a party's CSV and hold the job against its policy; ``seconds`` has what that takes."""
     start = time.thread_time()
-    own = read_own(job, spec)
+    own = read_and_inspect(job, spec)[0] if job.horizontal else read_own(job, spec)
     own.seconds["reading"] = time.thread_time() - start
     return own

@@ -35,8 +35,10 @@ def show_estimate(estimate: Estimate, console: Console) -> None:
     columns = ", ".join(f"{name} {count}" for name, count in estimate.columns.items())
     say(f"{estimate.name}: {estimate.model}, {estimate.task}; rows: {rows}; columns after encoding: {columns}", console)
     reason = estimate.key_holder_reason
-    encrypted = f"Private key at the {_HOLDERS[estimate.key_holder]}: {reason}"
-    say(encrypted if estimate.encryptions else reason[:1].upper() + reason[1:], console)
+    if estimate.key_holder is not None and estimate.encryptions:
+        say(f"Private key at the {_HOLDERS[estimate.key_holder]}: {reason}", console)
+    else:
+        say(reason[:1].upper() + reason[1:], console)
     ends = "" if estimate.converged else ", without converging"
     say(f"Rounds: {estimate.rounds:,}{ends} ({estimate.rounds_from})", console)
     console.print(_seconds(estimate), *([_roles(estimate)] if estimate.encryptions else []), _links(estimate))
