@@ -87,7 +87,8 @@ class HubTransport:
     ended : callable
         Called when every party has all it needs, before any party hears so: to note it durably.
     heard : callable
-        Called with the name of every party that has confirmed that it knows so: to note it durably.
+        Called with the name of every party that has confirmed that it knows so, or that the run went on without: to
+        note it durably.
     refused : callable
         Told in words of certificates that are nobody's.
     knowing : collection of str
@@ -215,6 +216,8 @@ class HubTransport:
         with self._changed:
             self._ended = True
             seats = list(self._seats.values())
+        for name in self.lost():
+            self._note_heard(name)
         self._tell_all(Frame(BYE, Header(COORDINATOR, "")), seats, lambda seat: self._hear(seat.name, seat))
         patience = self._patience
         start, shown = time.monotonic(), False
