@@ -15,6 +15,8 @@ import pytest
 
 from tests.report.pages import play
 from tests.runs.companies import make_companies
+from tests.silos.siloed import Siloed
+from vfl import cli
 from vfl.report.page import write_page
 
 BROWSER = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
@@ -90,6 +92,28 @@ def test_every_page_is_laid_out_well(runs: Callable[[str], Path], tmp_path: Path
     assert len(measured) == 2 * len(KINDS)
     assert {name: held["faults"] for name, held in measured.items() if held["faults"]} == {}
     assert measured["binary at 400"]["figures"] == measured["binary at 1280"]["figures"] == 9
+
+
+def test_pages_of_silos_are_laid_out_well(tmp_path: Path) -> None:
+    averaging: dict[str, object] = {"aggregation": "fedavg", "rounds": 3, "min_silos": 4}
+    kinds = {
+        "hybrid": Siloed(hospitals=3, insurer=2),
+        "trees": Siloed(model="boosting", task="binary", hospitals=0, insurer=3),
+        "three silos": Siloed(
+            hospitals=3, insurer=None, privacy={"dp": "local", "dp_epsilon": 6.0}, training=averaging
+        ),
+        "nine silos": Siloed(hospitals=9, insurer=None, rows=600, training=averaging),
+    }
+    kinds["three silos"].training = averaging | {"min_silos": 2}
+    pages = {}
+    for kind, siloed in kinds.items():
+        siloed.write(tmp_path / kind / "scenario")
+        out = tmp_path / kind / "out"
+        assert cli.execute(["run", str(tmp_path / kind / "scenario"), "--out", str(out), "--in-process"]) == 0
+        pages[kind] = write_page(out).read_text(encoding="utf-8")
+    measured = measure(pages, tmp_path)
+    assert len(measured) == 2 * len(kinds)
+    assert {name: held["faults"] for name, held in measured.items() if held["faults"]} == {}
 
 
 def test_long_names_break_nothing(tmp_path: Path) -> None:
