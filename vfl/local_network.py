@@ -122,7 +122,7 @@ class LocalNetwork:
 
     def noisy_gradient(self, weights: Sequence[Vector], round_number: int) -> tuple[float, list[Vector]]:
         """An estimate of the sums over all rows of this silo, clipped and with its noise; the loss is not told: 0."""
-        with calm():
+        with calm(seed_of(self.job.seed, "noisy", self.silo, round_number)):
             whole = self._load(weights, training=True)
             return 0.0, self._noisy(whole, (round_number, 0))
 

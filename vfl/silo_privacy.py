@@ -27,12 +27,13 @@ Not covered: counts of rows, sample weights' sums, and what silos tell each othe
 and categories of columns, classes, the labels' mean): exact sums, which the coordinator does not see. Metrics of test
 rows. Several rows of one person, and several runs on the same rows, whose epsilons add up at worst.
 
-Noise comes from a secret of 32 bytes of the operating system, the place in the training and the weights there. Where a
-run goes on after a crash and nothing else has changed, the very same numbers leave again and tell nothing new: the
-secret lies with the run's checkpoints until it has ended. With ``min_silos`` other silos may take part when a round is
-played again, and the difference of two sums with the same noise would be bare: there every start of the silo has a
-secret of its own, and each start after the first counts as two more rounds (as far as a silo can be ahead of the
-checkpoint that all go on from). The epsilon that is reported counts them.
+Noise comes from a secret of 32 bytes of the operating system, the place in the training, the weights there, and the
+clipped sums themselves. Where a run goes on after a crash and nothing else has changed, the very same numbers leave
+again and tell nothing new; where something has (a CSV), the noise is fresh, since the difference of two sums with the
+same noise would be bare. The secret lies with the run's checkpoints until it has ended. With ``min_silos`` other silos
+may take part when a round is played again, and the difference of the two sums would have the noise of some alone: there
+every start of the silo has a secret of its own, and each start after the first counts as two more rounds (as far as a
+silo can be ahead of the checkpoint that all go on from). The epsilon that is reported counts them.
 
 Sums are cut to a grid of 2^-40 deviations and the noise is rounded to it, as in `vfl.gradient_noise`: low bits of
 floats tell nothing. That the cut may move two sums apart is allowed for in the clipping.
@@ -87,19 +88,21 @@ class Draw:
 
     def rows(self, count: int) -> Integers:
         """The rows drawn of so many, ascending."""
-        words = np.frombuffer(_stream(self.key, "rows", 8 * count), dtype="<u8")
+        words = np.frombuffer(_stream(self.key, b"rows", 8 * count), dtype="<u8")
         return np.flatnonzero(words < min(math.ldexp(self.rate, 64), 2.0**64 - 2048)) if self.rate < 1 else _all(count)
 
     def release(self, sums: Sequence[Vector]) -> list[Vector]:
         """What may leave of clipped sums: on a grid, with noise, divided by the rate."""
         grid = math.ldexp(1.0, math.frexp(self.deviation)[1] - 1 - _GRID_BITS)
-        drawn = draw_normal(_derived(self.key, "noise"), sum(array.size for array in sums)) * (self.deviation / grid)
-        found, at = [], 0
-        for array in sums:
-            noise = np.rint(drawn[at : at + array.size]).reshape(array.shape)
-            found.append((np.trunc(array / grid) + noise) * (grid / self.rate))
-            at += array.size
-        return found
+        cut = [np.trunc(array / grid) + 0.0 for array in sums]  # + 0.0: there is one zero
+        exact = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in cut)
+        drawn = draw_normal(_derived(self.key, b"noise" + exact), sum(array.size for array in cut))
+        noise = np.rint(drawn * (self.deviation / grid))
+        starts = np.cumsum([0, *(array.size for array in cut)])
+        return [
+            (array + noise[start : start + array.size].reshape(array.shape)) * (grid / self.rate)
+            for array, start in zip(cut, starts.tolist(), strict=False)
+        ]
 
 
 @dataclass(frozen=True)
@@ -310,11 +313,11 @@ def _all(count: int) -> Integers:
     return np.arange(count)
 
 
-def _derived(key: bytes, what: str) -> bytes:
-    return hashlib.blake2b(what.encode(), key=key, digest_size=32).digest()
+def _derived(key: bytes, what: bytes) -> bytes:
+    return hashlib.blake2b(what, key=key, digest_size=32).digest()
 
 
-def _stream(key: bytes, what: str, length: int) -> bytes:
+def _stream(key: bytes, what: bytes, length: int) -> bytes:
     """Bytes of AES-256 in counter mode."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 

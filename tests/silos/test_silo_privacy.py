@@ -130,23 +130,26 @@ class TestNoise:
         grid = 2.0**-41
         np.testing.assert_array_equal(released / grid, np.rint(released / grid))
 
-    def test_a_sum_is_cut_and_divided_by_the_rate(self) -> None:
+    def test_a_sum_is_noisy_divided_by_the_rate(self) -> None:
         sums = [np.full((2, 3), 5.25), np.array([-1.5])]
-        bare = Draw(KEY, 0.5, 1.0).release([np.zeros((2, 3)), np.zeros(1)])
-        for noisy, noise, true in zip(Draw(KEY, 0.5, 1.0).release(sums), bare, sums, strict=True):
-            np.testing.assert_allclose(noisy - noise, true / 0.5, rtol=1e-9)
+        noisy = np.array(
+            [np.hstack([a.ravel() for a in make_noise().at((n, 0), []).release(sums)]) for n in range(500)]
+        )
+        assert np.abs(noisy.mean(axis=0) - np.array([10.5] * 6 + [-3.0])).max() < 5 * 4 / math.sqrt(500)
+        assert stats.kstest(((noisy - np.array([10.5] * 6 + [-3.0])) / 4).ravel(), "norm").pvalue > 1e-4
 
-    def test_follows_from_the_place_and_the_weights(self) -> None:
-        noise, weights = make_noise(), [np.ones(3)]
-        one = noise.at((1, 0), weights).release([np.zeros(4)])[0]
+    def test_follows_from_the_place_the_weights_and_the_sums(self) -> None:
+        noise, weights, zeros = make_noise(), [np.ones(3)], [np.zeros(4)]
+        one = noise.at((1, 0), weights).release(zeros)[0]
         others = [
-            noise.at((2, 0), weights),
-            noise.at((1, 1), weights),
-            noise.at((1, 0), [np.ones(3) * (1 + 1e-15)]),
-            make_noise(key=bytes(32)).at((1, 0), weights),
+            noise.at((2, 0), weights).release(zeros)[0],
+            noise.at((1, 1), weights).release(zeros)[0],
+            noise.at((1, 0), [np.ones(3) * (1 + 1e-15)]).release(zeros)[0],
+            make_noise(key=bytes(32)).at((1, 0), weights).release(zeros)[0],
+            noise.at((1, 0), weights).release([np.array([0.0, 0.0, 0.0, 1e-9])])[0],
         ]
-        assert np.array_equal(noise.at((1, 0), [np.ones(3)]).release([np.zeros(4)])[0], one)
-        assert all(not np.isclose(other.release([np.zeros(4)])[0], one).any() for other in others)
+        assert np.array_equal(noise.at((1, 0), [np.ones(3)]).release([-np.zeros(4)])[0], one)
+        assert all(not np.isclose(other, one, atol=1e-6).any() for other in others)
 
     @given(st.lists(st.floats(0, 1e300), min_size=1, max_size=20), st.floats(1e-3, 1e3))
     @settings(max_examples=60, deadline=None)
@@ -266,6 +269,14 @@ class TestModels:
         assert loss == 0.0
         assert all(np.array_equal(a, b) for a, b in zip(plain, again, strict=True))
         assert all(not np.isclose(a, b).all() for a, b in zip(plain, rough, strict=True))
+
+    def test_dropout_does_not_change_what_is_sent_again(self) -> None:
+        """Other gradients under the same noise would leave their difference bare."""
+        model = make_net("binary", dropout=0.5)
+        job = private_job("splitnn", dp="local", dp_noise=1.0, task="binary", dropout=0.5)
+        private = replace(model, job=job, noise=make_noise())
+        first, again = (private.noisy_gradient(model.start(), 1)[1] for _ in range(2))
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
     def test_a_step_without_any_row_is_noise_alone(self) -> None:
         for name in ("logistic", "network binary"):
