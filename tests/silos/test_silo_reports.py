@@ -224,6 +224,30 @@ def test_the_terminal_names_silos(runs: Runs, kind: str) -> None:
     assert ("right in at most" in text) == ("noisy" in kind)
 
 
+HIDDEN = {
+    "hybrid, all silos": [
+        "The first silo of the party: in the sum the masks cancel",
+        "it cannot tell masks from random numbers elsewhere",
+        "Secrets under one-time pads",
+        "hospitals.s0, who holds the key",
+    ],
+    "horizontal": [
+        "Nobody: the coordinator finds the sum over silos only",
+        "The silo that it is for; the coordinator passes it on",
+        "enough of them take the masks off the sum over silos, and off nothing else",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_the_page_says_who_can_open_what_silos_send(runs: Runs, kind: str) -> None:
+    page = Page(write_page(runs(kind)))
+    for text in HIDDEN[kind]:
+        assert page.says(text), text
+    assert page.says("Ids as points of a curve") == (kind != "horizontal")
+    assert not page.says("Ids under one-time pads")
+
+
 PAGES = {
     "hybrid, passive silos": ["insurer (3 silos: s0, s1 and s2), which holds further columns", "3 silos"],
     "hybrid, label silos": ["hospitals (3 silos: s0, s1 and s2), which holds the labels", "of all its silos"],

@@ -22,6 +22,24 @@ _HIDDEN = {
     "Blinded": "Ids under one-time pads",
 }
 """Per kind of payload that hides what it holds: how."""
+_OTHERWISE = {
+    "secure_sum.keys": ("Public keys, as points of a curve", "Everybody: they open nothing by themselves"),
+    "secure_sum.boxes": ("Sealed from silo to silo", "The silo that it is for; the coordinator passes it on"),
+    "secure_sum.shares": (
+        "Shares of secrets behind masks",
+        "The coordinator: enough of them take the masks off the sum over silos, and off nothing else",
+    ),
+    "secure_sum.masked": ("Masked with random numbers", "Nobody: the coordinator finds the sum over silos only"),
+    "siblings.part": ("Masked with random numbers", "The first silo of the party: in the sum the masks cancel"),
+    "siblings.secret": ("Secrets under one-time pads", "The silo that it is for"),
+    "silo_rows.key": ("Secrets under one-time pads", "The silo that it is for"),
+    "row_masks.lifted": (
+        "Masks among random numbers",
+        "The silo that it is for: at its own rows, and it cannot tell masks from random numbers elsewhere",
+    ),
+}
+"""Per message that silos send: how it is hidden and who can open it, where its kind of payload does not say it."""
+_SAME = {"secure_sum.keys_of_all": "secure_sum.keys", "secure_sum.boxes_for": "secure_sum.boxes"}
 _MASKED_BELOW = ("products", "all_products", "updates")
 """Messages of networks that are masked under their encryption."""
 
@@ -85,7 +103,8 @@ def hidden(run: RunDirectory) -> list[Hidden]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in run.entries:
         if entry.kind in _HIDDEN:
-            groups.setdefault((_HIDDEN[entry.kind], _opens(entry, holder)), []).append(entry)
+            told = _OTHERWISE.get(_SAME.get(entry.message, entry.message))
+            groups.setdefault(told or (_HIDDEN[entry.kind], _opens(entry, holder)), []).append(entry)
     return [
         Hidden(how, opens, _names(group), f"{len(group):,}", audit.size_text(sum(entry.bytes for entry in group)))
         for (how, opens), group in groups.items()
@@ -100,8 +119,6 @@ def _opens(entry: Entry, holder: str) -> str:
         return f"{holder}, who holds the key{below}"
     if entry.message == "splitnn.share":
         return "Nobody: it is one half of a sum, random without the other"
-    if entry.kind == "Masked" and protocol == "siblings":
-        return "The first silo of the party: in the sum the masks cancel"
     if entry.kind == "Masked":
         return (
             "The receiver: in the sum the masks cancel" if entry.discloses else "Nobody: masks cancel only in the sum"
