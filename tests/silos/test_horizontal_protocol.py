@@ -321,6 +321,22 @@ def test_with_differential_privacy_no_loss_is_told(rule: str, model: str) -> Non
     assert all(own.calls == [(kind, number) for number in range(1, 5)] for own in training.models.values())
 
 
+@pytest.mark.parametrize("rule", ["fedsgd", "fedavg"])
+@pytest.mark.parametrize("dp", ["none", "local"])
+def test_losses_are_not_even_in_the_sums(dp: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models here tell losses; a sum without noise would cost what the accountant does not count."""
+    seen: list[np.ndarray] = []
+
+    def spy(*arguments: object) -> secure_sum.Sum:
+        found = secure_sum.collect(*arguments)
+        seen.append(found.values)
+        return found
+
+    monkeypatch.setattr(horizontal, "collect", spy)
+    make(make_job(3, dp=dp, aggregation=rule, **({} if (dp, rule) == ("none", "fedsgd") else {"rounds": 3}))).run()
+    assert len(seen) >= 3 and all((values[1] == 0) == (dp == "local") for values in seen)
+
+
 def test_noisy_gradients_are_added_up_and_stepped_with() -> None:
     training = make(make_job(3, dp="central", rounds=3, learning_rate=0.2, l2=L2))
     found = training.run()[COORDINATOR]
