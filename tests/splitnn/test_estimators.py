@@ -145,7 +145,8 @@ def test_networks_make_a_scenario(estimator: Any, label: str, task: str) -> None
     job = job_of(estimator, label)
     assert (job.model, job.task) == ("splitnn", task)
     given = {key: value for key, value in estimator.get_params().items() if key in SplitNN.__struct_fields__}
-    assert {key: getattr(job.splitnn, key) for key in given} == given | {"hidden": tuple(given["hidden"])}
+    of_job = {"hidden": tuple(given["hidden"]), "aggregation_by_layer": {}}
+    assert {key: getattr(job.splitnn, key) for key in given} == given | of_job
 
 
 @pytest.fixture(scope="module")
