@@ -27,6 +27,7 @@ from vfl.events import LeftOut, Played, RoleResult
 from vfl.job_file import load_scenario
 from vfl.paillier import OperationCounts
 from vfl.pooled import refer
+from vfl.progress import Phases
 from vfl.report.evidence import load_evidence
 from vfl.report.page import write_page
 from vfl.report.run_directory import read_report
@@ -402,6 +403,24 @@ def test_a_check_of_many_silos_fits_a_narrow_terminal(
     assert said.code == 0, said.stderr
     assert "nothing is aligned" in said.stdout
     assert not [word for word in ("valid ids", "min_intersection", "ids read") if word in said.stdout]
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"aggregation": "fedavg", "rounds": 7}, "round 2 of 7"),
+        ({"epochs": 9}, "epoch 2 of 9"),
+    ],
+)
+def test_progress_counts_what_the_job_asks_for(tmp_path: Path, training: dict[str, object], said: str) -> None:
+    Siloed(model="splitnn", task="binary", insurer=None, training=training).write(tmp_path)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    phases = Phases(load_scenario(tmp_path).job, console)
+    phases.begin("training")
+    for number in (1, 2):
+        phases.advance(number, 0.5)
+    console.print(phases.bars)
+    assert said in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_changed_csv_is_noticed(vfl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
