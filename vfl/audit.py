@@ -178,7 +178,7 @@ def agreement_text(agreement: Agreement) -> str:
         agree = f"{messages:,} {_plural('message', messages)} agree"
     else:
         agree = f"all {messages:,} messages agree"
-    cut = f"; {agreement.cut:,} that a crash cut short are on one side alone" if agreement.cut else ""
+    cut = f"; {agreement.cut:,} that a crash or a loss cut short are on one side alone" if agreement.cut else ""
     roles = ", ".join(agreement.unseen)
     rest = f"; {unseen:,} not compared, for the ledger of {roles} is not here (--against)" if unseen else ""
     return f"{chains}, {agree}{cut}{rest}"
