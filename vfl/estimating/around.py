@@ -107,6 +107,8 @@ def ending(account: Account, survey: Survey, trained: Trained, *, baselines: boo
         without = [whole * (1 - own[name] / everything) for name in own if name != lead and len(own) > 2]
         fits = trained.importing + whole + sum(without) + judging
         account.stage("comparing", {"launcher": Load(_ENGINE * speeds.start + speeds.learn + reading + fits)})
+    elif test and len(job.labelled) > 1:
+        _judging_together(account, judging)
 
 
 def ending_averaged(account: Account, survey: AveragingSurvey, trained: Trained, *, baselines: bool) -> None:
@@ -129,6 +131,14 @@ def ending_averaged(account: Account, survey: AveragingSurvey, trained: Trained,
         reading = sum(sum(own.seconds.values()) for own in survey.owns.values())
         fits = trained.importing + 2 * trained.fitting + judging_seconds(job, all_labels(labels), classes)
         account.stage("comparing", {"launcher": Load(_ENGINE * speeds.start + speeds.learn + reading + fits)})
+    elif test:
+        _judging_together(account, judging_seconds(job, all_labels(labels), classes))
+
+
+def _judging_together(account: Account, judging: float) -> None:
+    """Book what the launcher does without models for comparison, too: metrics of all label silos' rows together."""
+    speeds = account.speeds
+    account.stage("evaluating", {"launcher": Load(_ENGINE * speeds.start + speeds.learn + judging)})
 
 
 def all_labels(parts: Sequence[Labels]) -> Labels:

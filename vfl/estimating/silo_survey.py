@@ -67,15 +67,19 @@ class SiloSurvey:
     rehearsed: Rehearsed[Ready | None]
 
     @property
+    def begins(self) -> dict[str, Labelled]:
+        """What the label silos begin with; ``weights`` and ``bound_bits`` are the same at all."""
+        return {name: one.labelled for name, one in self.ready.items() if one.labelled is not None}
+
+    @property
     def target(self) -> Target:
         """Labels and weights of all silos' training rows, in the agreed order."""
-        job, rows = self.survey.job, self.survey.terms.rows
-        silos = [self.ready[name] for name in job.labelled]
-        targets = [(one.placed.places, one.labelled.target) for one in silos if one.labelled is not None]
-        first = targets[0][1]
+        rows, targets = self.survey.terms.rows, {name: one.target for name, one in self.begins.items()}
+        first = targets[self.survey.job.active]
         y = np.zeros((rows, *first.y.shape[1:]), dtype=first.y.dtype)
-        weights = np.ones(rows) if any(target.weights is not None for _, target in targets) else None
-        for places, target in targets:
+        weights = None if first.weights is None else np.ones(rows)
+        for name, target in targets.items():
+            places = self.ready[name].placed.places
             y[places] = target.y
             if weights is not None and target.weights is not None:
                 weights[places] = target.weights

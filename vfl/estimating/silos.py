@@ -22,6 +22,7 @@ from vfl.estimating.account import Account, Load, Trained, shape
 from vfl.estimating.counting import CountedKey, counted_key
 from vfl.estimating.exact import SIMULATED, plan_of, rerandomised
 from vfl.estimating.silo_survey import SiloSurvey
+from vfl.glm import Target
 from vfl.glm_exact import Setup
 from vfl.glm_silos import Wire
 from vfl.optim import Vector, basis_products, combine, lbfgs_direction, line_search
@@ -51,13 +52,11 @@ def descend(surveyed: SiloSurvey, rows_per_ciphertext: int) -> Descended:
     """Train on plain blocks of whole parties, side by side."""
     survey, target = surveyed.survey, surveyed.target
     terms, lead, blocks = survey.terms, survey.job.active, survey.blocks
-    begun, guards = surveyed.ready[lead].labelled, survey.owns[lead].guards
-    bits = 0 if begun is None else begun.bound_bits
-    setup = Setup(bits, target.label_bits, rows_per_ciphertext)
+    begun, guards = surveyed.begins[lead], survey.owns[lead].guards
+    setup = Setup(begun.bound_bits, target.label_bits, rows_per_ciphertext)
     matrices = {name: surveyed.ready[name].placed.preconditioner(terms) for name in blocks}
     at = {name: Descent(np.zeros((block.width, terms.outputs))) for name, block in blocks.items()}
-    if begun is not None:
-        at[lead] = Descent(begun.weights)
+    at[lead] = Descent(begun.weights)
     z = glm.to_scores(glm.forward(blocks[lead], at[lead].w))
     losses = [target.loss(z)]
     start, stop, probes, stuck = time.thread_time(), "", list[int](), 0
@@ -83,7 +82,7 @@ def descend(surveyed: SiloSurvey, rows_per_ciphertext: int) -> Descended:
             [glm_exact.penalties(block, at[name].w, d[name]) for name, block in blocks.items()], axis=0
         ).tolist()
         dz = glm.to_scores(np.asarray(moved)) - z
-        t, tried = _search(surveyed, setup, z, dz, slope, cross, at_d)
+        t, tried = _search(target, setup, z, dz, slope, cross, at_d)
         if t <= 0:
             stuck = tried
             break
@@ -97,10 +96,10 @@ def descend(surveyed: SiloSurvey, rows_per_ciphertext: int) -> Descended:
 
 
 def _search(
-    surveyed: SiloSurvey, setup: Setup, z: Vector, dz: Vector, slope: float, cross: float, at_d: float
+    target: Target, setup: Setup, z: Vector, dz: Vector, slope: float, cross: float, at_d: float
 ) -> tuple[float, int]:
     """Step length of the exact line search, and how many others were tried on the way."""
-    target, tried = surveyed.target, dict[float, tuple[float, bool]]()
+    tried: dict[float, tuple[float, bool]] = {}
 
     def at(t: float) -> tuple[float, bool]:
         if t not in tried:
