@@ -26,7 +26,8 @@ checkpoint per round; a resumed run goes on bit for bit.
 
 A silo that is lost, late or malformed ends the run, or with ``min_silos`` is left out: of the round, and of all that
 follow if it is lost or malformed, or if L-BFGS runs, which needs the same rows throughout. Nothing is added up twice at
-the same weights with other silos.
+the same weights with other silos: the coordinator keeps who was in a sum before it opens it, and a run that goes on
+from an earlier round adds up the same silos again, and takes others back behind that only.
 
 Leakage
 -------
@@ -230,12 +231,13 @@ class _Server:
         present = self.there.present()
         loss = course.losses[-1] if course.losses else None
         task = Task(self.number, at, course.done, work, loss, batch=batch)
-        task = replace(task, group=self._group(task, present))
+        task = replace(task, group=self._asked(self._group(task, present), present))
         for name in present:
             values = weights if name in task.group else np.zeros(0)
             self.there.send(name, Wire.asked, send_task(task, values, self.job.labelled))
         needed = count_needed(self.job.averaging, len(task.group))
-        total = collect(self.there, self.number, task.group, needed, count_of(self.job, self.layout, work))
+        count = count_of(self.job, self.layout, work)
+        total = collect(self.there, self.number, task.group, needed, count, self._settle)
         self.answered = total.answered
         return read_outcome(self.job, self.layout, work, total)
 
@@ -251,6 +253,37 @@ class _Server:
                 f"{missing}; look at their logs, or lower training.min_silos"
             )
         return tuple(group)
+
+    def _asked(self, group: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
+        """Who is asked for a sum: where it is played again those of the first time, who must be there."""
+        first = self._first_time("asked", group)
+        self._need(first, present)
+        return first
+
+    def _settle(self, answered: Sequence[str]) -> tuple[str, ...]:
+        """Who is in a sum: where it was opened before just the same, since the difference would be a silo's part."""
+        first = self._first_time("answered", answered)
+        self._need(first, answered)
+        for name in answered:
+            if name not in first:
+                self.there.note(name, "late")
+        return first
+
+    def _need(self, first: Sequence[str], there: Sequence[str]) -> None:
+        if missing := [name for name in first if name not in there]:
+            raise PeerLost(
+                f"round {self.there.round_number} of averaging is played again and needs the silos that it had the "
+                f"first time: without {', '.join(missing)}; go on when they are back, or start a new run"
+            )
+
+    def _first_time(self, what: str, names: Sequence[str]) -> tuple[str, ...]:
+        """The names that were kept for this sum when it was first played; now, if that is now."""
+        if self.job.averaging.min_silos is None:  # it is always the same ones
+            return tuple(names)
+        silos = self.job.labelled
+        places = np.array([silos.index(name) for name in names], np.int64)
+        kept = self.endpoint.keeper.once(f"sum {self.number} {what}", lambda: {"places": places})
+        return tuple(silos[place] for place in kept["places"].tolist())
 
     def save(self, course: Course, arrays: Arrays) -> None:
         """Keep a round that is done."""

@@ -224,8 +224,20 @@ def _mask(words: Words, me: int, seed: bytes, agreed: dict[int, bytes], number: 
         (_add if v > me else _subtract)(words, _stream(secret, number, len(words)))
 
 
-def collect(attendance: Attendance, number: int, group: Sequence[str], threshold: int, count: int) -> Sum:
+def collect(
+    attendance: Attendance,
+    number: int,
+    group: Sequence[str],
+    threshold: int,
+    count: int,
+    settle: Callable[[Sequence[str]], Collection[str]] = tuple,
+) -> Sum:
     """The coordinator's part in one sum of ``count`` numbers.
+
+    Parameters
+    ----------
+    settle : callable
+        Given the silos whose words have come, before anything is opened; returns those among them that the sum is of.
 
     Raises
     ------
@@ -255,6 +267,9 @@ def collect(attendance: Attendance, number: int, group: Sequence[str], threshold
         passed = np.stack([boxes[v][u] if v in boxes else np.zeros(_BOX, np.uint8) for v in group])
         attendance.send(name, Wire.boxes_for, Blinded(passed if name in boxes else passed[:0]))
     masked = attendance.gather(boxes, Wire.masked, lambda sent, name: _read_masked(sent, name, count))
+    enough(masked)
+    settled = settle(tuple(masked))
+    masked = {name: words for name, words in masked.items() if name in settled}
     enough(masked)
     for name in boxes:
         attendance.send(
