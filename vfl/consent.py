@@ -102,6 +102,7 @@ _WHOM: Mapping[type[Role], str] = {
     DataParty: "every party",
 }
 _TO_SOME: Mapping[AnyMessage, str] = {
+    siblings.Wire.part: "the other silos of its party",
     siblings.Wire.total: "the other silos of its party",
     siblings.Wire.named: "the other silos of its party",
     siblings.Wire.all_named: "the other silos of its party",

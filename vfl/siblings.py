@@ -51,7 +51,7 @@ _MOST_TEXTS = 1 << 20
 class Wire:
     """Messages between the silos of one party."""
 
-    part = Message(DataParty, DataParty, Masked)
+    part = Message(DataParty, DataParty, Masked, discloses="sums over all silos of its party")
     total = Message(DataParty, DataParty, Masked, discloses="sums over all silos of its party")
     named = Message(
         DataParty,
