@@ -47,8 +47,7 @@ def start(account: Account, job: Job, owns: Mapping[str, Own]) -> None:
 
 def rehearsed(account: Account, survey: Survey, sent: Iterable[Sent]) -> None:
     """Book the encoding of silos' columns, and what silos have told each other of them."""
-    loads = {name: Load(own.seconds["preparing"] + account.speeds.learn) for name, own in survey.owns.items()}
-    account.stage("preparing", loads)
+    account.stage("preparing", {name: Load(own.seconds["preparing"]) for name, own in survey.owns.items()})
     account.stage("preparing", {COORDINATOR: sum(account.replay(sent).values(), Load())})
 
 
@@ -97,7 +96,7 @@ def ending(account: Account, survey: Survey, trained: Trained, *, baselines: boo
     judging = judging_seconds(job, labels, survey.data[lead].classes) if test else 0.0
     if test:
         again = alone + judging if baselines else 0.0
-        account.stage("evaluating", {lead: Load(judging + again + speeds.learn * trees)})
+        account.stage("evaluating", {lead: Load(judging + again + speeds.learn * (trees or job.has_silos))})
     common = survey.parts.train + survey.parts.validation + test
     importers = (lead,) if job.encrypted else survey.owns
     saving = {name: Load(_SAVE * common + _LEAVE * trained.importing * (name in importers)) for name in survey.owns}
@@ -123,7 +122,8 @@ def ending_averaged(account: Account, survey: AveragingSurvey, trained: Trained,
     }
     shares = {name: silo.parts.train / survey.parts.train for name, silo in silos.items()}
     alone = {name: baselines * (trained.fitting * shares[name] + judging.get(name, 0.0)) for name in silos}
-    account.stage("evaluating", {name: Load(judging.get(name, 0.0) + alone[name]) for name in silos})
+    learn = account.speeds.learn
+    account.stage("evaluating", {name: Load(learn + judging.get(name, 0.0) + alone[name]) for name in silos})
     ends = {name: _SAVE * len(silo.rows) + _LEAVE * trained.importing for name, silo in silos.items()}
     account.stage("saving", {name: Load(spent) for name, spent in ends.items()})
     if baselines and test:

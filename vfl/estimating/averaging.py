@@ -149,12 +149,10 @@ def _coordinate(endpoint: Endpoint, *, job: Job, progress: Progress) -> _Played:
 
 def training(account: Account, surveyed: AveragingSurvey) -> Trained:
     """Book the preparation and the training."""
-    played, speeds = surveyed.rehearsed.results, account.speeds
+    played = surveyed.rehearsed.results
     done = surveyed.averaged.rounds
     before = [one for one in surveyed.rehearsed.sent if _protocol(one) not in ("horizontal", "secure_sum")]
-    loads = {
-        name: Load(own.seconds["preparing"] + speeds.learn + surveyed.importing) for name, own in surveyed.owns.items()
-    }
+    loads = {name: Load(own.seconds["preparing"] + surveyed.importing) for name, own in surveyed.owns.items()}
     account.stage("preparing", loads)
     account.stage("preparing", {COORDINATOR: _passed(account, before)})
     scale = surveyed.rounds / max(done, 1)
