@@ -42,7 +42,7 @@ def prepare(endpoint: Endpoint, data: Aligned) -> Prepared:
     """Encode the silo's columns as all silos of its party do, agree on terms, and check what it consents to."""
     siblings, owned = siblings_and_places(data)
     ones = data.spec.role == "active" and data.job.training.fit_intercept
-    columns, block, gram = _encode(data, siblings, ones=ones)
+    columns, block, gram = encode(data, siblings, ones=ones)
     rows = data.told[0]
     placed = Placed(block, owned[: data.n_train], rows, gram)
     outputs = len(data.labels.classes) if data.labels is not None and data.job.model == "softmax" else 1
@@ -63,7 +63,7 @@ def siblings_and_places(data: Aligned) -> tuple[Siblings, Integers]:
     return data.siblings, data.owned
 
 
-def _encode(data: Aligned, siblings: Siblings, *, ones: bool) -> tuple[Columns, Block, Vector]:
+def encode(data: Aligned, siblings: Siblings, *, ones: bool) -> tuple[Columns, Block, Vector]:
     """The silo's columns, its block, and the Gram matrix X'X / n over all silos."""
     n, rows = data.n_train, data.told[0]
     encoded = encode_silo_columns(data.spec, data.table, data.rows, n, siblings)

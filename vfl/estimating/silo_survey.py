@@ -144,7 +144,7 @@ def _prepare(endpoint: Endpoint, *, job: Job, own: Own, found: PlainRows, whole:
         siblings=siblings,
     )
     ones = own.spec.role == "active" and job.training.fit_intercept
-    _, block, gram = glm_silos_part._encode(data, siblings, ones=ones)
+    _, block, gram = glm_silos_part.encode(data, siblings, ones=ones)
     placed = Placed(block, found.owned[: parts.train], whole.train, gram)
     outputs = len(data.classes) if data.classes and job.model == "softmax" else 1
     terms = exchange_shapes_as_party(endpoint, job, own.spec, block.width, outputs, whole.train)
