@@ -116,8 +116,8 @@ def single_passive(*, key_holder: KeyHolder, party: str, passive_parties: int, c
         return None
     because = (
         "is the only passive party, so that the active party, which holds the key, would learn its very scores; "
-        "got no consent, expected partial_scores = true in its policy, or privacy.key_holder = 'coordinator' "
-        "(logistic and linear)"
+        "got no consent, expected partial_scores = true in its policy, or, without silos, "
+        "privacy.key_holder = 'coordinator' (logistic and linear)"
     )
     return Verdict("single passive party", party, "refuse", because)
 

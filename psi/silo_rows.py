@@ -17,7 +17,9 @@ nothing else.
 
 - ``rows``, to each silo: where the rows of a shuffled list stand in the agreed order.
 
-Of rows that are not its own a silo does not know the numbers' ids, nor their silos.
+Of rows that are not its own a silo does not know the numbers' ids, nor their silos. But where the order is that of a
+public hash, an id that would come between two of its own rows that are neighbours is not common: who guesses ids can
+rule out the more of them, the larger its share of the common rows is.
 
 *Threat model*: as in `psi.silos`. Wrong numbers or rows, of the coordinator's making or a silo's, are found out before
 anything is trained, and all parties hear whose silos differ. The guide judges, and is itself not judged: one that tells
