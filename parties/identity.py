@@ -18,6 +18,7 @@ import os
 import shlex
 import stat
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from parties.errors import ConfigError
@@ -281,7 +283,9 @@ def _certify(name: str, key: ec.EllipticCurvePrivateKey, begin: datetime, end: d
 def _read_certificate(pem: str, name: str, where: str) -> x509.Certificate:
     """Read a certificate such as `_certify` makes; dates apart."""
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
+        with warnings.catch_warnings():  # such as a serial number below zero, which a later cryptography refuses
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            certificate = x509.load_pem_x509_certificate(pem.encode())
         certificate.verify_directly_issued_by(certificate)
         key, extensions = certificate.public_key(), certificate.extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -289,7 +293,7 @@ def _read_certificate(pem: str, name: str, where: str) -> x509.Certificate:
         authority = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         fits = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
         fits = fits and list(names) == [x509.DNSName(name)] and set(uses) == set(_USES) and not authority
-    except _MALFORMED:
+    except (*_MALFORMED, CryptographyDeprecationWarning):
         fits = False
     if not fits:
         raise _refused(where, f"no self-signed certificate of '{name}'", "the file as 'vfl keygen' wrote it")

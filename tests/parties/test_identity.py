@@ -28,6 +28,7 @@ from parties.identity import (
     Identity,
     _private_text,
     _public_text,
+    _read_certificate,
     make_identity,
     read_identity,
     read_public,
@@ -398,6 +399,18 @@ def test_windows_line_ends_are_fine(files: tuple[Path, Path]) -> None:
     for file in files:
         file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
     assert read_identity(files[0]).public == read_public(files[1], "bank") == BANK.public
+
+
+def test_a_certificate_that_only_warns_is_refused() -> None:
+    """A serial number below zero, which cryptography reads with a warning."""
+    certificate = x509.load_der_x509_certificate(BANK.certificate)
+    serial = certificate.serial_number
+    encoded = serial.to_bytes(serial.bit_length() // 8 + 1)
+    der = BANK.certificate.replace(encoded, bytes([encoded[0] | 0x80]) + encoded[1:], 1)
+    assert der != BANK.certificate
+    pem = "-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der).decode() + "-----END CERTIFICATE-----\n"
+    with pytest.raises(ConfigError, match="no self-signed certificate of 'bank'"):
+        _read_certificate(pem, "bank", "bank.pub")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
