@@ -481,6 +481,7 @@ def search_step(target: Target, setup: Setup, z: Vector, dz: Vector, slope: floa
 
 
 def finish(w: Vector, target: Target, losses: Sequence[float], stop: str) -> Fit:
+    """The active party's result: why it ended there, and losses in the label's unit."""
     converged = stop == "converged"
     stopped = () if converged else (f"training stopped: {stop}",)
     warnings = (*stopped, *glm.noise_warnings(target, losses))
@@ -489,6 +490,7 @@ def finish(w: Vector, target: Target, losses: Sequence[float], stop: str) -> Fit
 
 
 def in_label_units(loss: float, target: Target) -> float:
+    """A loss of scaled labels in the unit of the label, squared."""
     return math.ldexp(loss, 2 * target.label_bits)
 
 
@@ -513,10 +515,12 @@ def product_bound(terms: Terms) -> int:
 
 
 def make_plan(key: PublicKey, terms: Terms, rows_per_ciphertext: int) -> InnerProductPlan:
+    """How a round's residuals are packed and its products opened; the same at all roles."""
     return plan_inner_product(key.bits, terms.rows, product_bound(terms), rows_per_ciphertext)
 
 
 def read_setup(facts: Mapping[str, bool | int | float | str | None], sender: str) -> Setup:
+    """The active party's set-up as it travels, checked, or ``RemoteProtocolError``."""
     names = ("bound_bits", "label_bits", "rows_per_ciphertext")
     values = [facts.get(name) for name in names]
     limits = ((-_MAX_BOUND_BITS, _MAX_BOUND_BITS), (-1100, 1100), (1, _MAX_PACKING))

@@ -16,7 +16,7 @@ Leakage
 -------
 silos of the same party : sums over all silos of its party; texts of all silos of its party (categories, class names,
     column names)
-With two silos a sum shows each the other's part.
+With two silos a sum shows each the other's part. The first silo hears whose the texts are.
 
 >>> from parties.local import run_local
 >>> from parties.wire import Coordinator, Passive

@@ -403,11 +403,12 @@ def test_windows_line_ends_are_fine(files: tuple[Path, Path]) -> None:
 
 def test_a_certificate_that_only_warns_is_refused() -> None:
     """A serial number below zero, which cryptography reads with a warning."""
-    certificate = x509.load_der_x509_certificate(BANK.certificate)
+    certificate = x509.load_pem_x509_certificate(BANK.certificate)
+    whole = certificate.public_bytes(Encoding.DER)
     serial = certificate.serial_number
     encoded = serial.to_bytes(serial.bit_length() // 8 + 1)
-    der = BANK.certificate.replace(encoded, bytes([encoded[0] | 0x80]) + encoded[1:], 1)
-    assert der != BANK.certificate
+    der = whole.replace(encoded, bytes([encoded[0] | 0x80]) + encoded[1:], 1)
+    assert der != whole
     pem = "-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der).decode() + "-----END CERTIFICATE-----\n"
     with pytest.raises(ConfigError, match="no self-signed certificate of 'bank'"):
         _read_certificate(pem, "bank", "bank.pub")
