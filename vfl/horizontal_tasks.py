@@ -161,7 +161,7 @@ def read_task(payload: Revealed, job: Job, layout: Layout, last: Task, me: str) 
         or not task.round_number - 1 <= task.done <= task.round_number
         or task.number > most_sums(job, layout) * task.round_number + 2
         or not 0 <= task.batch < max(1, batches(job, layout))
-        or (job.privacy.dp != "none" and not task.over and task.round_number == last.round_number)
+        or (_is_one_of_a_kind(job, layout, task) and (task.round_number, task.work) == (last.round_number, last.work))
         or not np.isfinite(payload.values).all()
     )
     if wrong:
@@ -184,6 +184,11 @@ def _is_fair(job: Job, task: Task, names: Sequence[str]) -> bool:
     if job.averaging.min_silos is None:
         return task.over or list(task.group) == drawn(job, task, names)
     return not task.group or len(task.group) >= job.averaging.min_silos
+
+
+def _is_one_of_a_kind(job: Job, layout: Layout, task: Task) -> bool:
+    """Whether a round has no second sum of this work, at other weights or over other silos."""
+    return not task.over and (task.work == "loss" or most_sums(job, layout) == 1)
 
 
 def work_of(job: Job) -> Work:

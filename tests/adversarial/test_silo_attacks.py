@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from parties.errors import DataError, LocalProtocolError
+from parties.errors import DataError, LocalProtocolError, RemoteProtocolError
 from parties.link import Delivery, Endpoint
 from parties.local import run_local
 from parties.wire import Active, Coordinator, LabelSilo, Masked, Passive
@@ -19,8 +20,10 @@ from psi import silo_rows
 from psi.ids import IdRules, prepare_ids
 from psi.order import order_keys
 from psi.plain import plain_alignment
+from tests.silos.averaging import make_job
 from tests.silos.federations import SiloFederation, make_silos
 from vfl import siblings
+from vfl.horizontal_tasks import Layout, Task, read_task, send_task
 from vfl.masking import Masks, open_integers
 from vfl.row_masks import RowMasks
 from vfl.siblings import Siblings, siblings_of
@@ -263,3 +266,27 @@ def test_an_error_of_one_silo_shows_no_cell(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a category that categories does not list") as caught:
         found.play(tmp_path)
     assert SECRET not in str(caught.value) and "p0" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("work", "settings"),
+    [
+        ("train", {"aggregation": "fedavg", "min_silos": 2}),
+        ("step", {"server_optimizer": "momentum", "min_silos": 2}),
+        ("noisy", {"dp": "central", "min_silos": 2}),
+        ("loss", {"aggregation": "simple", "min_silos": 2}),
+    ],
+)
+def test_no_second_sum_of_a_round_over_other_silos(work: str, settings: dict[str, object]) -> None:
+    """The coordinator asks for the same round again without one silo, whose part is the difference."""
+    job = make_job(4, **settings)
+    layout = Layout(("coefficients", "intercept"), ((3, 1), (1,)), (0.0, 0.0), 90)
+    names, values = job.labelled, np.zeros(4)
+    first = Task(1, 1, 1 if work == "loss" else 0, work, group=names)
+    told = read_task(send_task(first, values, names), job, layout, Task(0, 0, 0, work), names[0])
+    assert told == first
+    again = replace(first, number=2, group=names[:3])
+    with pytest.raises(RemoteProtocolError, match="asks for what the job does not provide for"):
+        read_task(send_task(again, values, names), job, layout, told, names[0])
+    later = replace(again, round_number=2, done=2 if work == "loss" else 1)
+    assert read_task(send_task(later, values, names), job, layout, told, names[0]) == later
