@@ -18,7 +18,7 @@ from tests.silos.federations import TASKS, draw_labels
 from vfl import Federation, Party
 
 HOSPITALS, INSURER = "hospitals", "insurer"
-POLICY = {"key_bits": 512, "small_data": True, "two_silos": True}
+POLICY = {"key_bits": 512, "small_data": True, "two_silos": True, "partial_scores": True}
 FORMS = {"boosting": {"n_estimators": 3, "max_depth": 2, "max_bin": 8}}
 
 
