@@ -184,7 +184,7 @@ def test_baselines_are_left_out(tmp_path: Path) -> None:
 REFUSED = {
     "too few rows in common": (Siloed(), "min_intersection", "[alignment]\nmin_intersection = 1000\n[split]"),
     "no label": (Siloed(insurer=None), 'column "nothing"', 'label = "nothing"'),
-    "guards": (Siloed(hospitals=0), "partial_scores", "enforce = true"),
+    "guards": (Siloed(hospitals=0), "small_data", "enforce = true"),
 }
 LINES = {"too few rows in common": "[split]", "no label": 'label = "outcome"', "guards": "enforce = false"}
 
