@@ -188,12 +188,13 @@ def _show_course(summary: RunReport, console: Console) -> None:
     in_rounds = averaged is not None and (averaged.rule != "fedsgd" or averaged.dp is not None)
     word = round_word(summary.model, rounds=in_rounds or summary.model == "boosting")
     rounds = f"1 {word}" if training.rounds == 1 else f"{training.rounds:,} {word}s"
+    ended = "" if training.converged or in_rounds else " (not converged)"
     common = summary.alignment.intersection
     start = "of " if common is None else f"{common:,} common rows of "
     tell(
         (start if averaged is None else f"{RULES[averaged.rule][0]} of rows of ")
         + ", ".join(f"{party.name}{_rows(summary, party)}" for party in summary.parties)
-        + f"; {rounds}{'' if training.converged else ' (not converged)'}, {key}; "
+        + f"; {rounds}{ended}, {key}; "
         f"{summary.seconds['total']:.1f} s in all, {summary.seconds['training']:.1f} s training, "
         f"{size_text(summary.training.bytes + summary.alignment.bytes)} sent",
         console,
