@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,10 +67,8 @@ def plunder(
             link.recv(Asking.ready)
         for link in links.values():
             link.send(Asking.asked, Control({"number": 1} | dict.fromkeys(group.names, True)))
-        try:
+        with suppress(RemoteProtocolError, CryptoError):  # the victim's shares do not fit together, as it expects
             collect(Attendance(endpoint, links, None), 1, group.names, threshold, 5)
-        except (RemoteProtocolError, CryptoError):
-            pass  # the shares of the victim do not fit together, as it expects
         for link in links.values():
             link.send(Asking.asked, Control({"over": True}))
 

@@ -128,8 +128,8 @@ def _coordinate(endpoint: Endpoint, *, job: Job, parts: Parts) -> None:
 
 def _prepare(endpoint: Endpoint, *, job: Job, own: Own, found: PlainRows, whole: Parts) -> Ready:
     """A party's or silo's part before the first round, as `vfl.session` and `vfl.glm_silos` play it."""
-    check_consent_to_rows(job, whole, own.spec, own.guards)
     siblings, parts = siblings_of(endpoint, "silos"), whole.of(found.owned)
+    check_consent_to_rows(job, parts, own.spec, own.guards)
     data = Aligned(
         job=job,
         spec=own.spec,
