@@ -122,7 +122,7 @@ def _prepare(job: Job, owns: Sequence[Own], rows: Mapping[str, PlainRows], commo
     def play(endpoint: Endpoint, own: Own) -> _Brought:
         found = rows[own.spec.name]
         check_consent_to_rows(job, parts.of(found.owned), own.spec, own.guards)
-        prepared = model.prepare(endpoint, _aligned(endpoint, job, own, found, parts))
+        prepared = model.prepare(endpoint, aligned_silo(endpoint, job, own, found, parts))
         ones = own.spec.role == "active" and job.model != "boosting" and job.training.fit_intercept
         return _Brought(prepared.terms.columns[own.spec.name] - ones, prepared.warnings)
 
@@ -133,7 +133,7 @@ def _prepare(job: Job, owns: Sequence[Own], rows: Mapping[str, PlainRows], commo
     return _play(job, {own.spec.name: partial(play, own=own) for own in owns}, coordinate)
 
 
-def _aligned(endpoint: Endpoint, job: Job, own: Own, found: PlainRows, whole: Parts) -> Aligned:
+def aligned_silo(endpoint: Endpoint, job: Job, own: Own, found: PlainRows, whole: Parts) -> Aligned:
     """A silo's data as the run will have them."""
     siblings, parts = siblings_of(endpoint, "silos"), whole.of(found.owned)
     return Aligned(

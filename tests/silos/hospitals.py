@@ -154,7 +154,7 @@ def _draw(task: str, sizes: Mapping[str, int], *, ids: bool, weighted: bool) -> 
         X = random.normal(loc=0.4 * at, size=(rows, 3))
         z = X @ slopes - 0.3 * at
         y: Any = {
-            "binary": (random.random(rows) < 1 / (1 + np.exp(-z))).astype(int),
+            "binary": (random.uniform(size=rows) < 1 / (1 + np.exp(-z))).astype(int),
             "regression": 50 + 10 * z + random.normal(size=rows),
             "count": random.poisson(np.exp(np.clip(0.3 * z, -3, 2))),
             "multiclass": np.array(list("abc"))[
@@ -162,7 +162,7 @@ def _draw(task: str, sizes: Mapping[str, int], *, ids: bool, weighted: bool) -> 
             ],
         }[task]
         frame = pd.DataFrame(X, columns=["x0", "x1", "x2"])
-        frame.loc[random.random(rows) < 0.1, "x1"] = np.nan
+        frame.loc[random.uniform(size=rows) < 0.1, "x1"] = np.nan
         frame["kind"] = np.array(["red", "blue", "green"][: 2 + (at > 0)])[random.integers(0, 2 + (at > 0), rows)]
         frame["y"] = y
         if ids:

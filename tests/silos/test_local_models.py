@@ -54,12 +54,12 @@ def draw_rows(task: str, n: int = 40, columns: int = 3, seed: int = 0) -> tuple[
     random = np.random.default_rng(seed)
     X = random.normal(size=(n, columns))
     y: Any = {
-        "binary": (random.random(n) < 0.4).astype(np.float64),
+        "binary": (random.uniform(size=n) < 0.4).astype(np.float64),
         "regression": random.normal(3, 2, n),
         "count": random.poisson(2, n).astype(np.float64),
         "multiclass": random.integers(0, 3, n),
     }[task]
-    weights = random.random(n) + 0.5
+    weights = random.uniform(size=n) + 0.5
     return X, y, weights * (n / weights.sum())
 
 

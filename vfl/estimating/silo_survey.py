@@ -16,6 +16,7 @@ from psi.plain import PlainRows, plain_alignment
 from psi.verdict import Limit, too_few
 from vfl import glm, glm_silos_part
 from vfl.check import Own, check_id_columns
+from vfl.check_silos import aligned_silo
 from vfl.estimating.rehearsal import Rehearsed, rehearse
 from vfl.estimating.survey import Survey, read_timed
 from vfl.glm import Block, Target
@@ -25,8 +26,7 @@ from vfl.job import Job, Scenario
 from vfl.optim import Vector
 from vfl.parts import Parts
 from vfl.prepare import check_consent_to_rows, exchange_shapes_as_coordinator, exchange_shapes_as_party, split_rows
-from vfl.session import aligned_labels
-from vfl.siblings import Siblings, siblings_of
+from vfl.siblings import Siblings
 from vfl.silo_sums import Placed, first_weights, largest_bound, mean_loss
 from vfl.terms import Terms
 from vfl.trained import Aligned
@@ -128,21 +128,10 @@ def _coordinate(endpoint: Endpoint, *, job: Job, parts: Parts) -> None:
 
 def _prepare(endpoint: Endpoint, *, job: Job, own: Own, found: PlainRows, whole: Parts) -> Ready:
     """A party's or silo's part before the first round, as `vfl.session` and `vfl.glm_silos` play it."""
-    siblings, parts = siblings_of(endpoint, "silos"), whole.of(found.owned)
+    parts = whole.of(found.owned)
     check_consent_to_rows(job, parts, own.spec, own.guards)
-    data = Aligned(
-        job=job,
-        spec=own.spec,
-        table=own.table,
-        rows=found.rows,
-        labels=aligned_labels(job, own.spec, own.table, found.rows, parts, siblings),
-        guards=own.guards,
-        n_train=parts.train,
-        n_validation=parts.validation,
-        owned=found.owned,
-        whole=whole,
-        siblings=siblings,
-    )
+    data = aligned_silo(endpoint, job, own, found, whole)
+    siblings, _ = glm_silos_part.siblings_and_places(data)
     ones = own.spec.role == "active" and job.training.fit_intercept
     _, block, gram = glm_silos_part.encode(data, siblings, ones=ones)
     placed = Placed(block, found.owned[: parts.train], whole.train, gram)
